@@ -1,0 +1,1 @@
+"""The attribute classifiers that come with ctrlgen, one file each."""

@@ -1,0 +1,56 @@
+"""Text under control: a Diffusion-LM steered by attribute classifiers.
+
+    from ctrlgen import Generator, Settings
+    generator = Generator("e2e")
+    request = generator.request(["pos: DET NOUN AUX DET ADJ NOUN PUNCT"], n=4, seed=1)
+    for sample in generator.generate([request]):
+        print(sample.text, sample.success)
+
+Names are imported on first use, so that `import ctrlgen` stays free of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctrlgen.checkpoint import DiffusionLM, from_pretrained, save_pretrained
+    from ctrlgen.control import Classifier, Control, Verdict
+    from ctrlgen.errors import CtrlgenError, UsageError
+    from ctrlgen.guidance import Guidance
+    from ctrlgen.pipeline import Generator, Request, Sample, Settings
+
+_HOMES = {
+    "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),
+    "control": ("Classifier", "Control", "Verdict"),
+    "errors": ("CtrlgenError", "UsageError"),
+    "guidance": ("Guidance",),
+    "pipeline": ("Generator", "Request", "Sample", "Settings"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Classifier",
+    "Control",
+    "CtrlgenError",
+    "DiffusionLM",
+    "Generator",
+    "Guidance",
+    "Request",
+    "Sample",
+    "Settings",
+    "UsageError",
+    "Verdict",
+    "from_pretrained",
+    "save_pretrained",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("ctrlgen")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ctrlgen' has no attribute {name!r}")
+    return getattr(import_module(f"ctrlgen.{_HOME_OF[name]}"), name)

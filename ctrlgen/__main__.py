@@ -1,0 +1,5 @@
+"""`python -m ctrlgen`, and `accelerate launch -m ctrlgen train …`."""
+
+from ctrlgen.cli import main
+
+main()

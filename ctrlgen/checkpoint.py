@@ -1,0 +1,167 @@
+"""Models on disk: config.json, model.safetensors (float16), tokenizer.json, README.md (the model card).
+
+A model's classifiers lie beside it in classifiers/<name>/. Nothing is pickled, and a file appears under its
+final name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ctrlgen.errors import CtrlgenError, did_you_mean
+from ctrlgen.files import atomic_file, make_directory, write_text
+from ctrlgen.model import Denoiser, DenoiserConfig
+from ctrlgen.schedule import Schedule, make_schedule
+from ctrlgen.tokenizer import WordTokenizer
+
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process. `steps` is the number of discrete times of the `mse` objective."""
+
+    schedule: str = "warp"
+    min_noise: float = 0.25  # sigma/alpha at the clean end, warp only
+    max_noise: float = 30.0
+    steps: int = 2000
+
+
+@dataclass
+class DiffusionLM:
+    """A denoiser with all that is needed to sample from it."""
+
+    denoiser: Denoiser
+    schedule: Schedule
+    tokenizer: WordTokenizer
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    lengths: dict[int, int] = field(default_factory=dict)  # how many training texts have each length
+    directory: Path | None = None
+
+    @property
+    def config(self) -> DenoiserConfig:
+        return self.denoiser.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.word_embedding.device
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether every sample is max_length long and ends at <end>, as in Diffusion-LM (`mse`)."""
+        return self.config.objective == "mse"
+
+    def to(self, device: str | torch.device) -> DiffusionLM:
+        self.denoiser.to(device)
+        self.schedule.to(device)
+        return self
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], half: bool = True) -> None:
+    """Save tensors, floating ones as float16 if `half`."""
+    tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
+    with atomic_file(path) as temporary:
+        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, str(temporary))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, as float32. Raises CtrlgenError where it is missing or truncated."""
+    try:
+        tensors = load_file(str(path))
+    except FileNotFoundError as error:
+        raise CtrlgenError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise CtrlgenError(f"{path}: truncated or not a safetensors file") from error
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CtrlgenError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise CtrlgenError(f"{path}: cannot be read as JSON") from error
+    if not isinstance(config, dict):
+        raise CtrlgenError(f"{path}: not a JSON object")
+    return config
+
+
+def save_pretrained(model: DiffusionLM, directory: Path) -> None:
+    """Write the model's three files; the card is written by evaluation."""
+    make_directory(directory)
+    state = {f"denoiser.{k}": v for k, v in model.denoiser.state_dict().items()}
+    state |= {f"schedule.{k}": v for k, v in model.schedule.state_dict().items()}
+    write_weights(directory / WEIGHTS, state)
+    write_text(directory / TOKENIZER, model.tokenizer.to_json())
+    config = {
+        "denoiser": dataclasses.asdict(model.config),
+        "diffusion": dataclasses.asdict(model.diffusion),
+        "lengths": {str(length): count for length, count in sorted(model.lengths.items())},
+    }
+    write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that come with ctrlgen, by name."""
+    root = Path(str(resources.files("ctrlgen"))) / "models"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+
+
+def find_model(name: str) -> Path:
+    """The directory of a bundled model, a directory, or a hub id (downloaded)."""
+    bundled = bundled_models()
+    if name in bundled:
+        return bundled[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", CARD]))
+        except Exception as error:  # the hub client raises many kinds, all meaning the same here
+            raise CtrlgenError(f"{name}: neither a directory here nor a model on the hub") from error
+    hint = did_you_mean(name, bundled)
+    raise CtrlgenError(f"no model {name!r}: give a bundled name ({', '.join(bundled)}), a directory or a hub id.{hint}")
+
+
+def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionLM:
+    """Load a model by bundled name (`e2e`), directory or hub id, ready for sampling.
+
+    Raises CtrlgenError in one line where anything is missing, truncated or does not fit together.
+    """
+    directory = find_model(name)
+    config = read_config(directory / CONFIG)
+    try:
+        denoiser_config = DenoiserConfig(**config["denoiser"])
+        diffusion = DiffusionConfig(**config["diffusion"])
+        lengths = {int(length): int(count) for length, count in config["lengths"].items()}
+        schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {error}") from error
+    try:
+        tokenizer = WordTokenizer.load(directory / TOKENIZER)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CtrlgenError(f"{directory / TOKENIZER}: missing or not a tokenizer") from error
+    denoiser = Denoiser(denoiser_config)
+    state = read_weights(directory / WEIGHTS)
+    try:
+        denoiser.load_state_dict({k.removeprefix("denoiser."): v for k, v in state.items() if k[0] == "d"})
+        schedule.load_state_dict({k.removeprefix("schedule."): v for k, v in state.items() if k[0] == "s"})
+    except RuntimeError as error:
+        raise CtrlgenError(f"{directory / WEIGHTS}: does not fit {CONFIG}") from error
+    denoiser.eval().requires_grad_(False)
+    return DiffusionLM(denoiser, schedule, tokenizer, diffusion, lengths, directory).to(device)

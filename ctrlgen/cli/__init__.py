@@ -1,0 +1,83 @@
+"""The command line. Each command has a file of its own that parses, calls the library and renders."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from ctrlgen.cli import controls, generate, train, train_classifier
+from ctrlgen.errors import CtrlgenError, UsageError
+
+OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="ctrlgen",
+    help="Write text under control: a diffusion language model steered by attribute classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate.generate)
+app.command("train")(train.train)
+app.command("train-classifier")(train_classifier.train_classifier)
+app.command("controls")(controls.controls)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ctrlgen {version('ctrlgen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of ctrlgen itself."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with one of the documented codes."""
+    configure_libraries()
+    try:
+        command = typer.main.get_command(app)
+        code = command.main(args=arguments, prog_name="ctrlgen", standalone_mode=False)
+    except UsageError as error:
+        code = fail(str(error), USAGE)
+    except CtrlgenError as error:
+        code = fail(str(error), FAILURE)
+    except TyperException as error:
+        code = fail(error.format_message() if hasattr(error, "format_message") else str(error), USAGE)
+    except (Abort, KeyboardInterrupt):
+        code = fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILURE
+    except OSError as error:
+        code = fail(f"{error.filename or 'output'}: {error.strerror or error}", FAILURE)
+    sys.exit(code or OK)
+
+
+def fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    if line:
+        print(f"ctrlgen: {line}", file=sys.stderr)
+    return code
+
+
+def configure_libraries() -> None:
+    """Settings that must stand in the environment before torch is imported."""
+    # Two busy threads on few cores must not spin while they wait for each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Sentences come in many lengths, each with its own compiled kernels; the default cache forgets them.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

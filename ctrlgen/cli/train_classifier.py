@@ -1,0 +1,59 @@
+"""`ctrlgen train-classifier`: teach a model a new control."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+
+
+def train_classifier(
+    kind: Annotated[str, typer.Argument(help="What to train; `ctrlgen controls` lists the kinds.")],
+    data: Annotated[str, typer.Option(help="Texts, with labels where the kind needs them: a path or a hub id.")],
+    model: ModelOption = "e2e",
+    text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="The column that holds the labels.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the control will be called; the kind by default.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace a classifier of that name.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train an attribute classifier on noised texts over the frozen denoiser, and print its accuracy by noise level.
+
+    Example: ctrlgen train-classifier pos --model my-model --data train.jsonl
+    """
+    from ctrlgen.checkpoint import WEIGHTS, from_pretrained
+    from ctrlgen.data import load_data
+    from ctrlgen.display import follow_training
+    from ctrlgen.registry import classifier_kinds, new_classifier_directory
+    from ctrlgen.train import RESUME, TrainingConfig
+
+    kinds = classifier_kinds()
+    if kind not in kinds:
+        raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
+    loaded = from_pretrained(model, find_device(device))
+    directory = out or new_classifier_directory(loaded, name or kind)
+    if (directory / WEIGHTS).exists() and not force:
+        raise CtrlgenError(f"{directory}: already holds a classifier; replace it with --force or choose another --name")
+    rows, column = load_data(data, text_column)
+    config = TrainingConfig(
+        steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=0.0, lr=lr, seed=seed, ema=0.995,
+        checkpoint_every=100, validate_every=max(1, steps // 3),
+    )  # fmt: skip
+    working = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    events = kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working)
+    follow_training(events)
+    (working / RESUME).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    working.rename(directory)
+    typer.echo(f"classifier written to {directory}", err=True)

@@ -1,0 +1,180 @@
+"""The control language, and what a classifier must offer to be used in it.
+
+    ["not"] NAME ":" VALUE ["@" WEIGHT ["[" FROM ":" TO "]"]]
+
+`pos: DET NOUN VERB ... @2[0:0.8]` asks for a tag pattern, twice as strongly, during the first 80% of denoising.
+What VALUE means is the classifier's business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ctrlgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from torch import Tensor
+
+    from ctrlgen.checkpoint import DiffusionLM
+    from ctrlgen.model import Denoised
+    from ctrlgen.train import Progress, TrainingConfig
+
+WEIGHT = re.compile(r"\s@\s*(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A control as written, before its classifier has read the value."""
+
+    text: str
+    name: str
+    value: str
+    weight: float = 1.0
+    negated: bool = False
+    window: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an oracle says of a finished text. `success` is None where the oracle is not installed."""
+
+    success: bool | None
+    detail: str | None = None
+    failed: tuple[int, ...] = ()  # positions of the words that failed, from 0
+    correct: float | None = None  # share of the parts that succeeded
+
+    def turned_round(self) -> Verdict:
+        """The verdict on `not` this control."""
+        if self.success is None:
+            return self
+        return Verdict(not self.success, "it is there" if self.success else None)
+
+
+@dataclass(frozen=True)
+class Control:
+    """One attribute asked for: a classifier with its target."""
+
+    statement: Statement
+    classifier: Classifier = field(compare=False)
+    target: Any
+
+    @property
+    def text(self) -> str:
+        return self.statement.text
+
+
+class Classifier(ABC):
+    """An attribute that can be asked for: it guides by `log_prob` and is honest by `check`.
+
+    Subclasses are found through the entry-point group `ctrlgen.classifiers`; the class attributes are what
+    `ctrlgen controls` prints.
+    """
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    syntax: ClassVar[str]
+    example: ClassVar[str]
+    oracle: ClassVar[str]  # what checks it
+    trained: ClassVar[bool] = True  # whether it needs weights trained on a model
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model: DiffusionLM, name: str) -> Classifier:
+        """The classifier called `name` of this model. Raises CtrlgenError where it has not been trained."""
+
+    @abstractmethod
+    def parse(self, value: str) -> Any:
+        """The target that `value` names. Raises UsageError with the offending part and what would be accepted."""
+
+    @classmethod
+    def train(
+        cls,
+        model: DiffusionLM,
+        name: str,
+        data: Dataset,
+        text_column: str,
+        label_column: str | None,
+        config: TrainingConfig,
+        directory: Path,
+    ) -> Iterator[Progress]:
+        """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
+        raise UsageError(f"{cls.kind} is an exact rule and needs no training")
+
+    def lengths(self, target: Any) -> tuple[int, int | None]:
+        """The fewest and the most words a text with this target can have; None for no limit."""
+        return 1, None
+
+    @abstractmethod
+    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
+        """One tensor for a batch of targets, first dimension B, for texts of `length` words."""
+
+    @abstractmethod
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """log p(target | x_t) in nats, differentiable in x_t through `denoised`. -> (B,)"""
+
+    def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor | None:
+        """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None"""
+        return None
+
+    @abstractmethod
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
+        """The oracle: whether each finished text has its target. Never used to guide or to choose."""
+
+
+def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[Verdict]:
+    """The oracle's verdict on each text under its control; all controls are of one classifier."""
+    verdicts = controls[0].classifier.check(texts, [control.target for control in controls])
+    return [
+        verdict.turned_round() if control.statement.negated else verdict
+        for control, verdict in zip(controls, verdicts, strict=True)
+    ]
+
+
+def parse_statement(text: str) -> Statement:
+    """Split a control into name, value, weight and window. Raises UsageError in one line."""
+    rest = text.strip()
+    negated = bool(re.match(r"not\s", rest))
+    if negated:
+        rest = rest[3:].lstrip()
+    weight, window = 1.0, (0.0, 1.0)
+    suffix = WEIGHT.search(rest)
+    if suffix:
+        weight = _number(suffix["weight"], "weight", text)
+        if weight < 0:
+            raise UsageError(f"{text!r}: the weight must not be negative; write `not` in front to avoid something")
+        window = _window(suffix["window"], text) if suffix["window"] is not None else window
+        rest = rest[: suffix.start()]
+    name, colon, value = rest.partition(":")
+    if not colon or not name.strip():
+        raise UsageError(f"{text!r} is not a control; write NAME: VALUE, for example `pos: DET NOUN VERB ...`")
+    if not value.strip():
+        raise UsageError(f"{text!r}: nothing stands after the colon")
+    return Statement(text.strip(), name.strip(), value.strip(), weight, negated, window)
+
+
+def _number(word: str, what: str, text: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        raise UsageError(f"{text!r}: the {what} {word!r} is not a number") from None
+    if not math.isfinite(number):
+        raise UsageError(f"{text!r}: the {what} {word!r} is not a finite number")
+    return number
+
+
+def _window(body: str, text: str) -> tuple[float, float]:
+    start, colon, end = body.partition(":")
+    if not colon:
+        raise UsageError(f"{text!r}: write the window as [FROM:TO], two numbers between 0 and 1")
+    window = (_number(start.strip() or "0", "window", text), _number(end.strip() or "1", "window", text))
+    if not 0 <= window[0] < window[1] <= 1:
+        raise UsageError(f"{text!r}: the window [{body}] must rise within 0 and 1")
+    return window

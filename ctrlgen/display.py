@@ -1,0 +1,111 @@
+"""What people see: progress on a terminal, and tables of samples with their verdicts. All of it through Rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ctrlgen.tokenizer import spacing
+
+if TYPE_CHECKING:
+    from ctrlgen.pipeline import Sample, Step
+    from ctrlgen.train import Progress as TrainingProgress
+
+PLAIN_WIDTH = 120  # where output goes to a file or a pipe
+MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
+
+
+def console(file: TextIO) -> Console:
+    """A console that is as wide as the terminal, or PLAIN_WIDTH and without colour elsewhere."""
+    if file.isatty():
+        return Console(file=file, highlight=False)
+    return Console(file=file, width=PLAIN_WIDTH, highlight=False)
+
+
+def marked_text(sample: Sample) -> Text:
+    """The sample's text with the words that failed a control in red."""
+    failed = {position for result in sample.controls for position in result.verdict.failed}
+    text = Text()
+    for position, (space, word) in enumerate(zip(spacing(sample.tokens), sample.tokens, strict=True)):
+        text.append(space)
+        text.append(word, style="bold red" if position in failed else "")
+    return text
+
+
+def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
+    """A table of texts; with controls, a tick or a cross for each and what failed."""
+    samples = list(samples)
+    if not any(sample.controls for sample in samples):
+        for sample in samples:
+            console(file).print(Text(sample.text))
+        return
+    names = list(dict.fromkeys(r.control.statement.name for sample in samples for r in sample.controls))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("text", ratio=1)
+    for name in names:
+        table.add_column(name, justify="center")
+    details = [[r.verdict.detail for r in sample.controls if r.verdict.detail] for sample in samples]
+    if any(details):
+        table.add_column("why", style="dim", ratio=1)
+    for sample, why in zip(samples, details, strict=True):
+        marks = []
+        for name in names:
+            verdicts = [r.verdict.success for r in sample.controls if r.control.statement.name == name]
+            marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
+        table.add_row(marked_text(sample), *marks, *(["; ".join(why)] if any(details) else []))
+    console(file).print(table)
+
+
+@contextmanager
+def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
+    """A bar with the text as it emerges from the noise, on a terminal; nothing elsewhere."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield None
+        return
+    columns = (BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.fields[text]}", style="dim"))
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", text="")
+
+        def watch(step: Step) -> None:
+            text = "".join(space + word for space, word in zip(spacing(step.tokens), step.tokens, strict=True))
+            bar.update(task, completed=step.done, total=step.total, text=Text(text).plain[: max(20, err.width - 40)])
+
+        yield watch
+
+
+def follow_training(events: Iterable[TrainingProgress]) -> None:
+    """Consume a training run: a bar with loss, tokens/s and ETA on a terminal, and a line per validation."""
+    err = Console(stderr=True, highlight=False)
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
+        for event in events:
+            bar.update(task, completed=event.step, total=event.steps, loss=event.loss, rate=event.tokens_per_second)
+            if event.validation is not None:
+                show_validation(err, event)
+
+
+def show_validation(err: Console, event: TrainingProgress) -> None:
+    """One line of figures, the accuracy by noise level, and samples where there are any."""
+    results = event.validation or {}
+    figures = "  ".join(
+        f"{key.replace('_', ' ')} {value:.3f}" for key, value in results.items() if isinstance(value, float)
+    )
+    err.print(f"step {event.step}  loss {event.loss:.3f}  {figures}")
+    for label, accuracy in results.get("accuracy_by_noise", {}).items():
+        err.print(f"    noise {label:>5}  accuracy {accuracy:.3f}", style="dim")
+    for sample in results.get("samples", ()):
+        err.print(Text(f"    {sample}", "dim"))

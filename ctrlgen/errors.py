@@ -1,0 +1,21 @@
+"""What went wrong, in one line that a user can act on. The command line turns these into exit codes."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CtrlgenError(Exception):
+    """Something outside ctrlgen failed: a file, a model, the data. Exit code 1."""
+
+
+class UsageError(CtrlgenError):
+    """What the user wrote cannot be understood or obeyed. Exit code 2."""
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
+    """` Did you mean X?` for the nearest known words, or nothing when none is near."""
+    by_folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=count, cutoff=0.5)
+    if not near:
+        return ""
+    return f" Did you mean {' or '.join(by_folded[name] for name in near)}?"

@@ -1,0 +1,162 @@
+"""Steering: classifiers' gradients on x_t move the denoiser's estimate of x_0.
+
+Tweedie's formula for the conditional posterior mean (Dhariwal and Nichol 2021, section 4; Chung et al. 2022):
+
+    x0_hat(x_t, c) = x0_hat(x_t) + sigma_t^2 / alpha_t * grad_{x_t} log p(c | x_t)
+
+Several controls are a sum of log-probabilities, so one backward pass serves them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ctrlgen.control import Classifier
+from ctrlgen.errors import UsageError
+from ctrlgen.model import Denoised, Denoiser
+from ctrlgen.schedule import alpha_sigma
+
+Method = Literal["gradient", "exact", "paper"]
+MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly and by which method to steer.
+
+    gradient: Tweedie, above. exact: the conditional posterior mean in closed form, where a classifier has one.
+    paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
+    """
+
+    method: Method = "gradient"
+    strength: float = 3.0
+    window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
+    paper_steps: int = 3
+    paper_lr: float = 0.1
+    paper_fluency: float = 0.01  # the paper's lambda
+
+
+@dataclass(frozen=True)
+class Term:
+    """One control of a batch: a classifier with its encoded targets, one a row."""
+
+    classifier: Classifier
+    encoded: Tensor  # (B, ...)
+    weight: float = 1.0
+    negated: bool = False
+    window: tuple[float, float] = (0.0, 1.0)
+
+    def log_prob(self, denoised: Denoised) -> Tensor:
+        """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
+        log_p = self.classifier.log_prob(denoised, self.encoded)
+        if self.negated:
+            return torch.log1p(-log_p.exp().clamp(max=MAX_PROBABILITY))
+        return log_p
+
+
+def within(window: tuple[float, float], progress: float) -> bool:
+    return window[0] <= progress <= window[1]
+
+
+def active(terms: Sequence[Term], guidance: Guidance, progress: float) -> list[Term]:
+    """The terms that act at this part of denoising; progress runs from 0 (noise) to 1 (text)."""
+    if guidance.strength == 0 or not within(guidance.window, progress):
+        return []
+    return [term for term in terms if term.weight > 0 and within(term.window, progress)]
+
+
+def joint_log_prob(terms: Sequence[Term], denoised: Denoised) -> Tensor:
+    """The weighted sum of the controls' log-probabilities. -> (B,)"""
+    total = denoised.x_t.new_zeros(len(denoised.x_t))
+    for term in terms:
+        total = total + term.weight * term.log_prob(denoised)
+    return total
+
+
+def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
+    """strength * sigma^2/alpha * gradient, shortened to at most the norm sqrt(d) of a word's embedding. (B, n, d)
+
+    Without the bound one confident position at high noise throws x0_hat far outside the embeddings.
+    """
+    alpha, sigma = alpha_sigma(log_snr)
+    shift = strength * sigma**2 / alpha * gradient
+    longest = math.sqrt(gradient.shape[-1])
+    return shift * (longest / shift.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+
+
+def steer(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    log_snr: Tensor,
+    self_condition: Tensor | None,
+    clean: Tensor | None,
+    terms: Sequence[Term],
+    guidance: Guidance,
+) -> tuple[Denoised, Tensor]:
+    """One call of the denoiser, steered by `terms`.
+
+    x_t (B, n, d), log_snr (B,), all rows alike. Returns what the denoiser said, its logits corrected where the
+    method corrects words, and the shift to add to x0_hat (B, n, d). The `paper` method steers elsewhere, in `refine`.
+    """
+    if guidance.method != "gradient" or not terms:
+        with torch.no_grad():
+            denoised = denoiser(x_t, log_snr, self_condition, clean)
+            if guidance.method == "exact":
+                denoised = condition_words(denoised, terms, guidance.strength)
+        return denoised, torch.zeros_like(x_t)
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_(True)
+        denoised = denoiser(x_t, log_snr, self_condition, clean)
+        (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
+    return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.strength)
+
+
+def detach(denoised: Denoised) -> Denoised:
+    d = denoised
+    return Denoised(
+        d.x_t.detach(), d.log_snr, d.logits.detach(), d.x0_hat.detach(), tuple(h.detach() for h in d.hidden)
+    )
+
+
+def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) -> Denoised:
+    """p(w | x_t, c) where c depends on each word alone: the logits plus log p(c | w), controls by product."""
+    logits = denoised.logits
+    for term in terms:
+        log_p = term.classifier.word_log_prob(denoised, term.encoded)
+        if log_p is None:
+            raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
+        if term.negated:
+            log_p = torch.log1p(-log_p.exp().clamp(max=MAX_PROBABILITY))
+        logits = logits + strength * term.weight * log_p
+    return Denoised(denoised.x_t, denoised.log_snr, logits, denoised.x0_hat, denoised.hidden)
+
+
+def refine(
+    denoiser: Denoiser,
+    x_s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    log_snr: Tensor,
+    terms: Sequence[Term],
+    guidance: Guidance,
+) -> Tensor:
+    """Diffusion-LM's update: Adagrad ascent on lambda log p(x_{t-1} | x_t) + log p(c | x_{t-1}).
+
+    x_s is the draw of x_{t-1}, mean and variance those of p(x_{t-1} | x_t), log_snr (B,) its noise level.
+    """
+    with torch.enable_grad():
+        x = x_s.detach().clone().requires_grad_(True)
+        optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.strength)
+        for _ in range(guidance.paper_steps):
+            control = joint_log_prob(terms, denoiser(x, log_snr)).sum()
+            fluency = -((x - mean) ** 2).sum() / (2 * variance)
+            optimizer.zero_grad()
+            (-(guidance.paper_fluency * fluency + control)).backward()
+            optimizer.step()
+    return x.detach()

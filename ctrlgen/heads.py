@@ -1,0 +1,174 @@
+"""Training attribute classifiers: heads that read the frozen denoiser's hidden states of noised text.
+
+A head learns log p(target | x_t) at every noise level, so that its gradient can steer every step. Which
+targets there are and how they are scored is the head's; noise, batches and the loop are here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_weights, write_weights
+from ctrlgen.data import LengthBatches
+from ctrlgen.diffusion import denoise, draw_noise, q_sample
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.files import write_text
+from ctrlgen.model import Denoised
+from ctrlgen.train import Progress, TrainingConfig, fit
+
+Target = TypeVar("Target")
+NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
+
+
+@dataclass(frozen=True)
+class Example(Generic[Target]):
+    """A training text with its attribute."""
+
+    tokens: list[int]
+    target: Target
+
+
+class Head(nn.Module, ABC):
+    """log p(target | x_t) from what the denoiser knows. Kept float32-small: its file lies beside the model's."""
+
+    @abstractmethod
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """(B,), in nats."""
+
+    @abstractmethod
+    def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """Share of each row's target that the head's own best guess gets right, in [0, 1]. (B,)"""
+
+    @abstractmethod
+    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
+        """Targets of texts of one length as a tensor, first dimension B."""
+
+    def corrupt(self, encoded: Tensor, rng: torch.Generator) -> Tensor:
+        """Hide parts of training targets, so that users may leave parts open. Nothing is hidden by default."""
+        return encoded
+
+
+class HeadLoss(nn.Module):
+    """A head with its frozen trunk: negative log-probability of the targets at random noise levels."""
+
+    def __init__(self, head: Head, model: DiffusionLM):
+        super().__init__()
+        self.head = head
+        self._model = (model,)  # hidden from parameters(): the trunk is neither trained nor saved
+
+    def denoise(self, tokens: Tensor, t: Tensor, eps: Tensor, self_condition: Tensor) -> Denoised:
+        (model,) = self._model
+        with torch.no_grad():
+            log_snr = model.schedule.log_snr(t)
+            x_t = q_sample(model.denoiser.embed(tokens), eps, log_snr)
+            return denoise(model.denoiser, x_t, log_snr, None, bool(self_condition))
+
+    def forward(
+        self, tokens: Tensor, encoded: Tensor, t: Tensor, eps: Tensor, self_condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        denoised = self.denoise(tokens, t, eps, self_condition)
+        return -self.head.log_prob(denoised, encoded) / tokens.shape[1], t.new_zeros(0)
+
+
+class HeadTask:
+    """The `Task` behind `ctrlgen train-classifier`."""
+
+    def __init__(self, model: DiffusionLM, head: Head, examples: Sequence[Example[Any]], config: TrainingConfig):
+        if len(examples) < 20:
+            raise CtrlgenError(f"only {len(examples)} usable examples: a classifier needs at least 20")
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        kept = min(MOST_HELD_OUT, max(1, int(len(examples) * HELD_OUT_SHARE)))
+        self.held_out = [examples[i] for i in order[:kept]]
+        self.examples = [examples[i] for i in order[kept:]]
+        self.model = model
+        self.module = HeadLoss(head, model)
+        self.batches = LengthBatches([e.tokens for e in self.examples], config.tokens_per_batch, config.seed)
+
+    def epoch(self, number: int) -> list[list[int]]:
+        return self.batches.epoch(number)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
+        tokens = self.batches.tokens(indices)
+        noise = draw_noise(*tokens.shape, self.model.config.embedding_dim, rng)
+        head = self.module.head
+        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], tokens.shape[1]), rng)
+        return (tokens[rows], encoded[rows], noise.t[rows], noise.eps[rows], noise.self_condition), tokens.numel()
+
+    def observe(self, statistics: Tensor) -> None:
+        pass
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> dict[str, Any]:
+        """Held-out accuracy, overall and by noise level sigma/alpha."""
+        assert isinstance(module, HeadLoss)
+        rng = torch.Generator().manual_seed(0)
+        batches = LengthBatches([e.tokens for e in self.held_out], 4096, seed=0)
+        by_level: dict[str, list[float]] = defaultdict(list)
+        costs = []
+        for indices in batches.epoch(0):
+            tokens = batches.tokens(indices)
+            encoded = module.head.encode([self.held_out[i].target for i in indices], tokens.shape[1])
+            noise = draw_noise(*tokens.shape, self.model.config.embedding_dim, rng)
+            device = self.model.device
+            parts = [p.to(device) for p in (tokens, noise.t, noise.eps, torch.tensor(True))]
+            denoised = module.denoise(*parts)
+            costs += (-module.head.log_prob(denoised, encoded.to(device)) / tokens.shape[1]).tolist()
+            right = module.head.accuracy(denoised, encoded.to(device))
+            for log_snr, share in zip(denoised.log_snr.tolist(), right.tolist(), strict=True):
+                by_level[noise_label(math.exp(-log_snr / 2))].append(share)
+        everything = [share for shares in by_level.values() for share in shares]
+        levels = {label: sum(by_level[label]) / len(by_level[label]) for label in noise_labels() if by_level[label]}
+        accuracy = sum(everything) / len(everything)
+        return {"accuracy": accuracy, "validation_loss": sum(costs) / len(costs), "accuracy_by_noise": levels}
+
+    def save(self, module: nn.Module, directory: Path) -> None:
+        assert isinstance(module, HeadLoss)
+        write_weights(directory / WEIGHTS, module.head.state_dict())
+
+
+def noise_labels() -> list[str]:
+    edges = [f"{edge:g}" for edge in NOISE_EDGES]
+    return [f"< {edges[0]}", *(f"{a}-{b}" for a, b in itertools.pairwise(edges)), f"> {edges[-1]}"]
+
+
+def noise_label(noise: float) -> str:
+    return noise_labels()[sum(noise >= edge for edge in NOISE_EDGES)]
+
+
+def train_head(
+    model: DiffusionLM,
+    head: Head,
+    examples: Sequence[Example[Any]],
+    config: TrainingConfig,
+    directory: Path,
+    description: dict[str, Any],
+) -> Iterator[Progress]:
+    """Train a head and leave its files in `directory`. `description` becomes its config.json."""
+    task = HeadTask(model, head, examples, config)
+    config = replace(config, precision="float32")
+    for progress in fit(task, config, directory):
+        if progress.validation:
+            text = json.dumps(description | {"measured": progress.validation, "training": asdict(config)}, indent=2)
+            write_text(directory / CONFIG, text + "\n")
+        yield progress
+
+
+def load_head(head: Head, directory: Path) -> Head:
+    """Fill a head with its saved weights. Raises CtrlgenError where they do not fit."""
+    try:
+        head.load_state_dict(read_weights(directory / WEIGHTS))
+    except RuntimeError as error:
+        raise CtrlgenError(f"{directory / WEIGHTS}: does not fit {CONFIG}") from error
+    return head.eval().requires_grad_(False)  # type: ignore[return-value]

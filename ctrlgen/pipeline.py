@@ -1,0 +1,377 @@
+"""From controls to samples: the only file that knows the whole road.
+
+requests -> jobs (one sample each) -> batches of one length and one set of controls -> sampler and guidance
+         -> candidates -> choice by the model's own score -> oracles -> samples, in request order
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import DiffusionLM, from_pretrained
+from ctrlgen.control import Control, Verdict, check
+from ctrlgen.diffusion import log_likelihood_bound
+from ctrlgen.errors import UsageError
+from ctrlgen.guidance import Guidance, Term, active, joint_log_prob, refine, steer
+from ctrlgen.model import Denoised
+from ctrlgen.registry import Controls
+from ctrlgen.samplers import SAMPLERS, Prediction, SeededNoise, make_sampler
+from ctrlgen.tokenizer import SPECIAL, detokenize
+
+MAX_BATCH_TOKENS = 2048
+SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
+SCORE_SEED = 0
+FORBIDDEN = -1e9  # logit of words that may not be generated
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. The defaults are the ones our reported numbers use."""
+
+    steps: int = 24
+    sampler: Literal["ancestral", "ddim", "dpm"] = "ancestral"
+    eta: float = 0.0  # ddim only
+    temperature: float = 0.8
+    guidance: Guidance = field(default_factory=Guidance)
+    candidates: int = 1
+    select: Literal["score", "mbr"] = "score"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"steps must be at least 1, got {self.steps}")
+        if self.temperature <= 0:
+            raise UsageError(f"temperature must be above 0, got {self.temperature}")
+        if self.candidates < 1:
+            raise UsageError(f"candidates must be at least 1, got {self.candidates}")
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"unknown sampler {self.sampler!r}: use {', '.join(SAMPLERS)}")
+        if self.guidance.method not in ("gradient", "exact", "paper"):
+            raise UsageError(f"unknown guidance {self.guidance.method!r}: use gradient, exact or paper")
+        if self.guidance.method == "paper" and self.sampler != "ancestral":
+            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
+        if self.select not in ("score", "mbr"):
+            raise UsageError(f"unknown selection {self.select!r}: use score or mbr")
+
+
+@dataclass(frozen=True)
+class Request:
+    """N samples under the same controls. Sample i has seed `seed + i`."""
+
+    controls: tuple[Control, ...] = ()
+    n: int = 1
+    seed: int = 0
+    id: Any = None
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """One control's outcome: the oracle's verdict, and the guide's own probability of it in the finished text."""
+
+    control: Control
+    verdict: Verdict
+    score: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished text."""
+
+    id: Any
+    index: int
+    text: str
+    tokens: list[str]
+    seed: int
+    controls: tuple[ControlResult, ...]
+
+    @property
+    def success(self) -> bool | None:
+        """Whether every oracle agrees; None where one of them could not be asked."""
+        verdicts = [result.verdict.success for result in self.controls]
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    @property
+    def score(self) -> float | None:
+        """The guides' joint probability, None without controls."""
+        return math.prod(result.score for result in self.controls) if self.controls else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer's documented JSON form."""
+        return {
+            "id": self.id,
+            "index": self.index,
+            "text": self.text,
+            "tokens": self.tokens,
+            "seed": self.seed,
+            "success": self.success,
+            "score": self.score,
+            "controls": [
+                {
+                    "control": result.control.text,
+                    "success": result.verdict.success,
+                    "score": result.score,
+                    "detail": result.verdict.detail,
+                }
+                for result in self.controls
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One candidate of one sample."""
+
+    request: int
+    index: int
+    candidate: int
+    seed: int
+    length: int
+    controls: tuple[Control, ...]
+
+    @property
+    def noise_seed(self) -> int:
+        return self.seed + self.candidate * SEED_STRIDE
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Jobs that share this run as rows of one batch."""
+        return self.length, tuple(
+            (id(c.classifier), c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a caller may show while a batch is denoised."""
+
+    done: int  # token-steps finished, over all batches
+    total: int
+    tokens: list[str]  # the first sample's words so far
+
+
+Watch = Callable[[Step], None]
+
+
+class Generator:
+    """A loaded model that answers requests."""
+
+    def __init__(self, model: str | DiffusionLM, device: str | torch.device = "cpu"):
+        self.model = from_pretrained(model, device) if isinstance(model, str) else model
+        self.controls = Controls(self.model)
+        self.embeddings = self.model.denoiser.embeddings()
+
+    def request(self, controls: Sequence[str], n: int = 1, seed: int = 0, id: Any = None) -> Request:
+        """Parse controls and check that they can hold together. Raises UsageError before anything is sampled."""
+        if n < 1:
+            raise UsageError(f"n must be at least 1, got {n}")
+        parsed = self.controls.parse(controls)
+        self.length_range(parsed)
+        return Request(parsed, n, seed, id)
+
+    def length_range(self, controls: Sequence[Control]) -> tuple[int, int]:
+        """The lengths that all controls allow. Raises UsageError naming the two that cannot be had together."""
+        longest = self.model.config.max_length - self.model.fixed_length
+        shortest, low, high = 1, "", ""
+        for control in controls:
+            if control.statement.negated:
+                continue
+            fewest, most = control.classifier.lengths(control.target)
+            if fewest > self.model.config.max_length:
+                limit = self.model.config.max_length
+                raise UsageError(f"{control.text!r} asks for {fewest} words; this model writes at most {limit}")
+            if fewest > shortest:
+                shortest, low = fewest, control.text
+            if most is not None and most < longest:
+                longest, high = most, control.text
+        if shortest > longest:
+            raise UsageError(f"{low!r} and {high!r} contradict each other: they allow no common length")
+        return shortest, longest
+
+    def generate(
+        self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
+    ) -> list[Sample]:
+        """Samples in request order. The same seeds give the same texts in any company."""
+        jobs = [job for number, request in enumerate(requests) for job in self.jobs(number, request, settings)]
+        batches = make_batches(jobs)
+        total = sum(len(batch) * batch[0].length for batch in batches) * settings.steps
+        done = 0
+        finished: dict[Job, list[int]] = {}
+        for batch in batches:
+            rows: list[list[int]] = []
+            for ids in self.sample_batch(batch, settings):
+                rows = ids.tolist()
+                done += ids.numel()
+                if watch is not None:
+                    watch(Step(done, total, self.model.tokenizer.decode(rows[0])))
+            finished |= dict(zip(batch, rows, strict=True))
+        chosen = self.choose(finished, settings)
+        return self.judge(requests, chosen)
+
+    def jobs(self, number: int, request: Request, settings: Settings) -> Iterator[Job]:
+        shortest, longest = self.length_range(request.controls)
+        for index in range(request.n):
+            seed = request.seed + index
+            length = self.draw_length(shortest, longest, seed)
+            for candidate in range(settings.candidates):
+                yield Job(number, index, candidate, seed, length, request.controls)
+
+    def draw_length(self, shortest: int, longest: int, seed: int) -> int:
+        """A length within the range, from the lengths of the training texts. Depends on the seed alone."""
+        if self.model.fixed_length:
+            return self.model.config.max_length
+        if shortest == longest:
+            return shortest
+        counts = torch.tensor([float(self.model.lengths.get(n, 0)) for n in range(shortest, longest + 1)])
+        if counts.sum() == 0:
+            return shortest
+        rng = torch.Generator().manual_seed(seed)
+        return shortest + int(torch.multinomial(counts, 1, generator=rng))
+
+    @torch.no_grad()
+    def sample_batch(self, batch: Sequence[Job], settings: Settings) -> Iterator[Tensor]:
+        """Denoise one batch, yielding the likeliest word ids (B, n) after each step."""
+        model, guidance = self.model, settings.guidance
+        length = batch[0].length
+        terms = self.terms(batch, length)
+        noise = SeededNoise([job.noise_seed for job in batch], length, self.embeddings.shape[1], model.device)
+        log_snrs = model.schedule.steps(settings.steps).to(model.device)
+        forbidden = self.forbidden_words()
+
+        def acting_at(log_snr: Tensor) -> list[Term]:
+            steps_before = int((log_snrs < log_snr).sum())
+            return active(terms, guidance, steps_before / max(1, len(log_snrs) - 1))
+
+        def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
+            acting = acting_at(log_snr)
+            self_condition = previous.x0_hat if previous is not None else None
+            denoised, shift = steer(
+                model.denoiser, x_t, log_snr.expand(len(x_t)), self_condition, None, acting, guidance
+            )
+            if model.config.objective == "mse":
+                return Prediction(x_t, log_snr, denoised.x0_hat + shift, denoised.logits)
+            logits = denoised.logits + forbidden
+            x0_hat = (logits / settings.temperature).softmax(-1) @ self.embeddings + shift
+            return Prediction(x_t, log_snr, x0_hat, logits)
+
+        def move(x_s: Tensor, mean: Tensor, variance: Tensor, log_snr: Tensor) -> Tensor:
+            acting = acting_at(log_snr)
+            if not acting:
+                return x_s
+            return refine(model.denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), acting, guidance)
+
+        refine_draws = move if guidance.method == "paper" and terms else None
+        sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
+        for prediction in sampler:
+            yield prediction.logits.argmax(-1)
+
+    def forbidden_words(self) -> Tensor:
+        """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a text. (V,)"""
+        tokenizer = self.model.tokenizer
+        allowed = {tokenizer.pad_id, tokenizer.end_id} if self.model.fixed_length else set()
+        forbidden = torch.zeros(len(tokenizer), device=self.model.device)
+        for id in tokenizer.ids(SPECIAL):
+            if id not in allowed:
+                forbidden[id] = FORBIDDEN
+        return forbidden
+
+    def terms(self, batch: Sequence[Job], length: int) -> list[Term]:
+        """The controls of a batch, their targets encoded row by row."""
+        terms = []
+        for position, control in enumerate(batch[0].controls):
+            targets = [job.controls[position].target for job in batch]
+            encoded = control.classifier.encode(targets, length)
+            said = control.statement
+            terms.append(Term(control.classifier, encoded, said.weight, said.negated, said.window))
+        return terms
+
+    @torch.no_grad()
+    def on_clean_text(self, ids: Tensor) -> Denoised:
+        """What the denoiser says of a finished text without noise. (B, n)"""
+        least_noise = self.model.schedule.log_snr(torch.zeros(len(ids))).to(ids.device)
+        x_0 = self.model.denoiser.embed(ids)
+        return self.model.denoiser(x_0, least_noise, x_0)
+
+    def choose(self, finished: dict[Job, list[int]], settings: Settings) -> dict[Job, list[int]]:
+        """The best candidate of every sample, by the model's and the guides' scores or by MBR; never by an oracle."""
+        if settings.candidates == 1:
+            return finished
+        by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        for job in finished:
+            by_sample[job.request, job.index].append(job)
+        chosen = {}
+        for jobs in by_sample.values():
+            candidates = torch.tensor([finished[job] for job in jobs], device=self.model.device)
+            scores = self.expected_bleu(candidates) if settings.select == "mbr" else self.scores(jobs, candidates)
+            best = max(range(len(jobs)), key=scores.__getitem__)
+            chosen[jobs[best]] = finished[jobs[best]]
+        return chosen
+
+    @torch.no_grad()
+    def scores(self, jobs: Sequence[Job], candidates: Tensor) -> list[float]:
+        """A bound on log p(text) plus the weighted log p(controls | text). (B, n) -> B"""
+        rng = torch.Generator().manual_seed(SCORE_SEED)
+        fluency = log_likelihood_bound(self.model.denoiser, candidates, self.model.schedule, rng)
+        length = candidates.shape[1]
+        control = joint_log_prob(self.terms(jobs, length), self.on_clean_text(candidates))
+        return (fluency * length + control).tolist()
+
+    def expected_bleu(self, candidates: Tensor) -> list[float]:
+        """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
+        from sacrebleu import BLEU
+
+        bleu = BLEU(effective_order=True, tokenize="none")
+        texts = [" ".join(self.model.tokenizer.decode(row)) for row in candidates.tolist()]
+        others = [texts[:i] + texts[i + 1 :] for i in range(len(texts))]
+        return [
+            sum(bleu.sentence_score(text, [other]).score for other in rest)
+            for text, rest in zip(texts, others, strict=True)
+        ]
+
+    @torch.no_grad()
+    def judge(self, requests: Sequence[Request], chosen: dict[Job, list[int]]) -> list[Sample]:
+        """Ask every oracle and every guide about the finished texts. In request order."""
+        tokens = {job: self.model.tokenizer.decode(ids) for job, ids in chosen.items()}
+        results: dict[Job, list[ControlResult]] = {job: [] for job in chosen}
+        for batch in make_batches(list(chosen)):
+            if not batch[0].controls:
+                continue
+            clean = self.on_clean_text(torch.tensor([chosen[job] for job in batch], device=self.model.device))
+            for position, term in enumerate(self.terms(batch, batch[0].length)):
+                scores = term.log_prob(clean).exp().tolist()
+                controls = [job.controls[position] for job in batch]
+                verdicts = check(controls, [tokens[job] for job in batch])
+                for job, *result in zip(batch, controls, verdicts, scores, strict=True):
+                    results[job].append(ControlResult(*result))
+        ordered = sorted(chosen, key=lambda job: (job.request, job.index))
+        return [
+            Sample(
+                requests[job.request].id, job.index, detokenize(tokens[job]), tokens[job], job.seed, tuple(results[job])
+            )
+            for job in ordered
+        ]
+
+
+def make_batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs of one length and the same kinds of control together, at most MAX_BATCH_TOKENS words a batch."""
+    groups: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[job.batch_key].append(job)
+    batches = []
+    for group in groups.values():
+        size = max(1, MAX_BATCH_TOKENS // group[0].length)
+        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    return batches
+
+
+def sample_texts(model: DiffusionLM, count: int, seed: int = 0, settings: Settings = Settings()) -> list[str]:
+    """Texts without any control, for a look at a model in training."""
+    generator = Generator(model)
+    return [sample.text for sample in generator.generate([Request(n=count, seed=seed)], settings)]

@@ -1,0 +1,128 @@
+"""Finds classifiers: installed kinds through entry points, trained ones beside the model.
+
+A control's name is either a kind (`pos`, `length`) or the name of a classifier trained on the model, whose
+config.json says of which kind it is. Built-in kinds are registered in pyproject.toml like anyone's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config
+from ctrlgen.control import Classifier, Control, parse_statement
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.files import make_directory
+
+GROUP = "ctrlgen.classifiers"
+
+
+def fold(name: str) -> str:
+    """Names match whatever their case, spaces or hyphens: `family friendly` is `familyFriendly`."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+@cache
+def classifier_kinds() -> dict[str, type[Classifier]]:
+    """Every installed kind of classifier by name."""
+    kinds = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            kinds[entry.name] = entry.load()
+        except Exception as error:  # a stranger's package may fail in any way
+            raise CtrlgenError(f"the classifier {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
+    return kinds
+
+
+def user_directory() -> Path:
+    """Where classifiers trained on bundled models are kept."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "ctrlgen" / "classifiers"
+
+
+def classifier_roots(model: DiffusionLM) -> list[Path]:
+    """Directories that may hold this model's classifiers; new ones are written to the first."""
+    if model.directory is None:
+        return []
+    own = model.directory / "classifiers"
+    if model.directory in bundled_models().values():
+        return [user_directory() / model.directory.name, own]
+    return [own]
+
+
+def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
+    """The classifiers trained on this model, by name."""
+    found: dict[str, Path] = {}
+    for root in reversed(classifier_roots(model)):
+        found |= {path.parent.name: path.parent for path in sorted(root.glob(f"[!.]*/{CONFIG}"))}
+    return found
+
+
+def weights_fingerprint(model: DiffusionLM) -> str:
+    """Identifies the weights that a classifier was trained on."""
+    if model.directory is None:
+        raise CtrlgenError("the model must be saved before classifiers are trained on it")
+    return hashlib.sha256((model.directory / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, object]]:
+    """Directory and config of the classifier `name`. Raises CtrlgenError where it is missing or belongs elsewhere."""
+    found = trained_classifiers(model)
+    if name not in found:
+        where = model.directory.name if model.directory else "this model"
+        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run `ctrlgen train-classifier {name}` first")
+    config = read_config(found[name] / CONFIG)
+    if config.get("trained_on") != weights_fingerprint(model):
+        raise CtrlgenError(f"{found[name]}: was trained on other weights of the model; train it again")
+    return found[name], config
+
+
+def new_classifier_directory(model: DiffusionLM, name: str) -> Path:
+    roots = classifier_roots(model)
+    if not roots:
+        raise CtrlgenError("the model must be saved before classifiers are trained on it")
+    make_directory(roots[0])
+    return roots[0] / name
+
+
+class Controls:
+    """Reads controls for one model; each classifier is loaded once."""
+
+    def __init__(self, model: DiffusionLM):
+        self.model = model
+        self._loaded: dict[str, Classifier] = {}
+
+    def names(self) -> dict[str, str]:
+        """Every name that can be asked for, with its kind."""
+        names = {name: name for name, kind in classifier_kinds().items() if not kind.trained}
+        for name, directory in trained_classifiers(self.model).items():
+            names[name] = str(read_config(directory / CONFIG).get("kind", name))
+        return names
+
+    def classifier(self, written: str) -> Classifier:
+        names, kinds = self.names(), classifier_kinds()
+        by_folded = {fold(name): name for name in [*kinds, *names]}
+        name = by_folded.get(fold(written))
+        if name is None:
+            known = ", ".join(sorted(names))
+            raise UsageError(f"unknown control {written!r}: this model knows {known}.{did_you_mean(written, names)}")
+        if name not in self._loaded:
+            kind = names.get(name, name)
+            if kind not in kinds:
+                raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
+            self._loaded[name] = kinds[kind].load(self.model, name)
+        return self._loaded[name]
+
+    def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:
+        """Controls in the order written. Raises UsageError where one cannot be understood."""
+        controls = []
+        for text in texts:
+            statement = parse_statement(text)
+            classifier = self.classifier(statement.name)
+            controls.append(Control(statement, classifier, classifier.parse(statement.value)))
+        return tuple(controls)
