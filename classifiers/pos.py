@@ -194,8 +194,8 @@ class Pos(Classifier):
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Pos:
         directory, config = find_trained(model, name)
-        head = cls.new_head(model, **config["head"])  # type: ignore[arg-type]
-        return cls(load_head(head, directory).to(model.device))  # type: ignore[arg-type]
+        head = cls.new_head(model, **config["head"])
+        return cls(load_head(head, directory).to(model.device))
 
     @classmethod
     def new_head(cls, model: DiffusionLM, width: int, layers: int) -> PosHead:
@@ -226,8 +226,8 @@ class Pos(Classifier):
     def parse(self, value: str) -> Pattern:
         return parse_pattern(value)
 
-    def lengths(self, target: Pattern) -> tuple[int, int | None]:
-        return len(target.tags), None if target.open_end else len(target.tags)
+    def allows_length(self, target: Pattern, length: int) -> bool:
+        return length >= len(target.tags) if target.open_end else length == len(target.tags)
 
     def encode(self, targets: Sequence[Pattern], length: int) -> Tensor:
         return self.head.encode(targets, length).to(self.head.lexicon.device)

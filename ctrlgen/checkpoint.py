@@ -98,6 +98,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def save_pretrained(model: DiffusionLM, directory: Path) -> None:
     """Write the model's three files; the card is written by evaluation."""
     make_directory(directory)
@@ -150,13 +154,16 @@ def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionL
         diffusion = DiffusionConfig(**config["diffusion"])
         lengths = {int(length): int(count) for length, count in config["lengths"].items()}
         schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {error}") from error
+        denoiser = Denoiser(denoiser_config)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {first_line(error)}") from error
     try:
         tokenizer = WordTokenizer.load(directory / TOKENIZER)
     except Exception as error:  # tokenizers raises plain Exception
         raise CtrlgenError(f"{directory / TOKENIZER}: missing or not a tokenizer") from error
-    denoiser = Denoiser(denoiser_config)
+    if len(tokenizer) != denoiser_config.vocab_size:
+        count = denoiser_config.vocab_size
+        raise CtrlgenError(f"{directory / TOKENIZER}: has {len(tokenizer)} words, {CONFIG} says {count}")
     state = read_weights(directory / WEIGHTS)
     try:
         denoiser.load_state_dict({k.removeprefix("denoiser."): v for k, v in state.items() if k[0] == "d"})

@@ -84,6 +84,7 @@ class Classifier(ABC):
     example: ClassVar[str]
     oracle: ClassVar[str]  # what checks it
     trained: ClassVar[bool] = True  # whether it needs weights trained on a model
+    structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
 
     @classmethod
     @abstractmethod
@@ -108,9 +109,9 @@ class Classifier(ABC):
         """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
         raise UsageError(f"{cls.kind} is an exact rule and needs no training")
 
-    def lengths(self, target: Any) -> tuple[int, int | None]:
-        """The fewest and the most words a text with this target can have; None for no limit."""
-        return 1, None
+    def allows_length(self, target: Any, length: int) -> bool:
+        """Whether a text of `length` words can have this target."""
+        return True
 
     @abstractmethod
     def encode(self, targets: Sequence[Any], length: int) -> Tensor:

@@ -19,6 +19,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise CtrlgenError(f"{path}: is a directory")
+    if path.exists() and not path.is_file():
+        raise CtrlgenError(f"{path}: cannot be written: not a regular file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -12,17 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ctrlgen.choices import GuidanceMethod
 from ctrlgen.control import Classifier
 from ctrlgen.errors import UsageError
 from ctrlgen.model import Denoised, Denoiser
 from ctrlgen.schedule import alpha_sigma
 
-Method = Literal["gradient", "exact", "paper"]
 MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
 
 
@@ -34,7 +33,7 @@ class Guidance:
     paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
     """
 
-    method: Method = "gradient"
+    method: GuidanceMethod = "gradient"
     strength: float = 3.0
     window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
     paper_steps: int = 3
@@ -68,7 +67,7 @@ def active(terms: Sequence[Term], guidance: Guidance, progress: float) -> list[T
     """The terms that act at this part of denoising; progress runs from 0 (noise) to 1 (text)."""
     if guidance.strength == 0 or not within(guidance.window, progress):
         return []
-    return [term for term in terms if term.weight > 0 and within(term.window, progress)]
+    return [t for t in terms if t.weight > 0 and not t.classifier.structural and within(t.window, progress)]
 
 
 def joint_log_prob(terms: Sequence[Term], denoised: Denoised) -> Tensor:

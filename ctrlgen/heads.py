@@ -28,6 +28,7 @@ from ctrlgen.model import Denoised
 from ctrlgen.train import Progress, TrainingConfig, fit
 
 Target = TypeVar("Target")
+AnyHead = TypeVar("AnyHead", bound="Head")
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
@@ -101,9 +102,10 @@ class HeadTask:
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)
-        noise = draw_noise(*tokens.shape, self.model.config.embedding_dim, rng)
+        batch, length = tokens.shape
+        noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
         head = self.module.head
-        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], tokens.shape[1]), rng)
+        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], length), rng)
         return (tokens[rows], encoded[rows], noise.t[rows], noise.eps[rows], noise.self_condition), tokens.numel()
 
     def observe(self, statistics: Tensor) -> None:
@@ -119,8 +121,9 @@ class HeadTask:
         costs = []
         for indices in batches.epoch(0):
             tokens = batches.tokens(indices)
-            encoded = module.head.encode([self.held_out[i].target for i in indices], tokens.shape[1])
-            noise = draw_noise(*tokens.shape, self.model.config.embedding_dim, rng)
+            batch, length = tokens.shape
+            encoded = module.head.encode([self.held_out[i].target for i in indices], length)
+            noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
             parts = [p.to(device) for p in (tokens, noise.t, noise.eps, torch.tensor(True))]
             denoised = module.denoise(*parts)
@@ -165,10 +168,10 @@ def train_head(
         yield progress
 
 
-def load_head(head: Head, directory: Path) -> Head:
+def load_head(head: AnyHead, directory: Path) -> AnyHead:
     """Fill a head with its saved weights. Raises CtrlgenError where they do not fit."""
     try:
         head.load_state_dict(read_weights(directory / WEIGHTS))
     except RuntimeError as error:
         raise CtrlgenError(f"{directory / WEIGHTS}: does not fit {CONFIG}") from error
-    return head.eval().requires_grad_(False)  # type: ignore[return-value]
+    return head.eval().requires_grad_(False)

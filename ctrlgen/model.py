@@ -39,12 +39,12 @@ class DenoiserConfig:
     objective: Literal["ce", "mse"] = "ce"
 
     def __post_init__(self) -> None:
+        if min(self.vocab_size, self.embedding_dim, self.layers, self.heads, self.max_length) < 1:
+            raise ValueError("vocab_size, embedding_dim, layers, heads and max_length must be positive")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
         if self.objective not in ("ce", "mse"):
             raise ValueError(f"unknown objective {self.objective!r}: use ce or mse")
-        if min(self.vocab_size, self.embedding_dim, self.layers, self.max_length) < 1:
-            raise ValueError("vocab_size, embedding_dim, layers and max_length must be positive")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(module: nn.Module, matrix_lr: float, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside `blocks`, AdamW for everything else. With matrix_lr = 0, AdamW for all."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

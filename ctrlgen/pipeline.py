@@ -10,19 +10,21 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import combinations
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
+from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.control import Control, Verdict, check
 from ctrlgen.diffusion import log_likelihood_bound
 from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance, Term, active, joint_log_prob, refine, steer
 from ctrlgen.model import Denoised
 from ctrlgen.registry import Controls
-from ctrlgen.samplers import SAMPLERS, Prediction, SeededNoise, make_sampler
+from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
 from ctrlgen.tokenizer import SPECIAL, detokenize
 
 MAX_BATCH_TOKENS = 2048
@@ -36,12 +38,12 @@ class Settings:
     """How to sample. The defaults are the ones our reported numbers use."""
 
     steps: int = 24
-    sampler: Literal["ancestral", "ddim", "dpm"] = "ancestral"
+    sampler: SamplerName = "ancestral"
     eta: float = 0.0  # ddim only
     temperature: float = 0.8
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = 1
-    select: Literal["score", "mbr"] = "score"
+    select: Selection = "score"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -50,14 +52,15 @@ class Settings:
             raise UsageError(f"temperature must be above 0, got {self.temperature}")
         if self.candidates < 1:
             raise UsageError(f"candidates must be at least 1, got {self.candidates}")
-        if self.sampler not in SAMPLERS:
-            raise UsageError(f"unknown sampler {self.sampler!r}: use {', '.join(SAMPLERS)}")
-        if self.guidance.method not in ("gradient", "exact", "paper"):
-            raise UsageError(f"unknown guidance {self.guidance.method!r}: use gradient, exact or paper")
+        for what, value, names in (
+            ("sampler", self.sampler, SamplerName),
+            ("guidance", self.guidance.method, GuidanceMethod),
+            ("selection", self.select, Selection),
+        ):
+            if value not in get_args(names):
+                raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
         if self.guidance.method == "paper" and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
-        if self.select not in ("score", "mbr"):
-            raise UsageError(f"unknown selection {self.select!r}: use score or mbr")
 
 
 @dataclass(frozen=True)
@@ -173,27 +176,25 @@ class Generator:
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
         parsed = self.controls.parse(controls)
-        self.length_range(parsed)
+        self.lengths(parsed)
         return Request(parsed, n, seed, id)
 
-    def length_range(self, controls: Sequence[Control]) -> tuple[int, int]:
-        """The lengths that all controls allow. Raises UsageError naming the two that cannot be had together."""
+    def lengths(self, controls: Sequence[Control]) -> list[int]:
+        """The lengths that all controls allow. Raises UsageError naming those that cannot be had together."""
         longest = self.model.config.max_length - self.model.fixed_length
-        shortest, low, high = 1, "", ""
-        for control in controls:
-            if control.statement.negated:
-                continue
-            fewest, most = control.classifier.lengths(control.target)
-            if fewest > self.model.config.max_length:
-                limit = self.model.config.max_length
-                raise UsageError(f"{control.text!r} asks for {fewest} words; this model writes at most {limit}")
-            if fewest > shortest:
-                shortest, low = fewest, control.text
-            if most is not None and most < longest:
-                longest, high = most, control.text
-        if shortest > longest:
-            raise UsageError(f"{low!r} and {high!r} contradict each other: they allow no common length")
-        return shortest, longest
+        allowed = [(control, allowed_lengths(control, longest)) for control in controls]
+        for control, lengths in allowed:
+            if not lengths:
+                raise UsageError(
+                    f"{control.text!r} asks for a length beyond this model, which writes 1 to {longest} words"
+                )
+        for (one, of_one), (other, of_other) in combinations(allowed, 2):
+            if not of_one & of_other:
+                raise UsageError(f"{one.text!r} and {other.text!r} contradict each other: they allow no common length")
+        common = set(range(1, longest + 1)).intersection(*(lengths for _, lengths in allowed))
+        if not common:
+            raise UsageError(f"{', '.join(repr(c.text) for c in controls)} allow no common length")
+        return sorted(common)
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
@@ -216,24 +217,21 @@ class Generator:
         return self.judge(requests, chosen)
 
     def jobs(self, number: int, request: Request, settings: Settings) -> Iterator[Job]:
-        shortest, longest = self.length_range(request.controls)
+        lengths = self.lengths(request.controls)
         for index in range(request.n):
             seed = request.seed + index
-            length = self.draw_length(shortest, longest, seed)
+            length = self.draw_length(lengths, seed)
             for candidate in range(settings.candidates):
                 yield Job(number, index, candidate, seed, length, request.controls)
 
-    def draw_length(self, shortest: int, longest: int, seed: int) -> int:
-        """A length within the range, from the lengths of the training texts. Depends on the seed alone."""
+    def draw_length(self, lengths: Sequence[int], seed: int) -> int:
+        """One of the lengths, by how often training texts have it. Depends on the seed alone."""
         if self.model.fixed_length:
             return self.model.config.max_length
-        if shortest == longest:
-            return shortest
-        counts = torch.tensor([float(self.model.lengths.get(n, 0)) for n in range(shortest, longest + 1)])
+        counts = torch.tensor([float(self.model.lengths.get(n, 0)) for n in lengths])
         if counts.sum() == 0:
-            return shortest
-        rng = torch.Generator().manual_seed(seed)
-        return shortest + int(torch.multinomial(counts, 1, generator=rng))
+            return lengths[0]
+        return lengths[int(torch.multinomial(counts, 1, generator=torch.Generator().manual_seed(seed)))]
 
     @torch.no_grad()
     def sample_batch(self, batch: Sequence[Job], settings: Settings) -> Iterator[Tensor]:
@@ -357,6 +355,16 @@ class Generator:
             )
             for job in ordered
         ]
+
+
+def allowed_lengths(control: Control, longest: int) -> set[int]:
+    """Lengths up to `longest` that one control allows. A negated one forbids lengths only if it is about length."""
+    if control.statement.negated and not control.classifier.structural:
+        return set(range(1, longest + 1))
+    return {
+        n for n in range(1, longest + 1)
+        if control.classifier.allows_length(control.target, n) != control.statement.negated
+    }  # fmt: skip
 
 
 def make_batches(jobs: Sequence[Job]) -> list[list[Job]]:

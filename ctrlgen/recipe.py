@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.model import DenoiserConfig
+from ctrlgen.schedule import make_schedule
 from ctrlgen.train import Recipe
+
+MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "seed")
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -29,7 +33,8 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     for dotted, value in (overrides or {}).items():
         table, _, key = dotted.partition(".")
-        tables.setdefault(table, {})[key] = value
+        if isinstance(tables.setdefault(table, {}), dict):
+            tables[table][key] = value
     sections = get_type_hints(Recipe)
     built = {}
     for table, values in tables.items():
@@ -42,7 +47,19 @@ def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any
         built[table] = build(sections[table], values, f"{source}: [{table}]")
     if "data" not in built:
         raise UsageError(f"{source}: says nothing about [data]; give data.train, a path or a hub id")
-    return Recipe(**built)
+    recipe = Recipe(**built)
+    check_sizes(recipe, source)
+    return recipe
+
+
+def check_sizes(recipe: Recipe, source: str) -> None:
+    """Refuse what no model can be made from, before any data is read."""
+    diffusion = recipe.diffusion
+    try:
+        DenoiserConfig(vocab_size=1, **dataclasses.asdict(recipe.model))
+        make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -54,6 +71,8 @@ def build(kind: type, values: dict[str, Any], where: str) -> Any:
             raise UsageError(f"{where}: unknown key {key!r}; use {', '.join(hints)}.{did_you_mean(key, hints)}")
         if not fits(value, hints[key]):
             raise UsageError(f"{where}: {key} = {value!r} is not {describe(hints[key])}")
+        if hints[key] is int and value < 1 and key not in MAY_BE_ZERO:
+            raise UsageError(f"{where}: {key} = {value!r} must be at least 1")
     for name in required:
         if name not in values:
             raise UsageError(f"{where}: {name} is missing")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config
 from ctrlgen.control import Classifier, Control, parse_statement
@@ -70,7 +71,7 @@ def weights_fingerprint(model: DiffusionLM) -> str:
     return hashlib.sha256((model.directory / WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
-def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, object]]:
+def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
     """Directory and config of the classifier `name`. Raises CtrlgenError where it is missing or belongs elsewhere."""
     found = trained_classifiers(model)
     if name not in found:
@@ -83,6 +84,9 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, object]
 
 
 def new_classifier_directory(model: DiffusionLM, name: str) -> Path:
+    """Where a classifier called `name` is to be written. Raises UsageError for names no control can have."""
+    if not re.fullmatch(r"\w[\w -]*", name):
+        raise UsageError(f"{name!r} cannot be the name of a control; use letters, digits, spaces, - and _")
     roots = classifier_roots(model)
     if not roots:
         raise CtrlgenError("the model must be saved before classifiers are trained on it")

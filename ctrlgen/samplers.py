@@ -7,10 +7,12 @@ answer; no noise is added after it.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from ctrlgen.choices import SamplerName
 from ctrlgen.diffusion import posterior
 from ctrlgen.schedule import alpha_sigma
 
@@ -83,7 +85,8 @@ def dpm_solver(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise) ->
 
     Their lambda is half the log-SNR; h is its increase over a step and r the ratio of the last two.
     """
-    prediction, previous_h = None, None
+    prediction: Prediction | None = None
+    previous_h: Tensor | None = None
     for t, log_snr_t in enumerate(log_snrs):
         earlier = prediction
         prediction = predict(x_t, log_snr_t, prediction)
@@ -101,11 +104,8 @@ def dpm_solver(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise) ->
             previous_h = h
 
 
-SAMPLERS = ("ancestral", "ddim", "dpm")
-
-
 def make_sampler(
-    name: str,
+    name: SamplerName,
     predict: Predict,
     x_t: Tensor,
     log_snrs: Tensor,
@@ -122,4 +122,4 @@ def make_sampler(
         return ddim(predict, x_t, log_snrs, noise, eta)
     if name == "dpm":
         return dpm_solver(predict, x_t, log_snrs, noise)
-    raise ValueError(f"unknown sampler {name!r}: use {', '.join(SAMPLERS)}")
+    raise ValueError(f"unknown sampler {name!r}: use {', '.join(get_args(SamplerName))}")

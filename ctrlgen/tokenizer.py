@@ -6,20 +6,22 @@ type what they would write, and `detokenize` gives back what they would read.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import PreTokenizer, Split, WhitespaceSplit
 from tokenizers.trainers import WordLevelTrainer
 
 PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)
 
-# numbers, clitics ('s, 't, 're), words, runs of one punctuation mark, any other mark
-PIECES = r"\d+(?:[.,:]\d+)*|['’]\p{L}+|[\p{L}\p{M}\p{N}_]+|\.{2,}|[^\s]"
+# numbers such as 1,250.50, clitics ('s, 't, 're), words, an ellipsis, any other mark
+PIECES = r"\d+(?:[.,:]\d+)+|['’]\p{L}+|[\p{L}\p{M}\p{N}_]+|\.{2,}|[^\s]"
 SAMPLE = 1000  # texts looked at to see whether they are already split
 GLUED_END = re.compile(r"\w[.,!?](\s|$)")
 SPLIT_END = re.compile(r"(^|\s)[.,!?](\s|$)")
@@ -54,6 +56,7 @@ class WordTokenizer:
     def train(cls, texts: Sequence[str], min_count: int = 2, max_size: int = 30_000) -> "WordTokenizer":
         """Learn the vocabulary: every word seen at least `min_count` times, at most `max_size`, most frequent first."""
         tokenizer = Tokenizer(WordLevel(unk_token=UNK))
+        tokenizer.normalizer = NFC()
         split: PreTokenizer = WhitespaceSplit() if is_split(texts) else Split(Regex(PIECES), "removed", invert=True)
         tokenizer.pre_tokenizer = split
         trainer = WordLevelTrainer(
@@ -80,7 +83,7 @@ class WordTokenizer:
         return list(self._split(text))
 
     def _split(self, text: str) -> Iterator[str]:
-        for chunk in text.split():
+        for chunk in unicodedata.normalize("NFC", text).split():
             pieces = [piece for piece, _ in self._pieces.pre_tokenize_str(chunk)]
             yield from [chunk] if self._stays_whole(chunk, pieces) else pieces
 

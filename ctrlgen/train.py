@@ -106,7 +106,10 @@ class Recipe:
 class Task(Protocol):
     """What `fit` needs to know of the thing it trains."""
 
-    module: nn.Module  # called as module(*batch) -> loss (B,), statistics
+    @property
+    def module(self) -> nn.Module:
+        """Called as module(*batch) -> loss (B,), statistics."""
+        ...
 
     def epoch(self, number: int) -> Sequence[Sequence[int]]:
         """Batches of one epoch; their number is the same in every epoch."""
@@ -395,9 +398,10 @@ class DenoisingTask:
 
     def draw(self, tokens: Tensor, rng: torch.Generator) -> Noise:
         recipe = self.recipe
+        batch, length = tokens.shape
         discrete = recipe.diffusion.steps if recipe.model.objective == "mse" else None
         rate = 0.0 if discrete else recipe.training.span_mask_rate
-        return draw_noise(*tokens.shape, recipe.model.embedding_dim, rng, rate, discrete)
+        return draw_noise(batch, length, recipe.model.embedding_dim, rng, rate, discrete)
 
     def observe(self, statistics: Tensor) -> None:
         if isinstance(self.module.schedule, WarpSchedule):
@@ -405,20 +409,23 @@ class DenoisingTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, Any]:
-        """Mean held-out loss with noise that is the same at every call, and a few samples."""
+        """Mean held-out loss and a few samples. The noise is the same at every call: the warp has not moved it."""
         from ctrlgen.pipeline import sample_texts
 
         assert isinstance(module, DenoisingLoss)
         results: dict[str, Any] = {"samples": sample_texts(self.model(module), count=4, seed=0)}
         if self.held_out:
+            diffusion = self.recipe.diffusion
+            unlearned = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
+            device = module.denoiser.word_embedding.device
+            held_out_loss = DenoisingLoss(module.denoiser, unlearned, diffusion.steps).to(device)
             rng = torch.Generator().manual_seed(0)
             batches = LengthBatches(self.held_out[:VALIDATION_SENTENCES], 4096, seed=0)
             losses = []
             for indices in batches.epoch(0):
                 tokens = batches.tokens(indices).repeat(VALIDATION_LEVELS, 1)
-                device = module.denoiser.word_embedding.device
                 noise = [part.to(device) for part in self.draw(tokens, rng).tensors()]
-                losses.append(module(tokens.to(device), *noise)[0])
+                losses.append(held_out_loss(tokens.to(device), *noise)[0])
             results["validation_loss"] = float(torch.cat(losses).mean())
         return results
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ def controls(
     from ctrlgen.registry import Controls, classifier_kinds
 
     ready = Controls(from_pretrained(model)).names()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind, classifier in classifier_kinds().items():
         names = [name for name, of_kind in ready.items() if of_kind == kind]
         rows.append({

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 
@@ -30,14 +31,14 @@ def generate(
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many samples.")] = 1,
     model: ModelOption = "e2e",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 24,
-    sampler: Annotated[str, typer.Option(help="ancestral, ddim or dpm.")] = "ancestral",
+    sampler: Annotated[SamplerName, typer.Option(help="How x_t walks to x_0.")] = "ancestral",
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise of ddim: 0 none, 1 as ancestral.")] = 0.0,
-    guidance: Annotated[str, typer.Option(help="gradient, exact or paper.")] = "gradient",
+    guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient",
     strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None,
     window: Annotated[str, typer.Option(help="FROM:TO, the part of denoising in which controls act.")] = "0:1",
     temperature: Annotated[float, typer.Option(help="Below 1: likelier words.")] = 0.8,
     candidates: Annotated[int, typer.Option(min=1, help="Draw this many, keep the best by the model's score.")] = 1,
-    select: Annotated[str, typer.Option(help="How to choose among candidates: score or mbr.")] = "score",
+    select: Annotated[Selection, typer.Option(help="How to choose among candidates.")] = "score",
     seed: Annotated[int, typer.Option(help="Sample i has seed SEED + i.")] = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False,
@@ -66,7 +67,7 @@ def generate(
             temperature,
             Guidance(**choice),
             candidates,
-            select,  # type: ignore[arg-type]
+            select,
         )
         generator = Generator(model, find_device(device))
         if lines is None:

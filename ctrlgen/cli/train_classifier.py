@@ -31,8 +31,8 @@ def train_classifier(
 
     Example: ctrlgen train-classifier pos --model my-model --data train.jsonl
     """
-    from ctrlgen.checkpoint import WEIGHTS, from_pretrained
-    from ctrlgen.data import load_data
+    from ctrlgen.checkpoint import from_pretrained
+    from ctrlgen.data import find_text_column, load_data
     from ctrlgen.display import follow_training
     from ctrlgen.registry import classifier_kinds, new_classifier_directory
     from ctrlgen.train import RESUME, TrainingConfig
@@ -42,9 +42,10 @@ def train_classifier(
         raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
     loaded = from_pretrained(model, find_device(device))
     directory = out or new_classifier_directory(loaded, name or kind)
-    if (directory / WEIGHTS).exists() and not force:
-        raise CtrlgenError(f"{directory}: already holds a classifier; replace it with --force or choose another --name")
+    check_place(directory, force)
     rows, column = load_data(data, text_column)
+    if label_column is not None:
+        find_text_column(rows.column_names, label_column, data)
     config = TrainingConfig(
         steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=0.0, lr=lr, seed=seed, ema=0.995,
         checkpoint_every=100, validate_every=max(1, steps // 3),
@@ -52,8 +53,27 @@ def train_classifier(
     working = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
     events = kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working)
-    follow_training(events)
+    try:
+        follow_training(events)
+    except BaseException:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
     (working / RESUME).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
     working.rename(directory)
     typer.echo(f"classifier written to {directory}", err=True)
+
+
+def check_place(directory: Path, force: bool) -> None:
+    """Refuse, before any work, a place that cannot be written to or that would lose something."""
+    from ctrlgen.checkpoint import CONFIG, read_config
+    from ctrlgen.files import make_directory
+
+    make_directory(directory.parent)
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists():
+        if not (directory / CONFIG).is_file() or "trained_on" not in read_config(directory / CONFIG):
+            raise CtrlgenError(f"{directory}: holds something else than a classifier; choose another place")
+        if not force:
+            raise CtrlgenError(f"{directory}: already holds a classifier; use --force or choose another --name")

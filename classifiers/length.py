@@ -1,0 +1,59 @@
+"""Length control: `length: 12` or `length: 10-15`, counted in words and marks as the model writes them.
+
+The model denoises exactly as many vectors as there are words, so this control needs no guide: it chooses n.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.control import Classifier, Verdict
+from ctrlgen.errors import UsageError
+from ctrlgen.model import Denoised
+
+RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+
+
+class Length(Classifier):
+    kind = "length"
+    summary = "the number of words"
+    syntax = "length: N, or length: FROM-TO"
+    example = "length: 10-15"
+    oracle = "counting"
+    trained: ClassVar[bool] = False
+    structural: ClassVar[bool] = True
+
+    @classmethod
+    def load(cls, model: DiffusionLM, name: str) -> Length:
+        return cls()
+
+    def parse(self, value: str) -> range:
+        found = RANGE.fullmatch(value.strip())
+        if not found:
+            raise UsageError(f"length: {value!r} is not a length; write a number or a range, such as 12 or 10-15")
+        fewest = int(found[1])
+        most = int(found[2] or fewest)
+        if not 1 <= fewest <= most:
+            raise UsageError(f"length: {value!r} is no range; it must rise from at least 1")
+        return range(fewest, most + 1)
+
+    def allows_length(self, target: range, length: int) -> bool:
+        return length in target
+
+    def encode(self, targets: Sequence[range], length: int) -> Tensor:
+        return torch.tensor([length in target for target in targets])
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        return encoded.to(denoised.x_t).log()
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[range]) -> list[Verdict]:
+        return [
+            Verdict(len(words) in target, None if len(words) in target else f"{len(words)} words")
+            for words, target in zip(texts, targets, strict=True)
+        ]
