@@ -43,7 +43,7 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     samples = list(samples)
     if not any(sample.controls for sample in samples):
         for sample in samples:
-            console(file).print(Text(sample.text))
+            console(file).print(Text(sample.text), soft_wrap=True)
         return
     names = list(dict.fromkeys(r.control.statement.name for sample in samples for r in sample.controls))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

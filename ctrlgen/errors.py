@@ -15,7 +15,7 @@ class UsageError(CtrlgenError):
 def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
     """` Did you mean X?` for the nearest known words, or nothing when none is near."""
     by_folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), by_folded, n=count, cutoff=0.5)
+    near = difflib.get_close_matches(word.casefold(), by_folded, n=count, cutoff=0.6)
     if not near:
         return ""
     return f" Did you mean {' or '.join(by_folded[name] for name in near)}?"

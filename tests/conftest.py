@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reads the network
@@ -103,3 +105,22 @@ def generator(toy_model: Path) -> Generator:
 def model_copy(toy_model: Path, tmp_path: Path) -> Path:
     """A copy of the toy model that a test may damage."""
     return Path(shutil.copytree(toy_model, tmp_path / "copy"))
+
+
+class NoSpacy(MetaPathFinder):
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.partition(".")[0] == "spacy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.fixture
+def no_spacy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if spaCy were not installed."""
+    from classifiers import pos
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "spacy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoSpacy(), *sys.meta_path])
+    pos.tagger.cache_clear()
+    yield
+    pos.tagger.cache_clear()

@@ -508,12 +508,8 @@ def test_a_mistake_in_one_request_answers_none(ctrlgen: Run, place: Path, tmp_pa
     assert not out.exists()
 
 
-def test_texts_without_tags_need_the_oracles_tagger(
-    ctrlgen: Run, model_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "spacy", None)
-    monkeypatch.setitem(sys.modules, "spacy.tokens", None)
-    pos.tagger.cache_clear()
+@pytest.mark.usefixtures("no_spacy")
+def test_texts_without_tags_need_the_oracles_tagger(ctrlgen: Run, model_copy: Path, tmp_path: Path) -> None:
     rows = [json.dumps({"text": " ".join(words)}) for words, _ in toy_sentences(30)]
     (tmp_path / "plain.jsonl").write_text("\n".join(rows))
     outcome = ctrlgen("train-classifier", "pos", "-m", model_copy, "--force", "--data", tmp_path / "plain.jsonl")

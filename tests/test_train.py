@@ -362,6 +362,15 @@ def test_the_saved_model_is_the_average(recipe: Recipe, tmp_path: Path) -> None:
     assert all(torch.equal(saved[name], state[f"average.{name}"].half()) for name in saved)
 
 
+def test_runs_of_different_precision_follow_one_another(recipe: Recipe, tmp_path: Path) -> None:
+    """As a denoiser in bfloat16 and then its classifiers in float32."""
+    for precision in ("bfloat16", "float32", "bfloat16"):
+        training = dataclasses.replace(BRIEF, steps=2, precision=precision)  # type: ignore[arg-type]
+        directory = tmp_path / str(len(list(tmp_path.iterdir())))
+        events = run(dataclasses.replace(recipe, training=training), directory)
+        assert math.isfinite(events[-1].loss)
+
+
 # The average and the learning rate
 
 

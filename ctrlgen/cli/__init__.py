@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         command = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="ctrlgen", standalone_mode=False)
+        if code == INTERRUPTED:  # typer answers Ctrl-C without a word
+            fail("interrupted", INTERRUPTED)
     except UsageError as error:
         code = fail(str(error), USAGE)
     except CtrlgenError as error:

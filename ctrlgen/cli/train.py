@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import UsageError, did_you_mean
 
 
 def train(
@@ -29,6 +29,7 @@ def train(
         raise UsageError("give a recipe (see examples/recipes) or --data")
     if out is None:
         raise UsageError("give --out, the directory of the new model")
+    check_tracker(log_with)
     from ctrlgen.display import follow_training
     from ctrlgen.recipe import make_recipe, read_recipe
     from ctrlgen.train import train as run
@@ -44,3 +45,14 @@ def train(
     plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
     follow_training(run(plan, out, resume=resume, log_with=log_with))
     typer.echo(f"model written to {out}", err=True)
+
+
+def check_tracker(name: str | None) -> None:
+    """Refuse a tracker that accelerate would not find, before the data is read."""
+    if name is None:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in [str(tracker) for tracker in get_available_trackers()]:
+        known, hint = ", ".join(LOGGER_TYPE_TO_CLASS), did_you_mean(name, LOGGER_TYPE_TO_CLASS)
+        raise UsageError(f"--log-with {name!r}: not installed, or none of {known}.{hint}")
