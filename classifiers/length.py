@@ -46,8 +46,8 @@ class Length(Classifier):
     def allows_length(self, target: range, length: int) -> bool:
         return length in target
 
-    def encode(self, targets: Sequence[range], length: int) -> Tensor:
-        return torch.tensor([length in target for target in targets])
+    def encode(self, targets: Sequence[range], lengths: Sequence[int]) -> Tensor:
+        return torch.tensor([length in target for target, length in zip(targets, lengths, strict=True)])
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         return encoded.to(denoised.x_t).log()

@@ -22,11 +22,12 @@ from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.heads import Example, Head, load_head, train_head
 from ctrlgen.model import Denoised
 from ctrlgen.registry import find_trained, weights_fingerprint
-from ctrlgen.train import Progress, TrainingConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from spacy.language import Language
+
+    from ctrlgen.train import Progress, TrainingConfig
 
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 PENN = tuple(  # as spaCy writes them
@@ -161,8 +162,8 @@ class PosHead(Head):
         asked = encoded != ANY_ID
         return ((guess == encoded) & asked).sum(-1) / asked.sum(-1).clamp(min=1)
 
-    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
-        return torch.tensor([pattern.ids(length) for pattern in targets])
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
+        return torch.tensor([pattern.ids(max(lengths)) for pattern in targets])
 
     def corrupt(self, encoded: Tensor, rng: torch.Generator) -> Tensor:
         """Leave tags open at a rate that varies by sentence; half of the sentences keep all."""
@@ -229,8 +230,8 @@ class Pos(Classifier):
     def allows_length(self, target: Pattern, length: int) -> bool:
         return length >= len(target.tags) if target.open_end else length == len(target.tags)
 
-    def encode(self, targets: Sequence[Pattern], length: int) -> Tensor:
-        return self.head.encode(targets, length).to(self.head.lexicon.device)
+    def encode(self, targets: Sequence[Pattern], lengths: Sequence[int]) -> Tensor:
+        return self.head.encode(targets, lengths).to(self.head.lexicon.device)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         return self.head.log_prob(denoised, encoded)

@@ -114,8 +114,11 @@ class Classifier(ABC):
         return True
 
     @abstractmethod
-    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
-        """One tensor for a batch of targets, first dimension B, for texts of `length` words."""
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
+        """One tensor for a batch of targets, first dimension B, for texts of these lengths.
+
+        A dimension that runs over words has max(lengths) of them; `log_prob` must ignore those beyond a row's end.
+        """
 
     @abstractmethod
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:

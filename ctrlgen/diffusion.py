@@ -4,6 +4,7 @@ x_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. Shapes: x (B, n, d);
 `s` is the less noisy of two times s < t.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -130,31 +131,37 @@ def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Nois
 
 
 def log_likelihood_bound(
-    model: Denoiser, tokens: Tensor, schedule: Schedule, rng: torch.Generator, levels: int = 8
+    model: Denoiser,
+    tokens: Tensor,
+    schedule: Schedule,
+    noise: Callable[[], Tensor],
+    lengths: Tensor | None = None,
+    levels: int = 8,
 ) -> Tensor:
-    """A variational lower bound on log p(tokens), nats a token (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
+    """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
 
     -log p <= 1/2 integral of |x_0 - x0_hat|^2 d SNR + rounding cost at t = 0 + KL(q(x_T | x_0) || N(0, I)).
-    The integral is a sum over `levels` equal steps of the schedule's t. All rows see the same noise, so
-    that differences between candidates are not chance.
+    The integral is a sum over `levels` equal steps of the schedule's t, each with one draw of `noise()` (B, n, d);
+    give all candidates the same noise, so that their differences are not chance.
     """
     batch, length = tokens.shape
     x_0 = model.embed(tokens)
-    eps = torch.randn(levels + 1, 1, length, x_0.shape[-1], generator=rng)
 
-    def predict(level: int, log_snr: Tensor) -> Denoised:
+    def predict(log_snr: Tensor) -> Denoised:
         rows = log_snr.expand(batch)
-        return model(q_sample(x_0, eps[level].expand_as(x_0), rows), rows)
+        return model(q_sample(x_0, noise(), rows), rows, lengths=lengths)
 
     snr = schedule.log_snr(torch.linspace(0.0, 1.0, levels + 1)).exp()
     middle = schedule.log_snr((torch.arange(levels) + 0.5) / levels)
     cost = x_0.new_zeros(batch, length)
     for level in range(levels):
-        error = (x_0 - predict(level, middle[level]).x0_hat).square().sum(-1)
+        error = (x_0 - predict(middle[level]).x0_hat).square().sum(-1)
         cost += 0.5 * error * (snr[level] - snr[level + 1])
     least_noise, most_noise = schedule.log_snr(torch.tensor([0.0, 1.0]))
-    words = predict(levels, least_noise).logits
+    words = predict(least_noise).logits
     cost += F.cross_entropy(words.flatten(0, 1), tokens.flatten(), reduction="none").view(batch, length)
     alpha, sigma = alpha_sigma(most_noise)
     cost += gaussian_kl(alpha * x_0, sigma**2, torch.zeros(()), torch.ones(())).sum(-1)
-    return -cost.mean(-1)
+    if lengths is not None:
+        cost = cost.masked_fill(torch.arange(length, device=cost.device) >= lengths[:, None], 0.0)
+    return -cost.sum(-1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,6 +95,7 @@ def steer(
     log_snr: Tensor,
     self_condition: Tensor | None,
     clean: Tensor | None,
+    lengths: Tensor | None,
     terms: Sequence[Term],
     guidance: Guidance,
 ) -> tuple[Denoised, Tensor]:
@@ -105,22 +106,21 @@ def steer(
     """
     if guidance.method != "gradient" or not terms:
         with torch.no_grad():
-            denoised = denoiser(x_t, log_snr, self_condition, clean)
+            denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
             if guidance.method == "exact":
                 denoised = condition_words(denoised, terms, guidance.strength)
         return denoised, torch.zeros_like(x_t)
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
-        denoised = denoiser(x_t, log_snr, self_condition, clean)
+        denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
         (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
     return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.strength)
 
 
 def detach(denoised: Denoised) -> Denoised:
     d = denoised
-    return Denoised(
-        d.x_t.detach(), d.log_snr, d.logits.detach(), d.x0_hat.detach(), tuple(h.detach() for h in d.hidden)
-    )
+    hidden = tuple(h.detach() for h in d.hidden)
+    return replace(d, x_t=d.x_t.detach(), logits=d.logits.detach(), x0_hat=d.x0_hat.detach(), hidden=hidden)
 
 
 def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) -> Denoised:
@@ -133,7 +133,7 @@ def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) 
         if term.negated:
             log_p = torch.log1p(-log_p.exp().clamp(max=MAX_PROBABILITY))
         logits = logits + strength * term.weight * log_p
-    return Denoised(denoised.x_t, denoised.log_snr, logits, denoised.x0_hat, denoised.hidden)
+    return replace(denoised, logits=logits)
 
 
 def refine(
@@ -142,6 +142,7 @@ def refine(
     mean: Tensor,
     variance: Tensor,
     log_snr: Tensor,
+    lengths: Tensor | None,
     terms: Sequence[Term],
     guidance: Guidance,
 ) -> Tensor:
@@ -153,7 +154,7 @@ def refine(
         x = x_s.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.strength)
         for _ in range(guidance.paper_steps):
-            control = joint_log_prob(terms, denoiser(x, log_snr)).sum()
+            control = joint_log_prob(terms, denoiser(x, log_snr, lengths=lengths)).sum()
             fluency = -((x - mean) ** 2).sum() / (2 * variance)
             optimizer.zero_grad()
             (-(guidance.paper_fluency * fluency + control)).backward()

@@ -12,9 +12,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from ctrlgen.diffusion import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.model import Denoised
-from ctrlgen.train import Progress, TrainingConfig, fit
+
+if TYPE_CHECKING:
+    from ctrlgen.train import Progress, TrainingConfig
 
 Target = TypeVar("Target")
 AnyHead = TypeVar("AnyHead", bound="Head")
@@ -53,8 +55,8 @@ class Head(nn.Module, ABC):
         """Share of each row's target that the head's own best guess gets right, in [0, 1]. (B,)"""
 
     @abstractmethod
-    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
-        """Targets of texts of one length as a tensor, first dimension B."""
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
+        """Targets as a tensor, first dimension B; see `Classifier.encode`."""
 
     def corrupt(self, encoded: Tensor, rng: torch.Generator) -> Tensor:
         """Hide parts of training targets, so that users may leave parts open. Nothing is hidden by default."""
@@ -105,7 +107,7 @@ class HeadTask:
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
         head = self.module.head
-        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], length), rng)
+        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], [length] * batch), rng)
         return (tokens[rows], encoded[rows], noise.t[rows], noise.eps[rows], noise.self_condition), tokens.numel()
 
     def observe(self, statistics: Tensor) -> None:
@@ -122,7 +124,7 @@ class HeadTask:
         for indices in batches.epoch(0):
             tokens = batches.tokens(indices)
             batch, length = tokens.shape
-            encoded = module.head.encode([self.held_out[i].target for i in indices], length)
+            encoded = module.head.encode([self.held_out[i].target for i in indices], [length] * batch)
             noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
             parts = [p.to(device) for p in (tokens, noise.t, noise.eps, torch.tensor(True))]
@@ -159,8 +161,9 @@ def train_head(
     description: dict[str, Any],
 ) -> Iterator[Progress]:
     """Train a head and leave its files in `directory`. `description` becomes its config.json."""
+    from ctrlgen.train import fit  # only training needs accelerate
+
     task = HeadTask(model, head, examples, config)
-    config = replace(config, precision="float32")
     for progress in fit(task, config, directory):
         if progress.validation:
             text = json.dumps(description | {"measured": progress.validation, "training": asdict(config)}, indent=2)

@@ -56,6 +56,7 @@ class Denoised:
     logits: Tensor  # (B, n, V)
     x0_hat: Tensor  # (B, n, d)
     hidden: tuple[Tensor, ...]  # each block's output, (B, n, width)
+    lengths: Tensor | None = None  # (B,) where rows are filled up to n, None where all are n long
 
     @property
     def probs(self) -> Tensor:
@@ -79,19 +80,22 @@ class Block(nn.Module):
         for zero in (self.modulation.weight, self.modulation.bias, self.attention_out.weight, self.mlp_out.weight):
             nn.init.zeros_(zero)
 
-    def forward(self, h: Tensor, time: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """h (B, n, width), time (B, TIME_FEATURES) -> (B, n, width)"""
+    def forward(self, h: Tensor, time: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """h (B, n, width), time (B, TIME_FEATURES), mask: bool (B, 1, 1, n) or None -> (B, n, width)"""
         scale_1, shift_1, scale_2, shift_2 = self.modulation(time)[:, None].chunk(4, -1)  # each (B, 1, width)
-        h = h + self.dropout(self.attend(modulate(h, scale_1, shift_1), rotation))
+        h = h + self.dropout(self.attend(modulate(h, scale_1, shift_1), rotation, mask))
         return h + self.dropout(self.mlp_out(F.gelu(self.mlp_in(modulate(h, scale_2, shift_2)))))
 
-    def attend(self, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, h: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         batch, length, width = h.shape
         q, k, v = self.qkv(h).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, n, head_dim)
         q, k = rotate(q, rotation), rotate(k, rotation)
         # Written out: for sentences of tens of words this is faster on a CPU than the fused kernel, whose
         # backward pass alone costs as much as the rest of the block.
-        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype)  # (B, heads, n, n)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (B, heads, n, n)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(-1).to(v.dtype)
         return self.attention_out((weights @ v).transpose(1, 2).reshape(batch, length, width))
 
 
@@ -145,9 +149,18 @@ class Denoiser(nn.Module):
         return self.embeddings()[tokens]
 
     def forward(
-        self, x_t: Tensor, log_snr: Tensor, self_condition: Tensor | None = None, clean: Tensor | None = None
+        self,
+        x_t: Tensor,
+        log_snr: Tensor,
+        self_condition: Tensor | None = None,
+        clean: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Denoised:
-        """x_t (B, n, d), log_snr (B,), self_condition: an earlier x0_hat (B, n, d), clean: bool (B, n)."""
+        """x_t (B, n, d), log_snr (B,), self_condition: an earlier x0_hat (B, n, d), clean: bool (B, n).
+
+        Sentences of several lengths share a batch when `lengths` (B,) says how long each is; what stands beyond a
+        sentence's end is never attended to, and meaningless in the result.
+        """
         length = x_t.shape[1]
         if length > self.config.max_length:
             raise ValueError(f"length {length} is beyond the model's maximum of {self.config.max_length}")
@@ -156,23 +169,25 @@ class Denoiser(nn.Module):
         position = torch.arange(length, device=x_t.device)
         time = self.time(log_snr)
         h = self.input(torch.cat([x_t, self_condition], -1))  # (B, n, width)
-        h = h + self.from_start(position) + self.from_end(length - 1 - position)
+        to_end = length - 1 - position if lengths is None else (lengths[:, None] - 1 - position).clamp(min=0)
+        h = h + self.from_start(position) + self.from_end(to_end)
+        mask = None if lengths is None else (position < lengths[:, None])[:, None, None]  # (B, 1, 1, n)
         if clean is not None:
             h = h + clean[..., None] * self.is_clean
         rotation = rotary(length, self.config.width // self.config.heads, h.dtype)
         hidden = []
         for block in self.blocks:
-            h = block(h, time, rotation)
+            h = block(h, time, rotation, mask)
             hidden.append(h)
         embeddings = self.embeddings()
         output = self.output(F.layer_norm(h, h.shape[-1:])).to(embeddings.dtype)
         with torch.autocast(x_t.device.type, enabled=False):
             if self.config.objective == "mse":
-                return Denoised(x_t, log_snr, rounding_logits(output, embeddings), output, tuple(hidden))
+                return Denoised(x_t, log_snr, rounding_logits(output, embeddings), output, tuple(hidden), lengths)
             alpha, sigma = alpha_sigma(log_snr)
             logits = output + gaussian_word_logits(x_t, embeddings, alpha, sigma)
             x0_hat = logits.softmax(-1) @ embeddings
-        return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden))
+        return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden), lengths)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """Features of the noise level: sines and cosines of log(sigma/alpha) / 4, then an MLP. (B,) -> (B, 64)"""

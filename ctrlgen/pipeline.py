@@ -1,6 +1,6 @@
 """From controls to samples: the only file that knows the whole road.
 
-requests -> jobs (one sample each) -> batches of one length and one set of controls -> sampler and guidance
+requests -> jobs (one candidate each) -> batches of like length and controls -> sampler and guidance
          -> candidates -> choice by the model's own score -> oracles -> samples, in request order
 """
 
@@ -28,6 +28,7 @@ from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
 from ctrlgen.tokenizer import SPECIAL, detokenize
 
 MAX_BATCH_TOKENS = 2048
+MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
 SCORE_SEED = 0
 FORBIDDEN = -1e9  # logit of words that may not be generated
@@ -145,8 +146,8 @@ class Job:
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
-        """Jobs that share this run as rows of one batch."""
-        return self.length, tuple(
+        """Jobs that share this may run as rows of one batch."""
+        return tuple(
             (id(c.classifier), c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
         )
 
@@ -202,14 +203,14 @@ class Generator:
         """Samples in request order. The same seeds give the same texts in any company."""
         jobs = [job for number, request in enumerate(requests) for job in self.jobs(number, request, settings)]
         batches = make_batches(jobs)
-        total = sum(len(batch) * batch[0].length for batch in batches) * settings.steps
+        total = sum(job.length for job in jobs) * settings.steps
         done = 0
         finished: dict[Job, list[int]] = {}
         for batch in batches:
             rows: list[list[int]] = []
             for ids in self.sample_batch(batch, settings):
-                rows = ids.tolist()
-                done += ids.numel()
+                rows = [row[: job.length] for job, row in zip(batch, ids.tolist(), strict=True)]
+                done += sum(job.length for job in batch)
                 if watch is not None:
                     watch(Step(done, total, self.model.tokenizer.decode(rows[0])))
             finished |= dict(zip(batch, rows, strict=True))
@@ -237,9 +238,10 @@ class Generator:
     def sample_batch(self, batch: Sequence[Job], settings: Settings) -> Iterator[Tensor]:
         """Denoise one batch, yielding the likeliest word ids (B, n) after each step."""
         model, guidance = self.model, settings.guidance
-        length = batch[0].length
-        terms = self.terms(batch, length)
-        noise = SeededNoise([job.noise_seed for job in batch], length, self.embeddings.shape[1], model.device)
+        terms = self.terms(batch)
+        sizes = [job.length for job in batch]
+        lengths = self.row_lengths(batch)
+        noise = SeededNoise([job.noise_seed for job in batch], sizes, self.embeddings.shape[1], model.device)
         log_snrs = model.schedule.steps(settings.steps).to(model.device)
         forbidden = self.forbidden_words()
 
@@ -251,7 +253,7 @@ class Generator:
             acting = acting_at(log_snr)
             self_condition = previous.x0_hat if previous is not None else None
             denoised, shift = steer(
-                model.denoiser, x_t, log_snr.expand(len(x_t)), self_condition, None, acting, guidance
+                model.denoiser, x_t, log_snr.expand(len(x_t)), self_condition, None, lengths, acting, guidance
             )
             if model.config.objective == "mse":
                 return Prediction(x_t, log_snr, denoised.x0_hat + shift, denoised.logits)
@@ -263,7 +265,7 @@ class Generator:
             acting = acting_at(log_snr)
             if not acting:
                 return x_s
-            return refine(model.denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), acting, guidance)
+            return refine(model.denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), lengths, acting, guidance)
 
         refine_draws = move if guidance.method == "paper" and terms else None
         sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
@@ -280,58 +282,72 @@ class Generator:
                 forbidden[id] = FORBIDDEN
         return forbidden
 
-    def terms(self, batch: Sequence[Job], length: int) -> list[Term]:
+    def row_lengths(self, batch: Sequence[Job]) -> Tensor | None:
+        """How long each row is, or None where all are alike."""
+        sizes = [job.length for job in batch]
+        return torch.tensor(sizes, device=self.model.device) if len(set(sizes)) > 1 else None
+
+    def terms(self, batch: Sequence[Job]) -> list[Term]:
         """The controls of a batch, their targets encoded row by row."""
+        sizes = [job.length for job in batch]
         terms = []
         for position, control in enumerate(batch[0].controls):
-            targets = [job.controls[position].target for job in batch]
-            encoded = control.classifier.encode(targets, length)
+            encoded = control.classifier.encode([job.controls[position].target for job in batch], sizes)
             said = control.statement
             terms.append(Term(control.classifier, encoded, said.weight, said.negated, said.window))
         return terms
 
-    @torch.no_grad()
-    def on_clean_text(self, ids: Tensor) -> Denoised:
-        """What the denoiser says of a finished text without noise. (B, n)"""
+    def on_clean_text(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
+        """What the denoiser says of finished texts without noise. (B, n)"""
         least_noise = self.model.schedule.log_snr(torch.zeros(len(ids))).to(ids.device)
         x_0 = self.model.denoiser.embed(ids)
-        return self.model.denoiser(x_0, least_noise, x_0)
+        return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
+
+    def rows(self, batch: Sequence[Job], finished: dict[Job, list[int]]) -> Tensor:
+        """The finished word ids of a batch, filled up with padding. (B, n)"""
+        longest, pad = max(job.length for job in batch), self.model.tokenizer.pad_id
+        rows = [finished[job] + [pad] * (longest - job.length) for job in batch]
+        return torch.tensor(rows, device=self.model.device)
 
     def choose(self, finished: dict[Job, list[int]], settings: Settings) -> dict[Job, list[int]]:
         """The best candidate of every sample, by the model's and the guides' scores or by MBR; never by an oracle."""
         if settings.candidates == 1:
             return finished
-        by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)
-        for job in finished:
-            by_sample[job.request, job.index].append(job)
-        chosen = {}
-        for jobs in by_sample.values():
-            candidates = torch.tensor([finished[job] for job in jobs], device=self.model.device)
-            scores = self.expected_bleu(candidates) if settings.select == "mbr" else self.scores(jobs, candidates)
-            best = max(range(len(jobs)), key=scores.__getitem__)
-            chosen[jobs[best]] = finished[jobs[best]]
-        return chosen
+        scores = self.expected_bleu(finished) if settings.select == "mbr" else self.scores(finished)
+        best: dict[tuple[int, int], Job] = {}
+        for job, score in scores.items():
+            sample = job.request, job.index
+            if sample not in best or score > scores[best[sample]]:
+                best[sample] = job
+        return {job: finished[job] for job in best.values()}
 
     @torch.no_grad()
-    def scores(self, jobs: Sequence[Job], candidates: Tensor) -> list[float]:
-        """A bound on log p(text) plus the weighted log p(controls | text). (B, n) -> B"""
-        rng = torch.Generator().manual_seed(SCORE_SEED)
-        fluency = log_likelihood_bound(self.model.denoiser, candidates, self.model.schedule, rng)
-        length = candidates.shape[1]
-        control = joint_log_prob(self.terms(jobs, length), self.on_clean_text(candidates))
-        return (fluency * length + control).tolist()
+    def scores(self, finished: dict[Job, list[int]]) -> dict[Job, float]:
+        """A bound on log p(text) plus the weighted log p(controls | text)."""
+        scores: dict[Job, float] = {}
+        for batch in make_batches(list(finished)):
+            ids, lengths = self.rows(batch, finished), self.row_lengths(batch)
+            sizes = [job.length for job in batch]
+            noise = SeededNoise([SCORE_SEED] * len(batch), sizes, self.embeddings.shape[1], self.model.device)
+            fluency = log_likelihood_bound(self.model.denoiser, ids, self.model.schedule, noise, lengths)
+            control = joint_log_prob(self.terms(batch), self.on_clean_text(ids, lengths))
+            scores |= dict(zip(batch, (fluency + control).tolist(), strict=True))
+        return scores
 
-    def expected_bleu(self, candidates: Tensor) -> list[float]:
+    def expected_bleu(self, finished: dict[Job, list[int]]) -> dict[Job, float]:
         """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
         from sacrebleu import BLEU
 
         bleu = BLEU(effective_order=True, tokenize="none")
-        texts = [" ".join(self.model.tokenizer.decode(row)) for row in candidates.tolist()]
-        others = [texts[:i] + texts[i + 1 :] for i in range(len(texts))]
-        return [
-            sum(bleu.sentence_score(text, [other]).score for other in rest)
-            for text, rest in zip(texts, others, strict=True)
-        ]
+        by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        for job in finished:
+            by_sample[job.request, job.index].append(job)
+        texts = {job: " ".join(self.model.tokenizer.decode(ids)) for job, ids in finished.items()}
+        return {
+            job: sum(bleu.sentence_score(texts[job], [texts[other]]).score for other in jobs if other is not job)
+            for jobs in by_sample.values()
+            for job in jobs
+        }
 
     @torch.no_grad()
     def judge(self, requests: Sequence[Request], chosen: dict[Job, list[int]]) -> list[Sample]:
@@ -341,8 +357,8 @@ class Generator:
         for batch in make_batches(list(chosen)):
             if not batch[0].controls:
                 continue
-            clean = self.on_clean_text(torch.tensor([chosen[job] for job in batch], device=self.model.device))
-            for position, term in enumerate(self.terms(batch, batch[0].length)):
+            clean = self.on_clean_text(self.rows(batch, chosen), self.row_lengths(batch))
+            for position, term in enumerate(self.terms(batch)):
                 scores = term.log_prob(clean).exp().tolist()
                 controls = [job.controls[position] for job in batch]
                 verdicts = check(controls, [tokens[job] for job in batch])
@@ -368,14 +384,19 @@ def allowed_lengths(control: Control, longest: int) -> set[int]:
 
 
 def make_batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs of one length and the same kinds of control together, at most MAX_BATCH_TOKENS words a batch."""
+    """Jobs of the same kinds of control and about the same length together, MAX_BATCH_TOKENS words at most."""
     groups: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
     for job in jobs:
         groups[job.batch_key].append(job)
-    batches = []
+    batches: list[list[Job]] = []
     for group in groups.values():
-        size = max(1, MAX_BATCH_TOKENS // group[0].length)
-        batches += [group[i : i + size] for i in range(0, len(group), size)]
+        batch: list[Job] = []
+        for job in sorted(group, key=lambda job: job.length):  # the last one of a batch is its longest
+            fits = batch and job.length <= MAX_STRETCH * batch[0].length
+            if not fits or (len(batch) + 1) * job.length > MAX_BATCH_TOKENS:
+                batch = []
+                batches.append(batch)
+            batch.append(job)
     return batches
 
 

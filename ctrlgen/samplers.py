@@ -33,15 +33,18 @@ Refine = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class SeededNoise:
-    """Standard normal noise in which row i depends on seed i alone, whatever else is in the batch."""
+    """Standard normal noise in which row i depends on seed i and its length alone, whatever else is in the batch."""
 
-    def __init__(self, seeds: Sequence[int], length: int, dim: int, device: torch.device | str = "cpu"):
+    def __init__(self, seeds: Sequence[int], lengths: Sequence[int], dim: int, device: torch.device | str = "cpu"):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.shape, self.device = (length, dim), device
+        self.lengths, self.dim, self.device = lengths, dim, device
 
     def __call__(self) -> Tensor:
-        """(B, n, d)"""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        """(B, n, d) with n the greatest length; zero beyond a row's end."""
+        noise = torch.zeros(len(self.generators), max(self.lengths), self.dim)
+        for row, length, generator in zip(noise, self.lengths, self.generators, strict=True):
+            row[:length] = torch.randn(length, self.dim, generator=generator)
+        return noise.to(self.device)
 
 
 def ancestral(

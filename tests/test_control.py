@@ -25,7 +25,7 @@ class Starts(Classifier):
     def parse(self, value: str) -> str:
         return value
 
-    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         raise AssertionError("an oracle does not guide")
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:

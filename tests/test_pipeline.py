@@ -22,7 +22,7 @@ from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance
 from ctrlgen.model import Denoiser, DenoiserConfig
 from ctrlgen.pipeline import SEED_STRIDE, ControlResult, Generator, Request, Sample, Settings, Step, sample_texts
-from ctrlgen.samplers import Prediction
+from ctrlgen.samplers import Prediction, SeededNoise
 from ctrlgen.schedule import make_schedule
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 
@@ -49,6 +49,7 @@ def requests(generator: Generator) -> list[Request]:
         generator.request([SIMPLE], n=3, seed=5, id="guided"),
         generator.request([], n=4, seed=40, id="unguided"),
         generator.request([OTHER], n=2, seed=5, id="another target"),
+        generator.request(["pos: DET NOUN VERB DET ADJ NOUN PUNCT"], n=2, seed=6, id="another length"),
         generator.request([f"{SIMPLE} @2[0:0.5]", "not pos: DET NOUN ..."], n=2, seed=90, id="two"),
     ]
 
@@ -96,12 +97,16 @@ def test_candidates_do_not_depend_on_company_either(generator: Generator, reques
     assert tokens(together) == tokens(apart)
 
 
-def test_requests_of_one_length_and_one_kind_share_a_batch(generator: Generator, requests: list[Request]) -> None:
+def test_requests_of_like_length_and_controls_share_a_batch(generator: Generator, requests: list[Request]) -> None:
     jobs = [job for i, request in enumerate(requests) for job in generator.jobs(i, request, QUICK)]
     batches = pipeline.make_batches(jobs)
     assert sorted(id(job) for batch in batches for job in batch) == sorted(id(job) for job in jobs)
-    assert [{job.request for job in batch} for batch in batches if 0 in {job.request for job in batch}] == [{0, 2}]
-    assert all(len({job.length for job in batch}) == 1 for batch in batches)
+    together = [{requests[job.request].id for job in batch} for batch in batches]
+    assert {"guided", "another target", "another length"} in together
+    assert {"two"} in together
+    for batch in batches:
+        lengths = [job.length for job in batch]
+        assert max(lengths) <= pipeline.MAX_STRETCH * min(lengths)
 
 
 # Choosing among candidates
@@ -116,12 +121,11 @@ def test_candidates_choose_by_score(generator: Generator) -> None:
     ids = torch.tensor([generator.model.tokenizer.ids(sample.tokens) for sample in each])
     (control,) = generator.request([SIMPLE]).controls
     with torch.no_grad():
-        fluency = log_likelihood_bound(
-            generator.model.denoiser, ids, generator.model.schedule, torch.Generator().manual_seed(0)
-        )
-        encoded = control.classifier.encode([control.target] * count, 6)
-        guide = control.classifier.log_prob(generator.on_clean_text(ids), encoded)
-    best = int((6 * fluency + guide).argmax())
+        noise = SeededNoise([0] * count, [6] * count, 8)  # the same for all
+        fluency = log_likelihood_bound(generator.model.denoiser, ids, generator.model.schedule, noise)
+        encoded = control.classifier.encode([control.target] * count, [6] * count)
+        guide = control.classifier.log_prob(generator.on_clean_text(ids, None), encoded)
+    best = int((fluency + guide).argmax())
     assert len({sample.text for sample in each}) > 1
     (chosen,) = generator.generate(
         [generator.request([SIMPLE], seed=seed)], dataclasses.replace(QUICK, candidates=count)
@@ -134,8 +138,9 @@ def test_more_candidates_are_never_less_likely(generator: Generator) -> None:
     def scores(candidates: int) -> list[float]:
         settings = dataclasses.replace(QUICK, candidates=candidates)
         samples = generator.generate([generator.request([SIMPLE], n=4, seed=20)], settings)
-        jobs = list(generator.jobs(0, generator.request([SIMPLE], n=4, seed=20), QUICK))
-        return generator.scores(jobs, torch.tensor([generator.model.tokenizer.ids(s.tokens) for s in samples]))
+        jobs = generator.jobs(0, generator.request([SIMPLE], n=4, seed=20), QUICK)
+        ids = [generator.model.tokenizer.ids(sample.tokens) for sample in samples]
+        return list(generator.scores(dict(zip(jobs, ids, strict=True))).values())
 
     one, four = scores(1), scores(4)
     assert all(b >= a - 1e-4 for a, b in zip(one, four, strict=True))
@@ -159,8 +164,9 @@ def test_mbr_chooses_the_text_most_like_the_others(generator: Generator) -> None
     pytest.importorskip("sacrebleu")
     rest = ["the cat sees the red dog", "the cat sees the old dog", "the cat finds the old dog"]
     texts = ["a small dog near a house", *rest]
-    ids = torch.tensor([generator.model.tokenizer.ids(text.split()) for text in texts])
-    scores = generator.expected_bleu(ids)
+    jobs = generator.jobs(0, generator.request([SIMPLE]), Settings(candidates=4))
+    ids = [generator.model.tokenizer.ids(text.split()) for text in texts]
+    scores = list(generator.expected_bleu(dict(zip(jobs, ids, strict=True))).values())
     assert max(range(4), key=scores.__getitem__) == 2
     assert min(range(4), key=scores.__getitem__) == 0
     request = generator.request([SIMPLE], n=2, seed=11)
@@ -281,9 +287,9 @@ def test_the_score_is_the_guides_joint_probability(generator: Generator) -> None
     request = generator.request([SIMPLE, "not pos: DET NOUN VERB DET NOUN NOUN"], n=2)
     for sample in generator.generate([request], QUICK):
         ids = torch.tensor([generator.model.tokenizer.ids(sample.tokens)])
-        clean = generator.on_clean_text(ids)
+        clean = generator.on_clean_text(ids, None)
         positive, negative = (
-            float(c.classifier.log_prob(clean, c.classifier.encode([c.target], 6)).exp().detach())
+            float(c.classifier.log_prob(clean, c.classifier.encode([c.target], [6])).exp().detach())
             for c in request.controls
         )
         assert [result.score for result in sample.controls] == pytest.approx([positive, 1 - negative], abs=1e-4)
@@ -486,6 +492,13 @@ def test_a_fixed_length_model_keeps_a_place_for_the_end(paper_model: DiffusionLM
     assert generator.lengths([length("length: 9")]) == [9]
     with pytest.raises(UsageError, match="'length: 10' asks for a length beyond this model, which writes 1 to 9 words"):
         generator.lengths([length("length: 10")])
+
+
+def test_exact_guidance_of_a_fixed_length_model_is_refused(paper_model: DiffusionLM) -> None:
+    """It corrects word probabilities, and this model's x0_hat does not rest on any."""
+    generator = Generator(paper_model)
+    with pytest.raises(UsageError, match="use --guidance gradient"):
+        generator.generate([Request((length("length: 9"),))], Settings(guidance=Guidance("exact")))
 
 
 # What is refused

@@ -50,7 +50,7 @@ class Starts(Classifier):
             raise UsageError(f"starts: {value!r} is not a word of this model")
         return value
 
-    def encode(self, targets: Sequence[Any], length: int) -> Tensor:
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         return torch.tensor(self.tokenizer.ids(targets))
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:

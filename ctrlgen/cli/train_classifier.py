@@ -19,7 +19,7 @@ def train_classifier(
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The column that holds the labels.")] = None,
     name: Annotated[str | None, typer.Option(help="What the control will be called; the kind by default.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
