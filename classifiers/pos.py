@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.checkpoint import CONFIG, DiffusionLM
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.heads import Example, Head, load_head, train_head
@@ -66,7 +66,7 @@ class Pattern:
 def parse_pattern(value: str) -> Pattern:
     """`DET NOUN ... `, the tagset detected from the tags. Raises UsageError naming what is wrong."""
     words = value.split()
-    open_end = words[-1] in TAIL
+    open_end = bool(words) and words[-1] in TAIL
     if open_end:
         words = words[:-1]
     if not words:
@@ -195,7 +195,10 @@ class Pos(Classifier):
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Pos:
         directory, config = find_trained(model, name)
-        head = cls.new_head(model, **config["head"])
+        try:
+            head = cls.new_head(model, **config["head"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a pos classifier") from error
         return cls(load_head(head, directory).to(model.device))
 
     @classmethod
@@ -267,6 +270,8 @@ def training_examples(
     model: DiffusionLM, data: Dataset, text_column: str, label_column: str | None
 ) -> list[Example[Pattern]]:
     """Texts with their tags: from a column of the data where there is one, else from spaCy, in both tagsets."""
+    if label_column is not None and label_column not in data.column_names:
+        raise UsageError(f"the data has no column {label_column!r}; it has {', '.join(data.column_names)}")
     column = label_column or next((name for name in TAG_COLUMNS if name in data.column_names), None)
     if column is not None:
         return [example for row in data if (example := tagged_row(model, row, text_column, column))]

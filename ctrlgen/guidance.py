@@ -130,8 +130,10 @@ def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) 
         log_p = term.classifier.word_log_prob(denoised, term.encoded)
         if log_p is None:
             raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
-        if term.negated:
-            log_p = torch.log1p(-log_p.exp().clamp(max=MAX_PROBABILITY))
+        if term.negated:  # 1 - p(c_i | w) prod_j p(c_j | x_t): the other words may break the control as well
+            each = (denoised.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
+            others = each.sum(1, keepdim=True) - each
+            log_p = torch.log1p(-(log_p + others).exp().clamp(max=MAX_PROBABILITY))
         logits = logits + strength * term.weight * log_p
     return replace(denoised, logits=logits)
 

@@ -30,6 +30,7 @@ from ctrlgen.tokenizer import SPECIAL, detokenize
 MAX_BATCH_TOKENS = 2048
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
+MAX_SEED = 2**62
 SCORE_SEED = 0
 FORBIDDEN = -1e9  # logit of words that may not be generated
 
@@ -49,8 +50,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"steps must be at least 1, got {self.steps}")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise UsageError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 <= self.guidance.strength < math.inf:
+            raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
         if self.candidates < 1:
             raise UsageError(f"candidates must be at least 1, got {self.candidates}")
         for what, value, names in (
@@ -176,6 +179,8 @@ class Generator:
         """Parse controls and check that they can hold together. Raises UsageError before anything is sampled."""
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
+        if abs(seed) > MAX_SEED:
+            raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
         parsed = self.controls.parse(controls)
         self.lengths(parsed)
         return Request(parsed, n, seed, id)
@@ -201,6 +206,8 @@ class Generator:
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Sample]:
         """Samples in request order. The same seeds give the same texts in any company."""
+        if settings.guidance.method == "exact" and self.model.fixed_length:
+            raise UsageError("this model predicts no words for exact guidance to correct: use --guidance gradient")
         jobs = [job for number, request in enumerate(requests) for job in self.jobs(number, request, settings)]
         batches = make_batches(jobs)
         total = sum(job.length for job in jobs) * settings.steps
@@ -255,9 +262,9 @@ class Generator:
             denoised, shift = steer(
                 model.denoiser, x_t, log_snr.expand(len(x_t)), self_condition, None, lengths, acting, guidance
             )
-            if model.config.objective == "mse":
-                return Prediction(x_t, log_snr, denoised.x0_hat + shift, denoised.logits)
             logits = denoised.logits + forbidden
+            if model.config.objective == "mse":
+                return Prediction(x_t, log_snr, denoised.x0_hat + shift, logits)
             x0_hat = (logits / settings.temperature).softmax(-1) @ self.embeddings + shift
             return Prediction(x_t, log_snr, x0_hat, logits)
 
@@ -336,7 +343,10 @@ class Generator:
 
     def expected_bleu(self, finished: dict[Job, list[int]]) -> dict[Job, float]:
         """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
-        from sacrebleu import BLEU
+        try:
+            from sacrebleu import BLEU
+        except ImportError:
+            raise UsageError("--select mbr needs sacrebleu: pip install sacrebleu") from None
 
         bleu = BLEU(effective_order=True, tokenize="none")
         by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)

@@ -8,12 +8,16 @@ bit after a kill, and two processes follow the curve of one.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -26,7 +30,7 @@ from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, save_pretrained
 from ctrlgen.data import LengthBatches, read_texts
 from ctrlgen.diffusion import Noise, cross_entropy_loss, draw_noise, simple_loss
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.files import atomic_file, make_directory
+from ctrlgen.files import atomic_file, make_directory, write_text
 from ctrlgen.model import Denoiser, DenoiserConfig
 from ctrlgen.optim import has_fast_bfloat16, make_optimizers
 from ctrlgen.schedule import Schedule, WarpSchedule, make_schedule
@@ -155,9 +159,7 @@ def fit(
     With `resume` a run continues from its last checkpoint; one made with another `fingerprint` is refused.
     Raises CtrlgenError where the directory already holds a model, or holds nothing to resume.
     """
-    accelerator = Accelerator(
-        mixed_precision="bf16" if uses_bfloat16(config) else "no", log_with=log_with, project_dir=str(directory)
-    )
+    accelerator = Accelerator(log_with=log_with, project_dir=str(directory))
     prepare_directory(directory, resume)
     if log_with:
         accelerator.init_trackers("ctrlgen", config=dict(asdict(config).items()))
@@ -172,6 +174,7 @@ def fit(
         keep_metrics(directory / METRICS, step)
     per_epoch = len(task.epoch(0))
     rows = slice(accelerator.process_index, None, accelerator.num_processes)
+    bfloat16 = uses_bfloat16(config, accelerator.device)
     started, tokens_seen, first_step = time.monotonic(), 0, step
     recent: list[float] = []  # losses since the last log
     epoch, order = step // per_epoch, task.epoch(step // per_epoch)
@@ -183,8 +186,10 @@ def fit(
             elapsed / max(1, step - first_step) * (config.steps - step), validation,
         )  # fmt: skip
 
+    interruption, between_steps = Interruption(), True
     try:
         while step < config.steps:
+            between_steps = False
             if epoch != step // per_epoch:
                 epoch = step // per_epoch
                 order = task.epoch(epoch)
@@ -193,7 +198,8 @@ def fit(
             torch.manual_seed(config.seed * 1_000_000_007 + step)  # dropout
             batch, tokens = task.batch(indices, rng, rows)
             batch = tuple(part.to(accelerator.device) for part in batch)
-            loss, statistics = module(*batch)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bfloat16):
+                loss, statistics = module(*batch)
             total = loss.sum() / len(indices)  # this process's share of the batch's mean
             accelerator.backward(total * accelerator.num_processes)
             accelerator.clip_grad_norm_(module.parameters(), config.clip)
@@ -210,6 +216,7 @@ def fit(
                 raise CtrlgenError(f"training diverged at step {step}: lower training.lr and training.matrix_lr")
             step += 1
             tokens_seen += tokens
+            between_steps = True
             if step % config.log_every == 0 or step == config.steps:
                 yield log(accelerator, directory, progress())
             if step % config.validate_every == 0 or step == config.steps:
@@ -221,18 +228,40 @@ def fit(
             if accelerator.is_main_process and (step % config.checkpoint_every == 0 or step == config.steps):
                 state.save(directory / RESUME, step)
             accelerator.wait_for_everyone()
+            if interruption.asked:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and between_steps:
             state.save(directory / RESUME, step)
         raise
     finally:
+        interruption.stop()
         if log_with:
             accelerator.end_training()
 
 
-def uses_bfloat16(config: TrainingConfig) -> bool:
+class Interruption:
+    """Lets Ctrl-C wait for the end of a training step, so that what is saved is whole; the second one does not wait."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.earlier: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.earlier = signal.signal(signal.SIGINT, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def stop(self) -> None:
+        if self.earlier is not None:
+            signal.signal(signal.SIGINT, self.earlier)
+
+
+def uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
     if config.precision == "auto":
-        return has_fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu")
+        return has_fast_bfloat16(device)
     return config.precision == "bfloat16"
 
 
@@ -246,10 +275,16 @@ def prepare_directory(directory: Path, resume: bool) -> None:
 
 
 def keep_metrics(path: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint."""
+    """Drop the lines that a killed run wrote after its last checkpoint, the last of them perhaps torn."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in itertools.takewhile(lambda line: step_of(line) <= step, lines)))
+
+
+def step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def log(accelerator: Accelerator, directory: Path, progress: Progress) -> Progress:

@@ -1,6 +1,6 @@
 """The library without the command line: parse controls, sample, read the verdicts.
 
-    python examples/python_api.py
+python examples/python_api.py
 """
 
 from ctrlgen import Generator, Guidance, Settings

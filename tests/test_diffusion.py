@@ -20,6 +20,7 @@ from ctrlgen.diffusion import (
     simple_loss,
 )
 from ctrlgen.model import Denoiser
+from ctrlgen.samplers import SeededNoise
 from ctrlgen.schedule import Schedule, WarpSchedule, alpha_sigma, make_schedule
 
 MakeModel = Callable[..., Denoiser]
@@ -227,10 +228,13 @@ def test_simple_loss_is_the_sum_of_its_three_terms(make_model: MakeModel, rng: t
     torch.testing.assert_close(loss, x_0_term + x_T_term + rounding_term, rtol=1e-4, atol=1e-5)
 
 
+def shared_noise(tokens: torch.Tensor, dim: int = 4) -> SeededNoise:
+    """The same noise for every row."""
+    return SeededNoise([1] * len(tokens), [tokens.shape[1]] * len(tokens), dim)
+
+
 @pytest.mark.parametrize("least_noise", [0.1, 1.0])  # with 1.0 rounding pays a good part
-def test_bound_is_the_log_probability_where_the_denoiser_is_exact(
-    make_model: MakeModel, rng: torch.Generator, least_noise: float
-) -> None:
+def test_bound_is_the_log_probability_where_the_denoiser_is_exact(make_model: MakeModel, least_noise: float) -> None:
     """Words drawn alone from a known p: the skip plus log p is the exact posterior, so the bound is tight."""
     model = make_model(max_length=200, layers=1)
     log_p = torch.linspace(-2.0, 2.0, 11).log_softmax(0)
@@ -238,29 +242,27 @@ def test_bound_is_the_log_probability_where_the_denoiser_is_exact(
         model.output.bias.copy_(log_p)
         schedule = WarpSchedule(least_noise, 100.0)
         tokens = torch.tensor([1, 5, 9])[:, None].expand(3, 200)
-        bound = log_likelihood_bound(model, tokens, schedule, rng, levels=120)
+        bound = log_likelihood_bound(model, tokens, schedule, shared_noise(tokens), levels=120) / 200
     torch.testing.assert_close(bound, log_p[tokens[:, 0]], rtol=0.0, atol=0.25)
 
 
-def test_bound_pays_for_what_the_last_noise_leaves(make_model: MakeModel, rng: torch.Generator) -> None:
+def test_bound_pays_for_what_the_last_noise_leaves(make_model: MakeModel) -> None:
     """A vocabulary of one word costs nothing but the distance of q(x_T | x_0) from N(0, I)."""
     model, schedule = make_model(vocab_size=1), WarpSchedule(0.25, 1.0)
-    bound = log_likelihood_bound(model, torch.zeros(1, 3, dtype=torch.int64), schedule, rng)
-    assert bound.item() == pytest.approx(4 * 0.5 * math.log(0.5))  # alpha^2 = sigma^2 = 1/2 and |x_0|^2 = d = 4
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    bound = log_likelihood_bound(model, tokens, schedule, shared_noise(tokens))
+    assert bound.item() == pytest.approx(3 * 4 * 0.5 * math.log(0.5))  # alpha^2 = sigma^2 = 1/2 and |x_0|^2 = d = 4
 
 
-def test_bound_stays_below_the_log_probability_for_a_wrong_denoiser(
-    make_model: MakeModel, rng: torch.Generator
-) -> None:
+def test_bound_stays_below_the_log_probability_for_a_wrong_denoiser(make_model: MakeModel) -> None:
     """For uniform words no model's bound may exceed -log V in the mean over all of them."""
     exact, wrong = make_model(max_length=100, layers=1), make_model(max_length=100, layers=1)
     tokens = torch.arange(11)[:, None].expand(11, 100)
     with torch.no_grad():
         wrong.output.bias.copy_(torch.linspace(-3.0, 3.0, 11))
-        seed = rng.get_state()
-        best = log_likelihood_bound(exact, tokens, WarpSchedule(0.1, 100.0), rng, levels=60).mean()
-        rng.set_state(seed)
-        worse = log_likelihood_bound(wrong, tokens, WarpSchedule(0.1, 100.0), rng, levels=60).mean()
+        schedule = WarpSchedule(0.1, 100.0)
+        best = log_likelihood_bound(exact, tokens, schedule, shared_noise(tokens), levels=60).mean() / 100
+        worse = log_likelihood_bound(wrong, tokens, schedule, shared_noise(tokens), levels=60).mean() / 100
     assert best.item() == pytest.approx(-math.log(11), abs=0.15)
     assert worse < best - 0.3
 
@@ -271,7 +273,7 @@ def test_bound_shares_noise_between_rows(make_model: MakeModel) -> None:
 
     def bound(rows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return log_likelihood_bound(model, rows, WarpSchedule(), torch.Generator().manual_seed(1))
+            return log_likelihood_bound(model, rows, WarpSchedule(), shared_noise(rows))
 
     together = bound(tokens)
     assert together.shape == (3,)

@@ -209,16 +209,17 @@ def test_an_unknown_sampler_names_those_there_are() -> None:
 
 
 def test_a_row_of_noise_depends_on_its_seed_alone() -> None:
-    together, alone = SeededNoise([5, 11, 8], 6, 4), SeededNoise([11], 6, 4)
+    together, alone = SeededNoise([5, 11, 8], [6, 4, 5], 4), SeededNoise([11], [4], 4)
     for _ in range(3):
         batch = together()
         assert batch.shape == (3, 6, 4)
-        assert torch.equal(batch[1], alone()[0])
+        assert torch.equal(batch[1, :4], alone()[0])
+        assert torch.equal(batch[1, 4:], torch.zeros(2, 4))
         assert not torch.equal(batch[0], batch[1])
 
 
 def test_seeded_noise_is_standard_normal_and_never_repeats() -> None:
-    noise = SeededNoise([1], 500, 16)
+    noise = SeededNoise([1], [500], 16)
     first, second = noise(), noise()
     assert first.mean().item() == pytest.approx(0.0, abs=0.05)
     assert first.std().item() == pytest.approx(1.0, abs=0.05)

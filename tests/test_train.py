@@ -148,7 +148,7 @@ def test_the_average_is_not_the_weights(recipe: Recipe, tmp_path: Path) -> None:
 def test_an_interruption_leaves_what_a_resume_continues_bit_for_bit(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C strikes between the optimizers' step and the average's."""
+    """Ctrl-C strikes between the optimizers' step and the average's; the step is finished first."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(recipe, whole)
     calls = []
@@ -156,14 +156,38 @@ def test_an_interruption_leaves_what_a_resume_continues_bit_for_bit(
     def interrupted(*arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 11:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         update_average(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr("ctrlgen.train.update_average", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, stopped)
-    run(recipe, stopped, resume=True)
+    assert metrics(stopped)[-1]["step"] == 11
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = run(recipe, stopped, resume=True)
+    assert resumed[0].step == 12
+    assert_same(written(whole), written(stopped))
+
+
+def test_a_step_that_is_torn_is_not_saved(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C does not wait; the last checkpoint stands."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(recipe, whole)
+    calls = []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 11:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        update_average(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ctrlgen.train.update_average", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, stopped)
+    assert run(recipe, stopped, resume=True)[0].step == 9
     assert_same(written(whole), written(stopped))
 
 
