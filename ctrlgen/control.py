@@ -109,6 +109,10 @@ class Classifier(ABC):
         """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
         raise UsageError(f"{cls.kind} is an exact rule and needs no training")
 
+    def negate(self, target: Any) -> Any | None:
+        """The target that `not` asks for, of kinds that have one; others are guided by log(1 - p)."""
+        return None
+
     def allows_length(self, target: Any, length: int) -> bool:
         """Whether a text of `length` words can have this target."""
         return True

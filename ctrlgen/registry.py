@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -128,5 +129,9 @@ class Controls:
         for text in texts:
             statement = parse_statement(text)
             classifier = self.classifier(statement.name)
-            controls.append(Control(statement, classifier, classifier.parse(statement.value)))
+            target = classifier.parse(statement.value)
+            opposite = classifier.negate(target) if statement.negated else None
+            if opposite is not None:
+                statement, target = replace(statement, negated=False), opposite
+            controls.append(Control(statement, classifier, target))
         return tuple(controls)
