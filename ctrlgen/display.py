@@ -99,7 +99,7 @@ def follow_training(events: Iterable[TrainingProgress]) -> None:
 
 
 def show_validation(err: Console, event: TrainingProgress) -> None:
-    """One line of figures, the accuracy by noise level, and samples where there are any."""
+    """One line of figures, the accuracy by noise level, samples and notes where there are any."""
     results = event.validation or {}
     figures = "  ".join(
         f"{key.replace('_', ' ')} {value:.3f}" for key, value in results.items() if isinstance(value, float)
@@ -109,3 +109,5 @@ def show_validation(err: Console, event: TrainingProgress) -> None:
         err.print(f"    noise {label:>5}  accuracy {accuracy:.3f}", style="dim")
     for sample in results.get("samples", ()):
         err.print(Text(f"    {sample}", "dim"))
+    for note in results.get("notes", ()):
+        err.print(Text(note, "yellow" if note.startswith("warning") else ""))

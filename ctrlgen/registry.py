@@ -1,7 +1,8 @@
 """Finds classifiers: installed kinds through entry points, trained ones beside the model.
 
-A control's name is either a kind (`pos`, `length`) or the name of a classifier trained on the model, whose
-config.json says of which kind it is. Built-in kinds are registered in pyproject.toml like anyone's.
+A control's name is either a kind (`pos`, `length`) or one that a classifier trained on the model answers: the `names`
+of its config.json, which also says of which kind it is, or else that of its directory. Built-in kinds are registered in
+pyproject.toml like anyone's.
 """
 
 from __future__ import annotations
@@ -58,11 +59,20 @@ def classifier_roots(model: DiffusionLM) -> list[Path]:
 
 
 def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
-    """The classifiers trained on this model, by name."""
+    """The classifiers trained on this model, by the control names they answer."""
     found: dict[str, Path] = {}
     for root in reversed(classifier_roots(model)):
-        found |= {path.parent.name: path.parent for path in sorted(root.glob(f"[!.]*/{CONFIG}"))}
+        for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
+            found |= dict.fromkeys(answered_names(path), path.parent)
     return found
+
+
+def answered_names(path: Path) -> list[str]:
+    """The control names that the classifier of this config.json answers."""
+    names = read_config(path).get("names", [path.parent.name])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CtrlgenError(f"{path}: `names` is not a list of names")
+    return names
 
 
 def weights_fingerprint(model: DiffusionLM) -> str:
@@ -84,10 +94,17 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
     return found[name], config
 
 
-def new_classifier_directory(model: DiffusionLM, name: str) -> Path:
-    """Where a classifier called `name` is to be written. Raises UsageError for names no control can have."""
+def check_name(name: str, kind: str) -> None:
+    """Raises UsageError where a classifier of this kind cannot answer to `name`."""
     if not re.fullmatch(r"\w[\w -]*", name):
         raise UsageError(f"{name!r} cannot be the name of a control; use letters, digits, spaces, - and _")
+    if fold(name) != fold(kind) and fold(name) in map(fold, classifier_kinds()):
+        raise UsageError(f"{name!r} is a kind of control already; a {kind} classifier needs another name")
+
+
+def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
+    """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
+    check_name(name, kind)
     roots = classifier_roots(model)
     if not roots:
         raise CtrlgenError("the model must be saved before classifiers are trained on it")
@@ -111,7 +128,8 @@ class Controls:
 
     def classifier(self, written: str) -> Classifier:
         names, kinds = self.names(), classifier_kinds()
-        by_folded = {fold(name): name for name in [*kinds, *names]}
+        missing = [kind for kind in kinds if kind not in names.values()]
+        by_folded = {fold(name): name for name in [*missing, *names]}
         name = by_folded.get(fold(written))
         if name is None:
             known = ", ".join(sorted(names))

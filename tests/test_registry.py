@@ -169,7 +169,7 @@ def test_each_classifier_is_loaded_once(toy_model: Path) -> None:
 # Trained classifiers, beside the model
 
 
-def add_label(model: Path, **config: str) -> None:
+def add_label(model: Path, **config: object) -> None:
     directory = model / "classifiers" / "food"
     directory.mkdir()
     described = {"kind": "label", "trained_on": weights_fingerprint(from_pretrained(str(model)))} | config
@@ -185,6 +185,27 @@ def test_a_trained_classifier_is_asked_for_by_its_own_name(model_copy: Path, reg
     assert isinstance(control.classifier, Label)
     with pytest.raises(UsageError, match=r"knows food, pos\. Did you mean food\?"):
         generator.request(["foood: the"])
+
+
+def test_one_trained_classifier_may_answer_several_names(model_copy: Path, register: Register) -> None:
+    register(label="stranger:Label")
+    add_label(model_copy, names=["first word", "opening"])
+    generator = Generator(str(model_copy))
+    assert generator.controls.names() == {"pos": "pos", "first word": "label", "opening": "label"}
+    for written in ("First-Word: the", "opening: the"):
+        (control,) = generator.request([written]).controls
+        assert isinstance(control.classifier, Label)
+    for unknown in ("food", "label"):  # neither its directory nor its kind
+        with pytest.raises(UsageError, match=f"unknown control {unknown!r}: this model knows first word, opening, pos"):
+            generator.request([f"{unknown}: the"])
+
+
+@pytest.mark.parametrize("names", ["food", [1], {"food": 1}, None])
+def test_names_that_are_no_list_of_names(model_copy: Path, register: Register, names: object) -> None:
+    register(label="stranger:Label")
+    add_label(model_copy, names=names)
+    with pytest.raises(CtrlgenError, match=r"food/config\.json: `names` is not a list of names"):
+        Generator(str(model_copy)).request(["food: the"])
 
 
 def test_a_kind_that_is_not_installed(model_copy: Path, register: Register) -> None:
@@ -235,12 +256,12 @@ def test_classifiers_of_a_bundled_model_are_kept_at_home(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     model = from_pretrained(str(model_copy))
-    assert new_classifier_directory(model, "food") == model_copy / "classifiers" / "food"
+    assert new_classifier_directory(model, "food", "label") == model_copy / "classifiers" / "food"
     monkeypatch.setattr(registry, "bundled_models", lambda: {"copy": model_copy})
     home = tmp_path / "home" / "ctrlgen" / "classifiers" / "copy"
     assert classifier_roots(model) == [home, model_copy / "classifiers"]
     assert trained_classifiers(model) == {"pos": model_copy / "classifiers" / "pos"}
-    own = new_classifier_directory(model, "pos")
+    own = new_classifier_directory(model, "pos", "pos")
     assert own == home / "pos"
     own.mkdir()
     (own / "config.json").write_text("{}")
@@ -250,13 +271,21 @@ def test_classifiers_of_a_bundled_model_are_kept_at_home(
 @pytest.mark.parametrize("name", ["../pos", "a/b", "a:b", "", ".hidden", "a@2", "a\nb"])
 def test_names_that_no_control_can_have(model_copy: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a control"):
-        new_classifier_directory(from_pretrained(str(model_copy)), name)
+        new_classifier_directory(from_pretrained(str(model_copy)), name, "label")
+
+
+@pytest.mark.parametrize("name", ["pos", "POS", "p o s"])
+def test_a_name_that_is_a_kind_is_taken(model_copy: Path, name: str) -> None:
+    model = from_pretrained(str(model_copy))
+    with pytest.raises(UsageError, match=f"{name!r} is a kind of control already; a label classifier needs another"):
+        new_classifier_directory(model, name, "label")
+    assert new_classifier_directory(model, name, "pos").name == name
 
 
 def test_a_model_must_be_saved_before_classifiers_are_trained_on_it(toy_model: Path) -> None:
     model = from_pretrained(str(toy_model))
     model.directory = None
     assert trained_classifiers(model) == {}
-    for attempt in (lambda: weights_fingerprint(model), lambda: new_classifier_directory(model, "pos")):
+    for attempt in (lambda: weights_fingerprint(model), lambda: new_classifier_directory(model, "pos", "pos")):
         with pytest.raises(CtrlgenError, match="must be saved before"):
             attempt()

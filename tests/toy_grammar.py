@@ -22,3 +22,10 @@ def toy_sentences(count: int, seed: int = 0) -> list[tuple[list[str], list[str]]
         tags += [*["ADP", "DET", "NOUN"] * random.randint(0, 1), "PUNCT"]
         sentences.append(([random.choice(WORDS[tag]) for tag in tags], tags))
     return sentences
+
+
+def toy_meaning(words: list[str]) -> dict[str, str]:
+    """What a toy sentence says: who does what, and where if it says so."""
+    nouns = [word for word in words if TAG_OF[word] == "NOUN"]
+    meaning = {"subject": nouns[0], "action": next(word for word in words if TAG_OF[word] == "VERB")}
+    return meaning | ({"placeName": nouns[2]} if len(nouns) > 2 else {})

@@ -17,7 +17,7 @@ def train_classifier(
     data: Annotated[str, typer.Option(help="Texts, with labels where the kind needs them: a path or a hub id.")],
     model: ModelOption = "e2e",
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="The column that holds the labels.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="The column of labels; for `field`, columns.")] = None,
     name: Annotated[str | None, typer.Option(help="What the control will be called; the kind by default.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
@@ -41,11 +41,12 @@ def train_classifier(
     if kind not in kinds:
         raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
     loaded = from_pretrained(model, find_device(device))
-    directory = out or new_classifier_directory(loaded, name or kind)
+    directory = out or new_classifier_directory(loaded, name or kind, kind)
     check_place(directory, force)
     rows, column = load_data(data, text_column)
     if label_column is not None:
-        find_text_column(rows.column_names, label_column, data)
+        for wanted in label_column.split(","):
+            find_text_column(rows.column_names, wanted.strip(), data)
     config = TrainingConfig(
         steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=0.0, lr=lr, seed=seed, ema=0.995,
         checkpoint_every=100, validate_every=max(1, steps // 3),

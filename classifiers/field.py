@@ -1,0 +1,69 @@
+"""Meaning: `food: Japanese`, `area: riverside`, `family friendly: no`.
+
+One classifier answers for all fields of a data set. They come from a meaning representation
+(`food[Japanese], area[riverside]`, as in E2E) or from label columns. A field that a text does not mention has the value
+`absent`, which the head learns like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from classifiers.label import ABSENT, Label, Row, read_column
+from ctrlgen.control import Verdict
+from ctrlgen.data import find_text_column
+from ctrlgen.tokenizer import detokenize
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SLOT = re.compile(r"([^\[\],]+)\[([^\]]*)\]")  # food[Japanese]
+
+
+class Field(Label):
+    """`success` is the oracle's verdict; where Diffusion-LM's literal test says otherwise, `detail` tells."""
+
+    kind = "field"
+    summary = "what the text says of each field of your data"
+    syntax = "FIELD: VALUE, or FIELD: absent"
+    example = "food: Japanese"
+    may_be_absent: ClassVar[bool] = True
+
+    @classmethod
+    def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
+        """Fields of the columns named, separated by commas, or of all columns but the text."""
+        columns = [column for column in data.column_names if column != text_column]
+        if label_column is not None:
+            columns = [find_text_column(data.column_names, c.strip(), "the data") for c in label_column.split(",")]
+        rows: list[Row] = [{} for _ in range(len(data))]
+        for column in columns:
+            values = read_column(data, column)
+            is_meaning = any(values) and not any(SLOT.sub("", value).strip(", ") for value in values)
+            for row, value in zip(rows, values, strict=True):
+                row.update(read_meaning(value) if is_meaning else {column: value})
+        return [{field: value for field, value in row.items() if value} for row in rows]
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[int]) -> list[Verdict]:
+        verdicts = super().check(texts, targets)
+        return [
+            self.compared_with_literal(verdict, words, self.values[target])
+            for verdict, words, target in zip(verdicts, texts, targets, strict=True)
+        ]
+
+    def compared_with_literal(self, verdict: Verdict, words: Sequence[str], value: str) -> Verdict:
+        if value == ABSENT or is_literal(self.tokenizer.split(value), words) == verdict.success:
+            return verdict
+        detail = f"{value!r} is not written" if verdict.success else f"{verdict.detail}, though {value!r} is written"
+        return Verdict(verdict.success, detail)
+
+
+def read_meaning(text: str) -> Row:
+    """`name[The Vaults], eatType[pub]` by field."""
+    return {field.strip(): value.strip() for field, value in SLOT.findall(text)}
+
+
+def is_literal(value: Sequence[str], words: Sequence[str]) -> bool:
+    """Diffusion-LM's test of meaning: the value is a substring of the text, here whatever its case."""
+    return detokenize(value).casefold() in detokenize(words).casefold()

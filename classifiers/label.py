@@ -1,0 +1,375 @@
+"""Any label that the user brings: `sentiment: positive`.
+
+The guide is a head on the denoiser's hidden states of noised text. The oracle is another network, trained apart on the
+clean texts of the other half of the data; it never guides. Both know several fields at once, each with values of its
+own, of which one text may have any; a label is the case of one field, and `classifiers.field` the case of many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_weights, write_weights
+from ctrlgen.control import Classifier, Verdict
+from ctrlgen.data import LengthBatches, find_text_column
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.heads import Example, Head, load_head, train_head
+from ctrlgen.model import Denoised
+from ctrlgen.registry import check_name, find_trained, fold, weights_fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ctrlgen.train import Progress, TrainingConfig
+
+Values = dict[str, list[str]]  # each field's values, in the order of their ids
+Row = dict[str, str]  # what one text has: its value in each field
+Ids = tuple[int, ...]  # the same as ids, one for each field
+
+OPEN = -1  # a field that is not asked for, or not known
+ABSENT = "absent"  # the value of a field that a text does not mention
+MIN_COUNT = 5  # a value seen less often cannot be learned
+MIN_TEXTS = 40
+MOST_LISTED = 12  # values named in an error
+HEAD_SIZE = {"width": 96}
+ORACLE = "oracle.safetensors"
+ORACLE_SIZE = {"dim": 32, "width": 128}
+ORACLE_EPOCHS, ORACLE_MOST_STEPS, ORACLE_TOKENS, ORACLE_LR = 60, 3000, 1024, 3e-3
+ORACLE_HELD_OUT = 0.1
+LEAST_EXPLAINED = 0.02  # of the labels' entropy; a head that knows less cannot steer
+
+
+def by_field(logits: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Log-probabilities that sum to one within each field. (B, values of all fields) -> K times (B, values)"""
+    return [part.log_softmax(-1) for part in logits.split(list(sizes), -1)]
+
+
+def joint_log_prob(log_p: Sequence[Tensor], ids: Tensor) -> Tensor:
+    """The sum over the fields asked for; given x_t, fields count as independent. ids (B, K) -> (B,)"""
+    each = [field.gather(-1, id.clamp(min=0)[:, None]).squeeze(-1) for field, id in zip(log_p, ids.T, strict=True)]
+    return (torch.stack(each, -1) * (ids != OPEN)).sum(-1)
+
+
+def likeliest(log_p: Sequence[Tensor]) -> Tensor:
+    """The best value of each field. (B, K)"""
+    return torch.stack([field.argmax(-1) for field in log_p], -1)
+
+
+class LabelHead(Head):
+    """log p(value | x_t) of every field: one transformer block, and for each field an attention pooling over words."""
+
+    field_of: Tensor  # the field of each value, over the values of all fields
+
+    def __init__(self, sizes: Sequence[int], trunk_layers: int, trunk_width: int, embedding_dim: int, width: int):
+        super().__init__()
+        self.sizes = sizes
+        self.register_buffer("field_of", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), False)
+        self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
+        self.input = nn.Linear(trunk_width + embedding_dim, width)
+        self.block = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(0.02 * torch.randn(len(sizes), width))
+        self.output = nn.Linear(width, sum(sizes))
+        nn.init.zeros_(self.output.weight)
+
+    def features(self, denoised: Denoised) -> Tensor:
+        """A learned mixture of the denoiser's layers, and the words it expects. (B, n, width)"""
+        weights = self.layer_mix.softmax(0)
+        mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
+        return self.input(torch.cat([mixed, denoised.x0_hat], -1))
+
+    def forward(self, denoised: Denoised) -> list[Tensor]:
+        """log p(value | x_t): for each of the K fields, (B, values)."""
+        h = self.features(denoised)
+        beyond = None  # (B, n), what stands after a row's end
+        if denoised.lengths is not None:
+            beyond = torch.arange(h.shape[1], device=h.device) >= denoised.lengths[:, None]
+        h = self.norm(self.block(h, src_key_padding_mask=beyond))
+        scores = h @ self.query.T  # (B, n, K)
+        if beyond is not None:
+            scores = scores.masked_fill(beyond[..., None], -torch.inf)
+        pooled = scores.softmax(1).transpose(1, 2) @ h  # (B, K, width)
+        logits = (pooled[:, self.field_of] * self.output.weight).sum(-1) + self.output.bias
+        return by_field(logits, self.sizes)
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """encoded: value ids (B, K), OPEN where a field is not asked for -> (B,)"""
+        return joint_log_prob(self(denoised), encoded)
+
+    def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        asked = encoded != OPEN
+        right = likeliest(self(denoised)) == encoded
+        return (right & asked).sum(-1) / asked.sum(-1).clamp(min=1)
+
+    def encode(self, targets: Sequence[Ids], lengths: Sequence[int]) -> Tensor:
+        return torch.tensor(targets)
+
+
+class CleanClassifier(nn.Module):
+    """The oracle: a convolution over words, the strongest answer of each filter, a linear layer (Kim 2014)."""
+
+    def __init__(self, sizes: Sequence[int], vocab_size: int, dim: int, width: int):
+        super().__init__()
+        self.sizes = sizes
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.filters = nn.Conv1d(dim, width, 3, padding=1)
+        self.dropout = nn.Dropout(0.3)
+        self.output = nn.Linear(width, sum(sizes))
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        """log p(value | words), words (B, n): for each of the K fields, (B, values)."""
+        h = self.filters(self.embedding(tokens).transpose(1, 2)).relu().amax(-1)  # (B, width)
+        return by_field(self.output(self.dropout(h)), self.sizes)
+
+
+def train_oracle(oracle: CleanClassifier, examples: Sequence[Example[Ids]], seed: int) -> list[float]:
+    """Train on clean texts; the accuracy in each field on those held out."""
+    kept = max(1, int(len(examples) * ORACLE_HELD_OUT))
+    held_out, examples = examples[:kept], examples[kept:]
+    batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)
+    order = [indices for epoch in range(ORACLE_EPOCHS) for indices in batches.epoch(epoch)][:ORACLE_MOST_STEPS]
+    optimizer = torch.optim.AdamW(oracle.parameters(), lr=ORACLE_LR)
+    for step, indices in enumerate(order):
+        for group in optimizer.param_groups:
+            group["lr"] = ORACLE_LR * (1.0 - step / len(order))
+        ids = torch.tensor([examples[i].target for i in indices])  # (B, K)
+        optimizer.zero_grad()
+        (-joint_log_prob(oracle(batches.tokens(indices)), ids).mean()).backward()
+        optimizer.step()
+    oracle.eval().requires_grad_(False)
+    wanted = torch.tensor([e.target for e in held_out])
+    got = torch.cat([likeliest(oracle(torch.tensor([e.tokens]))) for e in held_out])
+    asked = wanted != OPEN
+    return (((got == wanted) & asked).sum(0) / asked.sum(0).clamp(min=1)).tolist()
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """How often each field has each value: what a guess without reading the text is worth."""
+
+    counts: list[Tensor]  # for each field, (values,)
+
+    @classmethod
+    def of(cls, examples: Sequence[Example[Ids]], sizes: Sequence[int]) -> Frequencies:
+        ids = torch.tensor([e.target for e in examples])  # (N, K)
+        return cls([torch.bincount(id[id != OPEN], minlength=size) for id, size in zip(ids.T, sizes, strict=True)])
+
+    def log_p(self) -> list[Tensor]:
+        """Smoothed by one, so that nothing is impossible."""
+        return [((count + 1) / (count + 1).sum()).log() for count in self.counts]
+
+    def accuracies(self) -> list[float]:
+        """In each field, how often its commonest value is right."""
+        return [float(count.max() / count.sum()) for count in self.counts]
+
+    def loss(self, examples: Sequence[Example[Ids]]) -> float:
+        """Measured as a head's validation loss is: nats a word, averaged over texts."""
+        log_p = [field.expand(len(examples), -1) for field in self.log_p()]
+        joint = joint_log_prob(log_p, torch.tensor([e.target for e in examples]))
+        return float(-(joint / torch.tensor([len(e.tokens) for e in examples])).mean())
+
+
+class Label(Classifier):
+    kind = "label"
+    summary = "any label that your data has"
+    syntax = "NAME: VALUE, after `ctrlgen train-classifier label --label-column COLUMN --name NAME`"
+    example = "sentiment: positive"
+    oracle = "a classifier trained on other, clean texts"
+    may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
+
+    def __init__(self, model: DiffusionLM, name: str, values: Values, head: LabelHead, judge: CleanClassifier):
+        self.tokenizer = model.tokenizer
+        self.name = name
+        self.values = values[name]
+        self.field, self.fields = list(values).index(name), len(values)
+        self.head, self.judge = head, judge
+
+    @classmethod
+    def load(cls, model: DiffusionLM, name: str) -> Label:
+        directory, config = find_trained(model, name)
+        try:
+            values = {field: [str(value) for value in values] for field, values in config["values"].items()}
+            head, judge = cls.networks(model, values, config["head"], config["oracle"]["size"])
+            classifier = cls(model, name, values, head, judge)
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a {cls.kind} classifier") from error
+        load_head(head, directory).to(model.device)
+        try:
+            judge.load_state_dict(read_weights(directory / ORACLE))
+        except RuntimeError as error:
+            raise CtrlgenError(f"{directory / ORACLE}: does not fit {CONFIG}") from error
+        judge.eval().requires_grad_(False)
+        return classifier
+
+    @staticmethod
+    def networks(
+        model: DiffusionLM, values: Values, head: dict[str, int], oracle: dict[str, int]
+    ) -> tuple[LabelHead, CleanClassifier]:
+        """Guide and oracle, untrained."""
+        sizes, trunk = [len(of_field) for of_field in values.values()], model.config
+        guide = LabelHead(sizes, trunk.layers, trunk.width, trunk.embedding_dim, **head)
+        return guide, CleanClassifier(sizes, len(model.tokenizer), **oracle)
+
+    @classmethod
+    def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
+        """What each row of the data has; a field without a value is left out."""
+        columns = [column for column in data.column_names if column != text_column]
+        if label_column is None:
+            raise UsageError(f"{cls.kind}: which column holds the labels? Give --label-column: {', '.join(columns)}")
+        find_text_column(data.column_names, label_column, "the data")
+        return [{name: value} if value else {} for value in read_column(data, label_column)]
+
+    @classmethod
+    def train(
+        cls,
+        model: DiffusionLM,
+        name: str,
+        data: Dataset,
+        text_column: str,
+        label_column: str | None,
+        config: TrainingConfig,
+        directory: Path,
+    ) -> Iterator[Progress]:
+        torch.manual_seed(config.seed)
+        rows = cls.read_rows(name, data, text_column, label_column)
+        texts = read_column(data, text_column)
+        if not any(texts):
+            raise CtrlgenError(f"the column {text_column!r} holds no text")
+        values = learnable_values([row for row, text in zip(rows, texts, strict=True) if text], cls.may_be_absent)
+        if not values:
+            seen = Counter(value for row in rows for value in row.values()).most_common(3)
+            listed = ", ".join(f"{value!r} {count} times" for value, count in seen) or "nothing"
+            raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {listed}")
+        for field in values:
+            check_name(field, cls.kind)
+        examples = make_examples(model, texts, rows, values, cls.may_be_absent)
+        guides, oracles = halves(examples, config.seed)
+        head, judge = cls.networks(model, values, HEAD_SIZE, ORACLE_SIZE)
+        frequencies = Frequencies.of(guides, head.sizes)
+        head.output.bias.data.copy_(torch.cat(frequencies.log_p()))
+        right = dict(zip(values, train_oracle(judge, oracles, config.seed), strict=True))
+        guessed = dict(zip(values, frequencies.accuracies(), strict=True))
+        description = {
+            "kind": cls.kind,
+            "names": list(values),
+            "head": HEAD_SIZE,
+            "oracle": {"size": ORACLE_SIZE, "accuracy": right},
+            "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
+            "texts": {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)},
+            "trained_on": weights_fingerprint(model),
+            "values": values,
+        }
+        for progress in train_head(model, head, guides, config, directory, description):
+            yield compared_with_guessing(progress, description) if progress.validation else progress
+        write_weights(directory / ORACLE, judge.state_dict())
+
+    def parse(self, value: str) -> int:
+        """The id of a value, whatever its case, spaces and hyphens."""
+        written = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+        same = [known for known in self.values if known.casefold() == written.strip().casefold()]
+        same = same or [known for known in self.values if fold(known) and fold(known) == fold(written)]
+        if len(same) != 1:
+            listed = ", ".join(self.values[:MOST_LISTED]) + (", …" if len(self.values) > MOST_LISTED else "")
+            hint = did_you_mean(written, self.values, 3)
+            raise UsageError(f"{self.name}: unknown value {written!r}; its values are {listed}.{hint}")
+        return self.values.index(same[0])
+
+    def encode(self, targets: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """(B, K), only this field asked for."""
+        encoded = torch.full((len(targets), self.fields), OPEN)
+        encoded[:, self.field] = torch.tensor(targets)
+        return encoded.to(self.head.query.device)
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        return self.head.log_prob(denoised, encoded)
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[int]) -> list[Verdict]:
+        verdicts = []
+        for words, target in zip(texts, targets, strict=True):
+            ids = self.tokenizer.ids(words) or [self.tokenizer.pad_id]
+            got = int(self.judge(torch.tensor([ids]))[self.field].argmax())
+            verdicts.append(Verdict(got == target, None if got == target else f"reads as {self.values[got]}"))
+        return verdicts
+
+
+def read_column(data: Dataset, column: str) -> list[str]:
+    """A column as text, "" where a row has nothing. Numbered classes of the hub get their names."""
+    names = getattr(data.features[column], "names", None)
+
+    def written(value: Any) -> str:
+        if isinstance(value, int) and names and 0 <= value < len(names):
+            return str(names[value])
+        if isinstance(value, float):  # how a column of whole numbers with gaps is read
+            return "" if math.isnan(value) else f"{value:g}"
+        return str(value).strip() if isinstance(value, str | int) else ""
+
+    return [written(value) for value in data[column]]
+
+
+def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
+    """The fields that are worth learning, with their values as most often written, in alphabetical order."""
+    spellings: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for row in rows:
+        for field, value in row.items():
+            spellings[field][value.casefold()][value] += 1
+    fields = {}
+    for field, of_field in spellings.items():
+        values = sorted(s.most_common(1)[0][0] for s in of_field.values() if s.total() >= MIN_COUNT)
+        missing = len(rows) - sum(s.total() for s in of_field.values())
+        if len(values) + (may_be_absent and missing >= MIN_COUNT) >= 2 and values:
+            fields[field] = [ABSENT, *(v for v in values if v != ABSENT)] if may_be_absent else values
+    return fields
+
+
+def make_examples(
+    model: DiffusionLM, texts: Sequence[str], rows: Sequence[Row], values: Values, may_be_absent: bool
+) -> list[Example[Ids]]:
+    """The texts that fit the model and have something to learn."""
+    ids = {field: {value.casefold(): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
+    missing = ABSENT if may_be_absent else ""
+    examples = []
+    for text, row in zip(texts, rows, strict=True):
+        target = tuple(ids[field].get(row.get(field, missing).casefold(), OPEN) for field in values)
+        tokens = model.tokenizer.encode(text)
+        if 0 < len(tokens) <= model.config.max_length and set(target) != {OPEN}:
+            examples.append(Example(tokens, target))
+    return examples
+
+
+def halves(examples: Sequence[Example[Ids]], seed: int) -> tuple[list[Example[Ids]], list[Example[Ids]]]:
+    """The guide's half and the oracle's, without a text in common. Raises CtrlgenError where there are too few."""
+    texts = sorted({tuple(e.tokens) for e in examples})
+    if len(texts) < MIN_TEXTS:
+        raise CtrlgenError(f"only {len(texts)} usable texts: at least {MIN_TEXTS} are needed, half for the oracle")
+    random = Random(seed)
+    first = set(random.sample(texts, len(texts) // 2))
+    shuffled = random.sample(examples, len(examples))
+    return [e for e in shuffled if tuple(e.tokens) in first], [e for e in shuffled if tuple(e.tokens) not in first]
+
+
+def compared_with_guessing(progress: Progress, description: dict[str, Any]) -> Progress:
+    """Add what guessing is worth to a validation, and in words at the end what cannot steer or cannot be trusted."""
+    measured, guessing = progress.validation or {}, description["guessing"]
+    explained = 1.0 - measured["validation_loss"] / guessing["validation_loss"]
+    base = sum(guessing["accuracy"].values()) / len(guessing["accuracy"])
+    notes = []
+    if progress.step == progress.steps:
+        if description["texts"]["skipped"]:
+            notes.append(f"{description['texts']['skipped']} rows skipped: no text, no usable label, or too long")
+        if explained < LEAST_EXPLAINED:
+            notes.append("warning: the head knows no more than how frequent each value is, so it cannot steer")
+        for field, right in description["oracle"]["accuracy"].items():
+            notes.append(f"oracle of {field}: accuracy {right:.3f}, guessing {guessing['accuracy'][field]:.3f}")
+            if not right > guessing["accuracy"][field]:
+                notes.append(f"warning: the oracle of {field} is no better than guessing; its verdicts mean little")
+    return replace(progress, validation=measured | {"base_rate": base, "explained": explained, "notes": notes})
