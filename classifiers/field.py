@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from classifiers.label import ABSENT, Label, Row, read_column
+from classifiers.label import Label
+from classifiers.labelled import ABSENT, Row, read_column
 from ctrlgen.control import Verdict
 from ctrlgen.data import find_text_column
 from ctrlgen.tokenizer import detokenize

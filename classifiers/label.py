@@ -7,18 +7,17 @@ own, of which one text may have any; a label is the case of one field, and `clas
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifiers.labelled import MIN_COUNT, OPEN, Ids, Row, Values, halves, learnable_values, make_examples, read_column
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_weights, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import LengthBatches, find_text_column
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
 
     from ctrlgen.train import Progress, TrainingConfig
 
-Values = dict[str, list[str]]  # each field's values, in the order of their ids
-Row = dict[str, str]  # what one text has: its value in each field
-Ids = tuple[int, ...]  # the same as ids, one for each field
-
-OPEN = -1  # a field that is not asked for, or not known
-ABSENT = "absent"  # the value of a field that a text does not mention
-MIN_COUNT = 5  # a value seen less often cannot be learned
-MIN_TEXTS = 40
 MOST_LISTED = 12  # values named in an error
 HEAD_SIZE = {"width": 96}
 ORACLE = "oracle.safetensors"
@@ -300,61 +291,6 @@ class Label(Classifier):
             got = int(self.judge(torch.tensor([ids]))[self.field].argmax())
             verdicts.append(Verdict(got == target, None if got == target else f"reads as {self.values[got]}"))
         return verdicts
-
-
-def read_column(data: Dataset, column: str) -> list[str]:
-    """A column as text, "" where a row has nothing. Numbered classes of the hub get their names."""
-    names = getattr(data.features[column], "names", None)
-
-    def written(value: Any) -> str:
-        if isinstance(value, int) and names and 0 <= value < len(names):
-            return str(names[value])
-        if isinstance(value, float):  # how a column of whole numbers with gaps is read
-            return "" if math.isnan(value) else f"{value:g}"
-        return str(value).strip() if isinstance(value, str | int) else ""
-
-    return [written(value) for value in data[column]]
-
-
-def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
-    """The fields that are worth learning, with their values as most often written, in alphabetical order."""
-    spellings: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for row in rows:
-        for field, value in row.items():
-            spellings[field][value.casefold()][value] += 1
-    fields = {}
-    for field, of_field in spellings.items():
-        values = sorted(s.most_common(1)[0][0] for s in of_field.values() if s.total() >= MIN_COUNT)
-        missing = len(rows) - sum(s.total() for s in of_field.values())
-        if len(values) + (may_be_absent and missing >= MIN_COUNT) >= 2 and values:
-            fields[field] = [ABSENT, *(v for v in values if v != ABSENT)] if may_be_absent else values
-    return fields
-
-
-def make_examples(
-    model: DiffusionLM, texts: Sequence[str], rows: Sequence[Row], values: Values, may_be_absent: bool
-) -> list[Example[Ids]]:
-    """The texts that fit the model and have something to learn."""
-    ids = {field: {value.casefold(): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
-    missing = ABSENT if may_be_absent else ""
-    examples = []
-    for text, row in zip(texts, rows, strict=True):
-        target = tuple(ids[field].get(row.get(field, missing).casefold(), OPEN) for field in values)
-        tokens = model.tokenizer.encode(text)
-        if 0 < len(tokens) <= model.config.max_length and set(target) != {OPEN}:
-            examples.append(Example(tokens, target))
-    return examples
-
-
-def halves(examples: Sequence[Example[Ids]], seed: int) -> tuple[list[Example[Ids]], list[Example[Ids]]]:
-    """The guide's half and the oracle's, without a text in common. Raises CtrlgenError where there are too few."""
-    texts = sorted({tuple(e.tokens) for e in examples})
-    if len(texts) < MIN_TEXTS:
-        raise CtrlgenError(f"only {len(texts)} usable texts: at least {MIN_TEXTS} are needed, half for the oracle")
-    random = Random(seed)
-    first = set(random.sample(texts, len(texts) // 2))
-    shuffled = random.sample(examples, len(examples))
-    return [e for e in shuffled if tuple(e.tokens) in first], [e for e in shuffled if tuple(e.tokens) not in first]
 
 
 def compared_with_guessing(progress: Progress, description: dict[str, Any]) -> Progress:

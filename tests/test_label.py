@@ -18,19 +18,8 @@ from toy_grammar import toy_meaning, toy_sentences
 
 from classifiers import label
 from classifiers.field import Field, is_literal, read_meaning
-from classifiers.label import (
-    ABSENT,
-    OPEN,
-    ORACLE,
-    CleanClassifier,
-    Frequencies,
-    Label,
-    LabelHead,
-    halves,
-    learnable_values,
-    make_examples,
-    read_column,
-)
+from classifiers.label import ORACLE, CleanClassifier, Frequencies, Label, LabelHead
+from classifiers.labelled import ABSENT, OPEN, halves, learnable_values, make_examples, read_column
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError

@@ -1,0 +1,81 @@
+"""Labelled texts from a data set: which values there are, and the examples to learn them from."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.heads import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ctrlgen.checkpoint import DiffusionLM
+
+Values = dict[str, list[str]]  # each field's values, in the order of their ids
+Row = dict[str, str]  # what one text has: its value in each field
+Ids = tuple[int, ...]  # the same as ids, one for each field
+
+OPEN = -1  # a field that is not asked for, or not known
+ABSENT = "absent"  # the value of a field that a text does not mention
+MIN_COUNT = 5  # a value seen less often cannot be learned
+MIN_TEXTS = 40
+
+
+def read_column(data: Dataset, column: str) -> list[str]:
+    """A column as text, "" where a row has nothing. Numbered classes of the hub get their names."""
+    names = getattr(data.features[column], "names", None)
+
+    def written(value: Any) -> str:
+        if isinstance(value, int) and names and 0 <= value < len(names):
+            return str(names[value])
+        if isinstance(value, float):  # how a column of whole numbers with gaps is read
+            return "" if math.isnan(value) else f"{value:g}"
+        return str(value).strip() if isinstance(value, str | int) else ""
+
+    return [written(value) for value in data[column]]
+
+
+def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
+    """The fields that are worth learning, with their values as most often written, in alphabetical order."""
+    spellings: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for row in rows:
+        for field, value in row.items():
+            spellings[field][value.casefold()][value] += 1
+    fields = {}
+    for field, of_field in spellings.items():
+        values = sorted(s.most_common(1)[0][0] for s in of_field.values() if s.total() >= MIN_COUNT)
+        missing = len(rows) - sum(s.total() for s in of_field.values())
+        if len(values) + (may_be_absent and missing >= MIN_COUNT) >= 2 and values:
+            fields[field] = [ABSENT, *(v for v in values if v != ABSENT)] if may_be_absent else values
+    return fields
+
+
+def make_examples(
+    model: DiffusionLM, texts: Sequence[str], rows: Sequence[Row], values: Values, may_be_absent: bool
+) -> list[Example[Ids]]:
+    """The texts that fit the model and have something to learn."""
+    ids = {field: {value.casefold(): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
+    missing = ABSENT if may_be_absent else ""
+    examples = []
+    for text, row in zip(texts, rows, strict=True):
+        target = tuple(ids[field].get(row.get(field, missing).casefold(), OPEN) for field in values)
+        tokens = model.tokenizer.encode(text)
+        if 0 < len(tokens) <= model.config.max_length and set(target) != {OPEN}:
+            examples.append(Example(tokens, target))
+    return examples
+
+
+def halves(examples: Sequence[Example[Ids]], seed: int) -> tuple[list[Example[Ids]], list[Example[Ids]]]:
+    """The guide's half and the oracle's, without a text in common. Raises CtrlgenError where there are too few."""
+    texts = sorted({tuple(e.tokens) for e in examples})
+    if len(texts) < MIN_TEXTS:
+        raise CtrlgenError(f"only {len(texts)} usable texts: at least {MIN_TEXTS} are needed, half for the oracle")
+    random = Random(seed)
+    first = set(random.sample(texts, len(texts) // 2))
+    shuffled = random.sample(examples, len(examples))
+    return [e for e in shuffled if tuple(e.tokens) in first], [e for e in shuffled if tuple(e.tokens) not in first]
