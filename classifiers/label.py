@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -128,11 +129,12 @@ def train_oracle(oracle: CleanClassifier, examples: Sequence[Example[Ids]], seed
     kept = max(1, int(len(examples) * ORACLE_HELD_OUT))
     held_out, examples = examples[:kept], examples[kept:]
     batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)
-    order = [indices for epoch in range(ORACLE_EPOCHS) for indices in batches.epoch(epoch)][:ORACLE_MOST_STEPS]
+    steps = min(ORACLE_MOST_STEPS, ORACLE_EPOCHS * len(batches.epoch(0)))
+    order = chain.from_iterable(map(batches.epoch, count()))
     optimizer = torch.optim.AdamW(oracle.parameters(), lr=ORACLE_LR)
-    for step, indices in enumerate(order):
+    for step, indices in zip(range(steps), order, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = ORACLE_LR * (1.0 - step / len(order))
+            group["lr"] = ORACLE_LR * (1.0 - step / steps)
         ids = torch.tensor([examples[i].target for i in indices])  # (B, K)
         optimizer.zero_grad()
         (-joint_log_prob(oracle(batches.tokens(indices)), ids).mean()).backward()
@@ -157,11 +159,11 @@ class Frequencies:
 
     def log_p(self) -> list[Tensor]:
         """Smoothed by one, so that nothing is impossible."""
-        return [((count + 1) / (count + 1).sum()).log() for count in self.counts]
+        return [((seen + 1) / (seen + 1).sum()).log() for seen in self.counts]
 
     def accuracies(self) -> list[float]:
         """In each field, how often its commonest value is right."""
-        return [float(count.max() / count.sum()) for count in self.counts]
+        return [float(seen.max() / seen.sum().clamp(min=1)) for seen in self.counts]
 
     def loss(self, examples: Sequence[Example[Ids]]) -> float:
         """Measured as a head's validation loss is: nats a word, averaged over texts."""
@@ -239,7 +241,7 @@ class Label(Classifier):
         values = learnable_values([row for row, text in zip(rows, texts, strict=True) if text], cls.may_be_absent)
         if not values:
             seen = Counter(value for row in rows for value in row.values()).most_common(3)
-            listed = ", ".join(f"{value!r} {count} times" for value, count in seen) or "nothing"
+            listed = ", ".join(f"{value!r} {times} times" for value, times in seen) or "nothing"
             raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {listed}")
         for field in values:
             check_name(field, cls.kind)
