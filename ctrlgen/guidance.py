@@ -10,7 +10,7 @@ Several controls are a sum of log-probabilities, so one backward pass serves the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor
 from ctrlgen.choices import GuidanceMethod
 from ctrlgen.control import Classifier
 from ctrlgen.errors import UsageError
-from ctrlgen.model import Denoised, Denoiser
+from ctrlgen.model import Denoised
 from ctrlgen.schedule import alpha_sigma
+
+Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
 
 MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
 
@@ -90,29 +92,28 @@ def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
 
 
 def steer(
-    denoiser: Denoiser,
+    denoiser: Denoise,
     x_t: Tensor,
     log_snr: Tensor,
     self_condition: Tensor | None,
-    clean: Tensor | None,
     lengths: Tensor | None,
     terms: Sequence[Term],
     guidance: Guidance,
 ) -> tuple[Denoised, Tensor]:
     """One call of the denoiser, steered by `terms`.
 
-    x_t (B, n, d), log_snr (B,), all rows alike. Returns what the denoiser said, its logits corrected where the
-    method corrects words, and the shift to add to x0_hat (B, n, d). The `paper` method steers elsewhere, in `refine`.
+    x_t (B, n, d), log_snr (1,), the noise level of all rows. Returns what the denoiser said, its logits corrected
+    where the method corrects words, and the shift to add to x0_hat (B, n, d). `paper` steers elsewhere, in `refine`.
     """
     if guidance.method != "gradient" or not terms:
         with torch.no_grad():
-            denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
+            denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
             if guidance.method == "exact":
                 denoised = condition_words(denoised, terms, guidance.strength)
         return denoised, torch.zeros_like(x_t)
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
-        denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
+        denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
         (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
     return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.strength)
 
@@ -139,7 +140,7 @@ def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) 
 
 
 def refine(
-    denoiser: Denoiser,
+    denoiser: Denoise,
     x_s: Tensor,
     mean: Tensor,
     variance: Tensor,
@@ -150,7 +151,7 @@ def refine(
 ) -> Tensor:
     """Diffusion-LM's update: Adagrad ascent on lambda log p(x_{t-1} | x_t) + log p(c | x_{t-1}).
 
-    x_s is the draw of x_{t-1}, mean and variance those of p(x_{t-1} | x_t), log_snr (B,) its noise level.
+    x_s is the draw of x_{t-1}, mean and variance those of p(x_{t-1} | x_t), log_snr (1,) its noise level.
     """
     with torch.enable_grad():
         x = x_s.detach().clone().requires_grad_(True)

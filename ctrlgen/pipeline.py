@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from ctrlgen.control import Control, Verdict, check
 from ctrlgen.diffusion import log_likelihood_bound
 from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance, Term, active, joint_log_prob, refine, steer
+from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
 from ctrlgen.registry import Controls
 from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
@@ -69,12 +70,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """N samples under the same controls. Sample i has seed `seed + i`."""
+    """N samples under the same controls. Sample i has seed `seed + i`. With a template its blanks are filled."""
 
     controls: tuple[Control, ...] = ()
     n: int = 1
     seed: int = 0
     id: Any = None
+    template: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Job:
     seed: int
     length: int
     controls: tuple[Control, ...]
+    kept: tuple[str | None, ...] = ()  # a template's words, None where one is to be written; empty without a template
 
     @property
     def noise_seed(self) -> int:
@@ -175,18 +178,26 @@ class Generator:
         self.controls = Controls(self.model)
         self.embeddings = self.model.denoiser.embeddings()
 
-    def request(self, controls: Sequence[str], n: int = 1, seed: int = 0, id: Any = None) -> Request:
-        """Parse controls and check that they can hold together. Raises UsageError before anything is sampled."""
+    def request(
+        self, controls: Sequence[str], n: int = 1, seed: int = 0, id: Any = None, template: str | None = None
+    ) -> Request:
+        """Parse controls and check that they can hold together. Raises UsageError before anything is sampled.
+
+        A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled.
+        """
         if n < 1:
             raise UsageError(f"n must be at least 1, got {n}")
         if abs(seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
         parsed = self.controls.parse(controls)
-        self.lengths(parsed)
-        return Request(parsed, n, seed, id)
+        if template is not None and self.model.fixed_length:
+            raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
+        blanks = parse_template(template, self.model.tokenizer) if template is not None else None
+        self.lengths(parsed, blanks)
+        return Request(parsed, n, seed, id, blanks)
 
-    def lengths(self, controls: Sequence[Control]) -> list[int]:
-        """The lengths that all controls allow. Raises UsageError naming those that cannot be had together."""
+    def lengths(self, controls: Sequence[Control], template: Template | None = None) -> list[int]:
+        """The lengths that all controls and the template allow. Raises UsageError naming those that contradict."""
         longest = self.model.config.max_length - self.model.fixed_length
         allowed = [(control, allowed_lengths(control, longest)) for control in controls]
         for control, lengths in allowed:
@@ -200,6 +211,14 @@ class Generator:
         common = set(range(1, longest + 1)).intersection(*(lengths for _, lengths in allowed))
         if not common:
             raise UsageError(f"{', '.join(repr(c.text) for c in controls)} allow no common length")
+        if template is not None:
+            fitting = template.lengths(longest)
+            if common.isdisjoint(fitting):
+                raise UsageError(
+                    f"{template.text!r} takes {fitting[0]} to {fitting[-1]} words, "
+                    f"which {', '.join(repr(c.text) for c in controls)} does not allow"
+                )
+            common.intersection_update(fitting)
         return sorted(common)
 
     def generate(
@@ -219,18 +238,21 @@ class Generator:
                 rows = [row[: job.length] for job, row in zip(batch, ids.tolist(), strict=True)]
                 done += sum(job.length for job in batch)
                 if watch is not None:
-                    watch(Step(done, total, self.model.tokenizer.decode(rows[0])))
+                    watch(Step(done, total, self.words(batch[0], rows[0])))
             finished |= dict(zip(batch, rows, strict=True))
         chosen = self.choose(finished, settings)
         return self.judge(requests, chosen)
 
     def jobs(self, number: int, request: Request, settings: Settings) -> Iterator[Job]:
-        lengths = self.lengths(request.controls)
+        lengths = self.lengths(request.controls, request.template)
         for index in range(request.n):
             seed = request.seed + index
             length = self.draw_length(lengths, seed)
             for candidate in range(settings.candidates):
-                yield Job(number, index, candidate, seed, length, request.controls)
+                job = Job(number, index, candidate, seed, length, request.controls)
+                if request.template is not None:
+                    job = replace(job, kept=request.template.fill(length, job.noise_seed))
+                yield job
 
     def draw_length(self, lengths: Sequence[int], seed: int) -> int:
         """One of the lengths, by how often training texts have it. Depends on the seed alone."""
@@ -251,6 +273,8 @@ class Generator:
         noise = SeededNoise([job.noise_seed for job in batch], sizes, self.embeddings.shape[1], model.device)
         log_snrs = model.schedule.steps(settings.steps).to(model.device)
         forbidden = self.forbidden_words()
+        kept = self.kept_words(batch)
+        denoiser = kept.told(model.denoiser, self.embeddings) if kept is not None else model.denoiser
 
         def acting_at(log_snr: Tensor) -> list[Term]:
             steps_before = int((log_snrs < log_snr).sum())
@@ -259,10 +283,10 @@ class Generator:
         def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
             acting = acting_at(log_snr)
             self_condition = previous.x0_hat if previous is not None else None
-            denoised, shift = steer(
-                model.denoiser, x_t, log_snr.expand(len(x_t)), self_condition, None, lengths, acting, guidance
-            )
+            denoised, shift = steer(denoiser, x_t, log_snr.expand(len(x_t)), self_condition, lengths, acting, guidance)
             logits = denoised.logits + forbidden
+            if kept is not None:
+                logits = kept.pin(logits)
             if model.config.objective == "mse":
                 return Prediction(x_t, log_snr, denoised.x0_hat + shift, logits)
             x0_hat = (logits / settings.temperature).softmax(-1) @ self.embeddings + shift
@@ -272,7 +296,7 @@ class Generator:
             acting = acting_at(log_snr)
             if not acting:
                 return x_s
-            return refine(model.denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), lengths, acting, guidance)
+            return refine(denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), lengths, acting, guidance)
 
         refine_draws = move if guidance.method == "paper" and terms else None
         sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
@@ -288,6 +312,18 @@ class Generator:
             if id not in allowed:
                 forbidden[id] = FORBIDDEN
         return forbidden
+
+    def kept_words(self, batch: Sequence[Job]) -> KeptWords | None:
+        """The given words of a batch, or None where no row has a template."""
+        if not any(job.kept for job in batch):
+            return None
+        rows = [job.kept or (None,) * job.length for job in batch]
+        return keep(rows, self.model.tokenizer).to(self.model.device)
+
+    def words(self, job: Job, ids: Sequence[int]) -> list[str]:
+        """The words of ids, but the user's own where they are given."""
+        words = self.model.tokenizer.decode(ids)
+        return [kept or word for kept, word in zip(job.kept, words, strict=True)] if job.kept else words
 
     def row_lengths(self, batch: Sequence[Job]) -> Tensor | None:
         """How long each row is, or None where all are alike."""
@@ -362,7 +398,7 @@ class Generator:
     @torch.no_grad()
     def judge(self, requests: Sequence[Request], chosen: dict[Job, list[int]]) -> list[Sample]:
         """Ask every oracle and every guide about the finished texts. In request order."""
-        tokens = {job: self.model.tokenizer.decode(ids) for job, ids in chosen.items()}
+        tokens = {job: self.words(job, ids) for job, ids in chosen.items()}
         results: dict[Job, list[ControlResult]] = {job: [] for job in chosen}
         for batch in make_batches(list(chosen)):
             if not batch[0].controls:

@@ -16,8 +16,7 @@ from toy_grammar import toy_sentences
 
 from classifiers import pos
 from ctrlgen import display
-from ctrlgen.cli import generate as generate_command
-from ctrlgen.cli import main
+from ctrlgen.cli import main, sampling
 from ctrlgen.control import Verdict
 from ctrlgen.pipeline import Generator, Request, Sample, Settings
 
@@ -95,8 +94,8 @@ import sys
 import ctrlgen
 assert "torch" not in sys.modules, "import ctrlgen"
 from ctrlgen.cli import main
-for arguments in (["--help"], ["generate", "--help"], ["train", "-h"], ["train-classifier", "-h"], ["controls", "-h"],
-                  ["--version"]):
+for arguments in (["--help"], ["generate", "--help"], ["infill", "-h"], ["train", "-h"], ["train-classifier", "-h"],
+                  ["controls", "-h"], ["--version"]):
     try:
         main(arguments)
     except SystemExit as stopped:
@@ -119,7 +118,7 @@ def test_what_import_offers() -> None:
         _ = ctrlgen.nothing
 
 
-@pytest.mark.parametrize("command", ["generate", "train", "train-classifier", "controls"])
+@pytest.mark.parametrize("command", ["generate", "infill", "train", "train-classifier", "controls"])
 def test_every_command_has_help(ctrlgen: Run, command: str) -> None:
     outcome = ctrlgen(command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
@@ -235,7 +234,7 @@ def test_batch(
     ctrlgen: Run, toy_model: Path, generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str,
     window: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(generate_command, "BATCH_WINDOW", window)
+    monkeypatch.setattr(sampling, "BATCH_WINDOW", window)
     lines = "\n\n".join(json.dumps(request) for request in REQUESTS)
     if source == "file":
         source = str(tmp_path / "requests.jsonl")
@@ -281,7 +280,7 @@ def test_an_interruption_leaves_no_file(
         return whole(self, *arguments)
 
     monkeypatch.setattr(Generator, "generate", generate)
-    monkeypatch.setattr(generate_command, "BATCH_WINDOW", 1)
+    monkeypatch.setattr(sampling, "BATCH_WINDOW", 1)
     monkeypatch.setattr(sys, "stdin", io.StringIO("{}\n{}\n"))
     out = tmp_path / "out.jsonl"
     outcome = ctrlgen("generate", "-m", toy_model, "--batch", "-", "--out", out, "--steps", 2)
@@ -301,13 +300,38 @@ def test_controls(ctrlgen: Run, toy_model: Path) -> None:
     assert pos.Pos.example in table.out
 
 
+# infill
+
+
+def test_infill(ctrlgen: Run, toy_model: Path, generator: Generator) -> None:
+    template = "the ___ Zebedee ___{2} ."
+    ask = ("infill", "-m", toy_model, template, "-c", SIMPLE.replace("VERB", "*"), "-n", 2, "--seed", 7, "--steps", 8)
+    outcome = ctrlgen(*ask, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    request = generator.request([SIMPLE.replace("VERB", "*")], n=2, seed=7, template=template)
+    samples = generator.generate([request], Settings(steps=8))
+    assert outcome.answers == [json.loads(json.dumps(sample.as_json())) for sample in samples]
+    assert [answer["tokens"][2] for answer in outcome.answers] == ["Zebedee"] * 2
+    assert "Zebedee" in ctrlgen(*ask).out
+
+
+def test_a_batch_may_hold_templates(
+    ctrlgen: Run, toy_model: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"template": "the ___ .", "seed": 3}\n{"seed": 3}\n'))
+    outcome = ctrlgen("generate", "-m", toy_model, "--batch", "-", "--steps", 8)
+    requests = [generator.request([], seed=3, template="the ___ ."), generator.request([], seed=3)]
+    samples = generator.generate(requests, Settings(steps=8))
+    assert [answer["tokens"] for answer in outcome.answers] == [sample.tokens for sample in samples]
+
+
 # train and train-classifier
 
 
 def test_train_and_train_classifier(
     ctrlgen: Run, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pos, "HEAD_SIZE", {"width": 16, "layers": 1})
+    monkeypatch.setattr(pos, "HEAD_SIZE", {"width": 16})
     recipe, model = tmp_path / "recipe.toml", tmp_path / "model"
     recipe.write_text(RECIPE.format(data='"nothing"'))
     trained = ctrlgen("train", recipe, "--data", toy_data, "--out", model, "--steps", 3)
@@ -390,6 +414,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_data: P
         "n0.jsonl": '{"n": 0}\n',
         "seed.jsonl": '{"seed": "7"}\n',
         "tag.jsonl": '{}\n\n{"controls": ["pos: NUON"]}\n',
+        "template.jsonl": '{"template": 3}\n',
         "blank.jsonl": "\n\n",
     }.items():
         (place / name).write_text(text)
@@ -453,6 +478,10 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --batch", "$place/n0.jsonl", 2, ["line 1: n must be at least 1"]),
         (f"{GENERATE} --batch", "$place/seed.jsonl", 2, ["line 1: seed must be a whole number"]),
         (f"{GENERATE} --batch", "$place/tag.jsonl", 2, ["line 3: ", "'NUON'", "Did you mean NOUN?"]),
+        (f"{GENERATE} --batch", "$place/template.jsonl", 2, ["line 1: template must be a string"]),
+        ("infill -m $place/model", "the cat .", 2, ["'the cat .' has no blank to fill"]),
+        ("infill -m $place/model -c 'pos: DET NOUN'", "the ___{2} .", 2, ["takes 4 to 4 words", "'pos: DET NOUN'"]),
+        ("infill -m $place/model -c", "pos: DET", 2, ["template"]),
         ("controls -m", "$place/nowhere", 1, ["$place/nowhere"]),
         ("generat", "-n", 2, ["generat"]),
         ("train --out", "$place/new", 2, ["recipe", "--data"]),

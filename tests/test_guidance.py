@@ -107,7 +107,7 @@ def test_the_shift_is_tweedies_with_the_gradient_of_finite_differences(model: De
         nudge[index] = step
         nudge = nudge.view_as(x_t)
         expected.view(-1)[index] = (objective(x_t + nudge) - objective(x_t - nudge)) / (2 * step)
-    _, shift = steer(model, x_t, log_snr, x0_before, None, None, terms, FAINT)
+    _, shift = steer(model, x_t, log_snr, x0_before, None, terms, FAINT)
     torch.testing.assert_close(shift / (FAINT.strength * tweedie_scale(log_snr)), expected, rtol=1e-6, atol=1e-8)
 
 
@@ -116,17 +116,17 @@ def test_controls_compose_as_a_sum_in_one_pass(model: Denoiser) -> None:
     model.register_forward_hook(lambda *_: calls.append(1))
     x_t, log_snr = noisy()
     terms = [some_term(0), some_term(1, negated=True), some_term(2, weight=3.0)]
-    _, together = steer(model, x_t, log_snr, None, None, None, terms, FAINT)
+    _, together = steer(model, x_t, log_snr, None, None, terms, FAINT)
     assert len(calls) == 1
-    singles = [steer(model, x_t, log_snr, None, None, None, [term], FAINT)[1] for term in terms]
+    singles = [steer(model, x_t, log_snr, None, None, [term], FAINT)[1] for term in terms]
     torch.testing.assert_close(together, sum(singles))
     assert all(shift.abs().max() > 0 for shift in singles)
 
 
 def test_a_weight_scales_the_gradient(model: Denoiser) -> None:
     x_t, log_snr = noisy()
-    _, once = steer(model, x_t, log_snr, None, None, None, [some_term(0)], FAINT)
-    _, thrice = steer(model, x_t, log_snr, None, None, None, [some_term(0, weight=3.0)], FAINT)
+    _, once = steer(model, x_t, log_snr, None, None, [some_term(0)], FAINT)
+    _, thrice = steer(model, x_t, log_snr, None, None, [some_term(0, weight=3.0)], FAINT)
     torch.testing.assert_close(thrice, 3.0 * once)
 
 
@@ -144,7 +144,7 @@ def test_exact_guidance_is_bayes_rule(make_model: MakeModel, prior: bool) -> Non
     model = with_a_prior(make_model, prior)
     x_t, log_snr = noisy(log_snr=-1.0)
     terms = [some_term(0), some_term(7)]
-    conditioned, shift = steer(model, x_t, log_snr, None, None, None, terms, Guidance("exact", strength=1.0))
+    conditioned, shift = steer(model, x_t, log_snr, None, None, terms, Guidance("exact", strength=1.0))
     alpha, sigma = alpha_sigma(log_snr[0])
     distances = (x_t[:, :, None] - alpha * model.embeddings()).square().sum(-1)  # (B, n, V)
     p = (model.output.bias - distances / (2 * sigma**2)).exp()
@@ -163,10 +163,10 @@ def test_the_gradient_at_strength_1_gives_the_exact_conditional_mean(
     model = with_a_prior(make_model, prior)
     x_t, log_snr = noisy(log_snr=-1.0)
     term = some_term(0, negated=negated)
-    denoised, shift = steer(model, x_t, log_snr, None, None, None, [term], Guidance(strength=1.0))
+    denoised, shift = steer(model, x_t, log_snr, None, None, [term], Guidance(strength=1.0))
     assert shift.norm(dim=-1).max() < math.sqrt(4) - 1e-6, "the bound on the shift must not act in this test"
     assert shift.norm(dim=-1).min() > 1e-3
-    conditioned, _ = steer(model, x_t, log_snr, None, None, None, [term], Guidance("exact", strength=1.0))
+    conditioned, _ = steer(model, x_t, log_snr, None, None, [term], Guidance("exact", strength=1.0))
     torch.testing.assert_close(denoised.x0_hat + shift, conditioned.probs @ model.embeddings())
 
 
@@ -181,7 +181,7 @@ def test_negating_what_is_certain_stays_finite(model: Denoiser) -> None:
     certain = Term(WordClasses(torch.ones(1, 11, dtype=torch.float64)), torch.zeros(2, 3, dtype=torch.long), 1.0, True)
     x_t, log_snr = noisy()
     assert torch.isfinite(certain.log_prob(model(x_t, log_snr))).all()
-    _, shift = steer(model, x_t, log_snr, None, None, None, [certain], Guidance())
+    _, shift = steer(model, x_t, log_snr, None, None, [certain], Guidance())
     assert torch.isfinite(shift).all()
 
 
@@ -199,7 +199,7 @@ def test_exact_multiplies_controls_to_the_power_of_their_weights(model: Denoiser
 def test_exact_without_a_closed_form_says_so(model: Denoiser) -> None:
     term = Term(WithoutClosedForm(torch.ones(1, 11)), torch.zeros(2, 3, dtype=torch.long))
     with pytest.raises(UsageError, match="classes: has no closed form; use --guidance gradient"):
-        steer(model, *noisy(), None, None, None, [term], Guidance("exact"))
+        steer(model, *noisy(), None, None, [term], Guidance("exact"))
 
 
 @pytest.mark.parametrize("log_snr", [-6.0, 0.0, 3.0])
@@ -221,14 +221,14 @@ def test_without_terms_the_denoiser_speaks_alone(model: Denoiser) -> None:
     x_t, log_snr = noisy()
     alone = model(x_t, log_snr)
     for guidance in (Guidance(), Guidance("exact"), Guidance("paper")):
-        denoised, shift = steer(model, x_t, log_snr, None, None, None, [], guidance)
+        denoised, shift = steer(model, x_t, log_snr, None, None, [], guidance)
         assert torch.equal(denoised.logits, alone.logits)
         assert torch.equal(denoised.x0_hat, alone.x0_hat)
         assert torch.equal(shift, torch.zeros_like(x_t))
 
 
 def test_what_steer_returns_holds_no_graph(model: Denoiser) -> None:
-    denoised, shift = steer(model, *noisy(), None, None, None, [some_term(0)], Guidance())
+    denoised, shift = steer(model, *noisy(), None, None, [some_term(0)], Guidance())
     tensors = [denoised.x_t, denoised.logits, denoised.x0_hat, *denoised.hidden, shift]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -298,6 +298,6 @@ def test_a_strong_fluency_term_pulls_towards_the_mean(model: Denoiser) -> None:
 
 def test_the_paper_method_leaves_the_prediction_alone(model: Denoiser) -> None:
     x_t, log_snr = noisy()
-    denoised, shift = steer(model, x_t, log_snr, None, None, None, [some_term(0)], Guidance("paper"))
+    denoised, shift = steer(model, x_t, log_snr, None, None, [some_term(0)], Guidance("paper"))
     assert torch.equal(denoised.x0_hat, model(x_t, log_snr).x0_hat)
     assert torch.equal(shift, torch.zeros_like(x_t))

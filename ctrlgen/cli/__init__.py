@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ctrlgen.cli import controls, generate, train, train_classifier
+from ctrlgen.cli import controls, generate, infill, train, train_classifier
 from ctrlgen.errors import CtrlgenError, UsageError
 
 OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("infill")(infill.infill)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("controls")(controls.controls)

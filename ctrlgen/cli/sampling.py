@@ -1,0 +1,135 @@
+"""What every command that samples shares: its options, and the way from requests to printed samples."""
+
+# No `from __future__ import annotations`: typer is shown the options' types themselves.
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
+from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from ctrlgen.pipeline import Generator, Request, Sample, Settings
+
+BATCH_WINDOW = 256  # requests answered at a time, so that long inputs stream
+UNSUCCESSFUL = 3
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The options of every command that samples."""
+
+    control: Annotated[
+        list[str] | None,
+        typer.Option("--control", "-c", help='What to ask for, e.g. "pos: DET NOUN VERB ...". Repeat for more.'),
+    ] = None
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many samples.")] = 1
+    model: ModelOption = "e2e"
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 24
+    sampler: Annotated[SamplerName, typer.Option(help="How x_t walks to x_0.")] = "ancestral"
+    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise of ddim: 0 none, 1 as ancestral.")] = 0.0
+    guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient"
+    strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None
+    window: Annotated[str, typer.Option(help="FROM:TO, the part of denoising in which controls act.")] = "0:1"
+    temperature: Annotated[float, typer.Option(help="Below 1: likelier words.")] = 0.8
+    candidates: Annotated[int, typer.Option(min=1, help="Draw this many, keep the best by the model's score.")] = 1
+    select: Annotated[Selection, typer.Option(help="How to choose among candidates.")] = "score"
+    seed: Annotated[int, typer.Option(help="Sample i has seed SEED + i.")] = 0
+    device: DeviceOption = "auto"
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False
+    out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None
+    require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
+
+    def settings(self) -> "Settings":
+        from ctrlgen.guidance import Guidance
+        from ctrlgen.pipeline import Settings
+
+        choice: dict[str, Any] = {"method": self.guidance, "window": parse_window(self.window)}
+        if self.strength is not None:
+            choice["strength"] = self.strength
+        return Settings(
+            self.steps, self.sampler, self.eta, self.temperature, Guidance(**choice), self.candidates, self.select
+        )
+
+
+def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is SamplingOptions, as typer takes it: each option an argument of its own."""
+    shared = inspect.signature(SamplingOptions, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = SamplingOptions(**{name: given.pop(name) for name in shared})
+        command(options, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def answer(
+    options: SamplingOptions, make_requests: Callable[["Generator"], list["Request"]], as_json: bool = False
+) -> None:
+    """Sample what is requested and write it out. Nothing is written where a request cannot be understood."""
+    with output(options.out) as file:
+        from ctrlgen.pipeline import Generator
+
+        settings = options.settings()
+        generator = Generator(options.model, find_device(options.device))
+        failed = False
+        for samples in answers(generator, make_requests(generator), settings):
+            failed = failed or any(sample.success is False for sample in samples)
+            if as_json or options.as_json:
+                for sample in samples:
+                    file.write(json.dumps(sample.as_json(), ensure_ascii=False) + "\n")
+                file.flush()
+            else:
+                from ctrlgen.display import show_samples
+
+                show_samples(samples, file)
+    if options.require_success and failed:
+        raise typer.Exit(UNSUCCESSFUL)
+
+
+def answers(generator: "Generator", requests: Sequence["Request"], settings: "Settings") -> Iterator[list["Sample"]]:
+    """Samples, a window of requests at a time, with a progress bar on a terminal."""
+    from ctrlgen.display import sampling_progress
+
+    for start in range(0, len(requests), BATCH_WINDOW):
+        with sampling_progress() as watch:
+            samples = generator.generate(requests[start : start + BATCH_WINDOW], settings, watch)
+        yield samples
+
+
+def parse_window(text: str) -> tuple[float, float]:
+    start, _, end = text.partition(":")
+    try:
+        window = (float(start or 0), float(end or 1))
+    except ValueError:
+        raise UsageError(f"--window {text!r}: write FROM:TO, two numbers between 0 and 1") from None
+    if not 0 <= window[0] < window[1] <= 1:
+        raise UsageError(f"--window {text!r}: must rise within 0 and 1")
+    return window
+
+
+@contextmanager
+def output(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears only when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    from ctrlgen.files import atomic_file
+
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
