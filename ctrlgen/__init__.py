@@ -11,6 +11,7 @@ Names are imported on first use, so that `import ctrlgen` stays free of torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ctrlgen.errors import CtrlgenError, UsageError
     from ctrlgen.guidance import Guidance
     from ctrlgen.pipeline import Generator, Request, Sample, Settings
+
+# Before torch is imported: a matrix product's rows must not depend on how many rows there are, or a text would
+# depend on the batch it was drawn in.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),

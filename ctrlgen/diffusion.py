@@ -148,8 +148,7 @@ def log_likelihood_bound(
     x_0 = model.embed(tokens)
 
     def predict(log_snr: Tensor) -> Denoised:
-        rows = log_snr.expand(batch)
-        return model(q_sample(x_0, noise(), rows), rows, lengths=lengths)
+        return model(q_sample(x_0, noise(), log_snr), log_snr[None], lengths=lengths)
 
     snr = schedule.log_snr(torch.linspace(0.0, 1.0, levels + 1)).exp()
     middle = schedule.log_snr((torch.arange(levels) + 0.5) / levels)

@@ -20,6 +20,7 @@ from ctrlgen.rounding import gaussian_word_logits, rounding_logits
 from ctrlgen.schedule import alpha_sigma
 
 TIME_FEATURES = 64
+LEAST_WIDTH = 16  # words; a CPU adds up fewer numbers than a vector register holds in another order
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Denoised:
     """What one call of the denoiser knows. Classifiers and samplers read this and nothing else."""
 
     x_t: Tensor  # (B, n, d)
-    log_snr: Tensor  # (B,)
+    log_snr: Tensor  # (B,), or (1,) where all rows have the same
     logits: Tensor  # (B, n, V)
     x0_hat: Tensor  # (B, n, d)
     hidden: tuple[Tensor, ...]  # each block's output, (B, n, width)
@@ -156,7 +157,7 @@ class Denoiser(nn.Module):
         clean: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Denoised:
-        """x_t (B, n, d), log_snr (B,), self_condition: an earlier x0_hat (B, n, d), clean: bool (B, n).
+        """x_t (B, n, d), log_snr (B,) or (1,), self_condition: an earlier x0_hat (B, n, d), clean: bool (B, n).
 
         Sentences of several lengths share a batch when `lengths` (B,) says how long each is; what stands beyond a
         sentence's end is never attended to, and meaningless in the result.
@@ -166,6 +167,8 @@ class Denoiser(nn.Module):
             raise ValueError(f"length {length} is beyond the model's maximum of {self.config.max_length}")
         if self_condition is None:
             self_condition = torch.zeros_like(x_t)
+        if not self.training and length < min(LEAST_WIDTH, self.config.max_length):
+            return self.widened(x_t, log_snr, self_condition, clean, lengths)
         position = torch.arange(length, device=x_t.device)
         time = self.time(log_snr)
         h = self.input(torch.cat([x_t, self_condition], -1))  # (B, n, width)
@@ -187,6 +190,20 @@ class Denoiser(nn.Module):
             alpha, sigma = alpha_sigma(log_snr)
             logits = output + gaussian_word_logits(x_t, embeddings, alpha, sigma)
             x0_hat = logits.softmax(-1) @ embeddings
+        return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden), lengths)
+
+    def widened(
+        self, x_t: Tensor, log_snr: Tensor, self_condition: Tensor, clean: Tensor | None, lengths: Tensor | None
+    ) -> Denoised:
+        """`forward` on sentences filled up to LEAST_WIDTH, where sums no longer depend on the batch's longest."""
+        batch, length, _ = x_t.shape
+        more = min(LEAST_WIDTH, self.config.max_length) - length
+        if lengths is None:
+            lengths = torch.full((batch,), length, device=x_t.device)
+        clean = F.pad(clean, (0, more)) if clean is not None else None
+        wide_x_t, self_condition = (F.pad(x, (0, 0, 0, more)) for x in (x_t, self_condition))
+        wide = self.forward(wide_x_t, log_snr, self_condition, clean, lengths)
+        logits, x0_hat, *hidden = (x[:, :length] for x in (wide.logits, wide.x0_hat, *wide.hidden))
         return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden), lengths)
 
     def time(self, log_snr: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import combinations
-from typing import Any, get_args
+from functools import partial
+from itertools import chain, combinations, repeat
+from threading import Event, Lock
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -24,11 +27,14 @@ from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance, Term, active, joint_log_prob, refine, steer
 from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
+from ctrlgen.optim import has_fast_bfloat16
 from ctrlgen.registry import Controls
 from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
 from ctrlgen.tokenizer import SPECIAL, detokenize
 
-MAX_BATCH_TOKENS = 2048
+T = TypeVar("T")
+
+MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
 MAX_SEED = 2**62
@@ -177,6 +183,8 @@ class Generator:
         self.model = from_pretrained(model, device) if isinstance(model, str) else model
         self.controls = Controls(self.model)
         self.embeddings = self.model.denoiser.embeddings()
+        type = self.model.device.type
+        self.autocast = partial(torch.autocast, type, torch.bfloat16, enabled=has_fast_bfloat16(type))
 
     def request(
         self, controls: Sequence[str], n: int = 1, seed: int = 0, id: Any = None, template: str | None = None
@@ -228,20 +236,44 @@ class Generator:
         if settings.guidance.method == "exact" and self.model.fixed_length:
             raise UsageError("this model predicts no words for exact guidance to correct: use --guidance gradient")
         jobs = [job for number, request in enumerate(requests) for job in self.jobs(number, request, settings)]
-        batches = make_batches(jobs)
+        finished = self.sample(jobs, settings, watch)
+        return self.judge(requests, self.choose(finished, settings))
+
+    def sample(self, jobs: Sequence[Job], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
+        """The word ids of every job."""
         total = sum(job.length for job in jobs) * settings.steps
-        done = 0
-        finished: dict[Job, list[int]] = {}
-        for batch in batches:
+        done, lock = 0, Lock()
+
+        def finish(batch: Sequence[Job], stopped: Event) -> list[list[int]]:
+            nonlocal done
             rows: list[list[int]] = []
             for ids in self.sample_batch(batch, settings):
+                if stopped.is_set():
+                    break
                 rows = [row[: job.length] for job, row in zip(batch, ids.tolist(), strict=True)]
-                done += sum(job.length for job in batch)
-                if watch is not None:
-                    watch(Step(done, total, self.words(batch[0], rows[0])))
-            finished |= dict(zip(batch, rows, strict=True))
-        chosen = self.choose(finished, settings)
-        return self.judge(requests, chosen)
+                with lock:
+                    done += sum(job.length for job in batch)
+                    if watch is not None:
+                        watch(Step(done, total, self.words(batch[0], rows[0])))
+            return rows
+
+        return self.on_every_core(finish, jobs)
+
+    def on_every_core(self, work: Callable[[Sequence[Job], Event], list[T]], jobs: Sequence[Job]) -> dict[Job, T]:
+        """What `work` makes of each job. It is given batches, and an event that is set when it should stop.
+
+        On a CPU every core has a batch of its own: sentences are too small for cores to share one well.
+        """
+        workers = torch.get_num_threads() if self.model.device.type == "cpu" else 1
+        batches = make_batches(jobs, workers)
+        stopped = Event()
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                results = list(pool.map(work, batches, repeat(stopped)))
+            finally:
+                stopped.set()
+        pairs = (zip(batch, result, strict=True) for batch, result in zip(batches, results, strict=True))
+        return dict(chain.from_iterable(pairs))
 
     def jobs(self, number: int, request: Request, settings: Settings) -> Iterator[Job]:
         lengths = self.lengths(request.controls, request.template)
@@ -283,7 +315,8 @@ class Generator:
         def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
             acting = acting_at(log_snr)
             self_condition = previous.x0_hat if previous is not None else None
-            denoised, shift = steer(denoiser, x_t, log_snr.expand(len(x_t)), self_condition, lengths, acting, guidance)
+            with self.autocast():
+                denoised, shift = steer(denoiser, x_t, log_snr[None], self_condition, lengths, acting, guidance)
             logits = denoised.logits + forbidden
             if kept is not None:
                 logits = kept.pin(logits)
@@ -296,7 +329,8 @@ class Generator:
             acting = acting_at(log_snr)
             if not acting:
                 return x_s
-            return refine(denoiser, x_s, mean, variance, log_snr.expand(len(x_s)), lengths, acting, guidance)
+            with self.autocast():
+                return refine(denoiser, x_s, mean, variance, log_snr[None], lengths, acting, guidance)
 
         refine_draws = move if guidance.method == "paper" and terms else None
         sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
@@ -342,9 +376,10 @@ class Generator:
 
     def on_clean_text(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
         """What the denoiser says of finished texts without noise. (B, n)"""
-        least_noise = self.model.schedule.log_snr(torch.zeros(len(ids))).to(ids.device)
+        least_noise = self.model.schedule.log_snr(torch.zeros(1)).to(ids.device)
         x_0 = self.model.denoiser.embed(ids)
-        return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
+        with self.autocast():
+            return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
 
     def rows(self, batch: Sequence[Job], finished: dict[Job, list[int]]) -> Tensor:
         """The finished word ids of a batch, filled up with padding. (B, n)"""
@@ -356,7 +391,10 @@ class Generator:
         """The best candidate of every sample, by the model's and the guides' scores or by MBR; never by an oracle."""
         if settings.candidates == 1:
             return finished
-        scores = self.expected_bleu(finished) if settings.select == "mbr" else self.scores(finished)
+        if settings.select == "mbr":
+            scores = self.expected_bleu(finished)
+        else:
+            scores = self.on_every_core(lambda batch, _: self.scores(batch, finished), list(finished))
         best: dict[tuple[int, int], Job] = {}
         for job, score in scores.items():
             sample = job.request, job.index
@@ -365,17 +403,15 @@ class Generator:
         return {job: finished[job] for job in best.values()}
 
     @torch.no_grad()
-    def scores(self, finished: dict[Job, list[int]]) -> dict[Job, float]:
-        """A bound on log p(text) plus the weighted log p(controls | text)."""
-        scores: dict[Job, float] = {}
-        for batch in make_batches(list(finished)):
-            ids, lengths = self.rows(batch, finished), self.row_lengths(batch)
-            sizes = [job.length for job in batch]
-            noise = SeededNoise([SCORE_SEED] * len(batch), sizes, self.embeddings.shape[1], self.model.device)
+    def scores(self, batch: Sequence[Job], finished: dict[Job, list[int]]) -> list[float]:
+        """A bound on log p(text) plus the weighted log p(controls | text), for each job of a batch."""
+        ids, lengths = self.rows(batch, finished), self.row_lengths(batch)
+        sizes = [job.length for job in batch]
+        noise = SeededNoise([SCORE_SEED] * len(batch), sizes, self.embeddings.shape[1], self.model.device)
+        with self.autocast():
             fluency = log_likelihood_bound(self.model.denoiser, ids, self.model.schedule, noise, lengths)
-            control = joint_log_prob(self.terms(batch), self.on_clean_text(ids, lengths))
-            scores |= dict(zip(batch, (fluency + control).tolist(), strict=True))
-        return scores
+        control = joint_log_prob(self.terms(batch), self.on_clean_text(ids, lengths))
+        return (fluency + control).tolist()
 
     def expected_bleu(self, finished: dict[Job, list[int]]) -> dict[Job, float]:
         """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
@@ -429,8 +465,10 @@ def allowed_lengths(control: Control, longest: int) -> set[int]:
     }  # fmt: skip
 
 
-def make_batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs of the same kinds of control and about the same length together, MAX_BATCH_TOKENS words at most."""
+def make_batches(jobs: Sequence[Job], workers: int = 1) -> list[list[Job]]:
+    """Jobs of the same kinds of control and about the same length together, enough batches for all workers."""
+    share = sum(job.length for job in jobs) // (2 * workers)
+    most = max(MIN_BATCH_TOKENS, min(MAX_BATCH_TOKENS, share))
     groups: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
     for job in jobs:
         groups[job.batch_key].append(job)
@@ -439,7 +477,7 @@ def make_batches(jobs: Sequence[Job]) -> list[list[Job]]:
         batch: list[Job] = []
         for job in sorted(group, key=lambda job: job.length):  # the last one of a batch is its longest
             fits = batch and job.length <= MAX_STRETCH * batch[0].length
-            if not fits or (len(batch) + 1) * job.length > MAX_BATCH_TOKENS:
+            if not fits or (len(batch) + 1) * job.length > most:
                 batch = []
                 batches.append(batch)
             batch.append(job)

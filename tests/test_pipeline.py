@@ -140,7 +140,8 @@ def test_more_candidates_are_never_less_likely(generator: Generator) -> None:
         samples = generator.generate([generator.request([SIMPLE], n=4, seed=20)], settings)
         jobs = generator.jobs(0, generator.request([SIMPLE], n=4, seed=20), QUICK)
         ids = [generator.model.tokenizer.ids(sample.tokens) for sample in samples]
-        return list(generator.scores(dict(zip(jobs, ids, strict=True))).values())
+        finished = dict(zip(jobs, ids, strict=True))
+        return generator.scores(list(finished), finished)
 
     one, four = scores(1), scores(4)
     assert all(b >= a - 1e-4 for a, b in zip(one, four, strict=True))
