@@ -1,8 +1,8 @@
 """Finds classifiers: installed kinds through entry points, trained ones beside the model.
 
 A control's name is either a kind (`pos`, `length`) or one that a classifier trained on the model answers: the `names`
-of its config.json, which also says of which kind it is, or else that of its directory. Built-in kinds are registered in
-pyproject.toml like anyone's.
+of its config.json, which also says of which kind those are that name no kind, or else the name of its directory.
+Built-in kinds are registered in pyproject.toml like anyone's.
 """
 
 from __future__ import annotations
@@ -121,9 +121,10 @@ class Controls:
 
     def names(self) -> dict[str, str]:
         """Every name that can be asked for, with its kind."""
-        names = {name: name for name, kind in classifier_kinds().items() if not kind.trained}
+        kinds = classifier_kinds()
+        names = {name: name for name, kind in kinds.items() if not kind.trained}
         for name, directory in trained_classifiers(self.model).items():
-            names[name] = str(read_config(directory / CONFIG).get("kind", name))
+            names[name] = name if name in kinds else str(read_config(directory / CONFIG).get("kind", name))
         return names
 
     def classifier(self, written: str) -> Classifier:

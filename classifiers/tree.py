@@ -1,0 +1,365 @@
+"""Syntax: `tree: (S (NP * *) (VP serves (NP * NN)) .)` and `span: NP 4-6, VP 3-9` (words counted from 1).
+
+A tree fixes the length by its leaves: a word, a tag in capitals (the model's `pos` classifier guides and checks it), a
+word in quotes if it would be taken for a tag, or `*`. Treebank notation, `(DT The)` or `(DT *)`, is read as well. The
+label of a bracket may be `*`: some constituent. Labels over the same words make a chain, `S+VP` (see
+`classifiers.brackets`); where VP is asked for, S+VP is right. What a tree does not name should not be there: the guide
+presses for that more weakly, and the oracle's F1 counts it, but success asks only for what is named.
+
+The guide is a chart head on the denoiser's hidden states: given x_t, spans count as independent. The oracle is a parser
+of clean text, another network trained apart on the same trees, which are as good as the parser that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classifiers.brackets import (
+    ANY,
+    Bracketing,
+    Chain,
+    Constituent,
+    frequent_chains,
+    labelled_f1,
+    labels_of,
+    missing,
+    read_spans,
+    read_tree,
+    smallest_around,
+)
+from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart
+from classifiers.parser import CleanParser, train_parser
+from classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, parse_pattern
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_weights, write_weights
+from ctrlgen.control import Classifier, Verdict
+from ctrlgen.data import find_text_column
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.heads import Example, Head, load_head, train_head
+from ctrlgen.model import Denoised
+from ctrlgen.registry import find_trained, trained_classifiers, weights_fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ctrlgen.train import Progress, TrainingConfig
+
+TREE_COLUMNS = ("tree", "trees", "parse")
+MIN_COUNT = 5  # a chain seen less often is taken for its beginning
+HEAD_SIZE = {"width": 128, "layers": 2}
+ORACLE = "oracle.safetensors"
+ORACLE_SIZE = {"dim": 64, "width": 128}
+TAGS = frozenset(UNIVERSAL + PENN)
+EMPTY_WEIGHT = 0.3  # of a span that should be no constituent, where 1 is that of a constituent
+NO_WORD = -1  # a leaf that may be any word
+MOST_LISTED = 3  # missing constituents named in a verdict
+
+
+class TreeHead(Head):
+    """log p(class | x_t) of every span: transformer blocks, then an MLP over the span's ends."""
+
+    allowed: Tensor
+
+    def __init__(self, labels: Labels, trunk_layers: int, trunk_width: int, vocab_size: int, width: int, layers: int):
+        super().__init__()
+        self.labels = labels
+        self.register_buffer("allowed", labels.allowed(), persistent=False)
+        self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
+        self.input = nn.Linear(trunk_width, width)
+        self.words = nn.Linear(vocab_size, width, bias=False)  # an embedding, averaged over p(w | x_t)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.scorer = SpanScorer(width, width, len(labels))
+        nn.init.normal_(self.words.weight, std=1.0)
+
+    def forward(self, denoised: Denoised) -> Tensor:
+        """(B, n, n, classes), meaningless where a span ends before it starts or beyond its row."""
+        weights = self.layer_mix.softmax(0)
+        mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
+        h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
+        beyond = None  # (B, n), what stands after a row's end
+        if denoised.lengths is not None:
+            beyond = torch.arange(h.shape[1], device=h.device) >= denoised.lengths[:, None]
+        for block in self.blocks:
+            h = block(h, src_key_padding_mask=beyond)
+        h = self.norm(h)
+        if beyond is not None:
+            h = h.masked_fill(beyond[..., None], 0.0)
+        return self.scorer(h).log_softmax(-1)
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor, empty_weight: float = 1.0) -> Tensor:
+        """encoded: asks (B, n, n), see `Labels` -> (B,)"""
+        log_p = self(denoised).masked_fill(~self.allowed[encoded], -torch.inf).logsumexp(-1)  # (B, n, n)
+        weight = (encoded != OPEN) + (empty_weight - 1.0) * (encoded == EMPTY)
+        return (weight * log_p).sum((1, 2))
+
+    def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """F1 of the classes guessed for each span alone, the chart being asks for exactly one class."""
+        guess = EMPTY + self(denoised).argmax(-1)
+        there, guessed = encoded > EMPTY, (guess > EMPTY) & (encoded != OPEN)
+        found = (there & (guess == encoded)).sum((1, 2))
+        return 2 * found / (there.sum((1, 2)) + guessed.sum((1, 2))).clamp(min=1)
+
+    def encode(self, targets: Sequence[Bracketing], lengths: Sequence[int]) -> Tensor:
+        return self.labels.chart(targets, max(lengths))
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """What is asked for: constituents, and for a tree its leaves (None for any), of which there are `length`."""
+
+    constituents: tuple[Constituent, ...]
+    length: int | None = None
+    words: tuple[str | None, ...] = ()
+    tags: Pattern | None = None
+
+
+class Tree(Classifier):
+    kind = "tree"
+    summary = "the syntax tree of the whole text"
+    syntax = "tree: (LABEL ... ) with words, POS tags or * as leaves, and * as any label"
+    example = "tree: (S (NP * *) (VP serves (NP * food)) .)"
+    oracle = "a parser trained apart, on clean texts"
+    names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
+
+    def __init__(self, model: DiffusionLM, head: TreeHead, parser: CleanParser):
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.labels, self.head, self.parser = head.labels, head, parser
+        self.pos: Pos | None = None  # loaded when a tag is asked for
+
+    @classmethod
+    def load(cls, model: DiffusionLM, name: str) -> Tree:
+        directory, config = find_trained(model, name)
+        try:
+            labels = Labels([str(chain) for chain in config["chains"]])
+            head, parser = cls.networks(model, labels, config["head"], config["oracle"]["size"])
+        except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a tree classifier") from error
+        load_head(head, directory).to(model.device)
+        try:
+            parser.load_state_dict(read_weights(directory / ORACLE))
+        except RuntimeError as error:
+            raise CtrlgenError(f"{directory / ORACLE}: does not fit {CONFIG}") from error
+        parser.eval().requires_grad_(False)
+        return cls(model, head, parser)
+
+    @staticmethod
+    def networks(
+        model: DiffusionLM, labels: Labels, head: dict[str, int], oracle: dict[str, int]
+    ) -> tuple[TreeHead, CleanParser]:
+        """Guide and oracle, untrained."""
+        trunk, words = model.config, model.tokenizer
+        guide = TreeHead(labels, trunk.layers, trunk.width, len(words), **head)
+        return guide, CleanParser(labels, len(words), words.unk_id, **oracle)
+
+    @classmethod
+    def train(
+        cls,
+        model: DiffusionLM,
+        name: str,
+        data: Dataset,
+        text_column: str,
+        label_column: str | None,
+        config: TrainingConfig,
+        directory: Path,
+    ) -> Iterator[Progress]:
+        torch.manual_seed(config.seed)
+        examples = training_examples(model, data, label_column)
+        chains = frequent_chains((e.target for e in examples), MIN_COUNT)
+        if not chains:
+            raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
+        head, parser = cls.networks(model, Labels(chains), HEAD_SIZE, ORACLE_SIZE)
+        measured = yield from train_parser(parser, examples, config.seed)
+        skipped = len(data) - len(examples)
+        notes = [f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else []
+        notes.append(f"oracle: labelled F1 {measured['f1']:.3f} on {measured['sentences']} trees held out")
+        description = {
+            "kind": Tree.kind,
+            "names": list(cls.names if name in cls.names else (name,)),
+            "head": HEAD_SIZE,
+            "oracle": {"size": ORACLE_SIZE, "measured": measured},
+            "trees": len(examples),
+            "trained_on": weights_fingerprint(model),
+            "chains": chains,
+        }
+        for progress in train_head(model, head, examples, config, directory, description):
+            yield with_notes(progress, notes)
+        write_weights(directory / ORACLE, parser.state_dict())
+
+    def parse(self, value: str) -> Syntax:
+        tree = read_tree(value)
+        chains = {(c.start, c.end): c.chain for c in tree.constituents}
+        words: list[str | None] = []
+        tags = []
+        for place, leaf in enumerate(tree.leaves):
+            label, word = leaf.tag, leaf.word
+            if label is not None and self.is_tag(label):
+                tags.append(label)
+            else:
+                if label is not None:  # a constituent of one word
+                    span = (place, place + 1)
+                    chains[span] = chains.get(span, ()) + labels_of(label)
+                is_tag = word in TAGS and word[0].isalpha()
+                tags.append(word if is_tag else ANY)
+                word = ANY if is_tag else word
+            words.append(None if word == ANY else self.known_word(word))
+        constituents = tuple(Constituent(*span, self.known_chain(chain)) for span, chain in sorted(chains.items()))
+        return Syntax(constituents, len(words), tuple(words), self.pattern(tags))
+
+    def is_tag(self, label: str) -> bool:
+        """Whether the label of a bracket around one word is its tag, not a constituent."""
+        return label.upper() in TAGS and label.casefold() not in self.labels.names
+
+    def known_chain(self, chain: Chain) -> Chain:
+        """The chain as the labels are written here. Raises UsageError for a label, or several together, never seen."""
+        for label in chain:
+            if label.casefold() not in self.labels.names:
+                known = sorted(self.labels.names.values())
+                raise UsageError(
+                    f"{self.kind}: unknown label {label!r}; known are {', '.join(known)}.{did_you_mean(label, known)}"
+                )
+        chain = tuple(self.labels.names[label.casefold()] for label in chain)
+        if chain not in self.labels.asks_for:
+            raise UsageError(f"{self.kind}: {'+'.join(chain)}: these labels never stand over the same words")
+        return chain
+
+    def known_word(self, word: str) -> str:
+        if len(word) > 2 and word[0] == word[-1] == '"':
+            word = word[1:-1]
+        if word not in self.tokenizer:
+            hint = did_you_mean(word, self.tokenizer.words, count=3)
+            raise UsageError(f"{self.kind}: the word {word!r} is not in this model's vocabulary.{hint}")
+        return word
+
+    def pattern(self, tags: Sequence[str]) -> Pattern | None:
+        """Tags at some leaves, for the model's POS classifier. Raises UsageError where it has none."""
+        asked = [tag for tag in tags if tag != ANY]
+        if not asked:
+            return None
+        if self.pos is None:
+            if Pos.kind not in trained_classifiers(self.model):
+                raise UsageError(
+                    f"{self.kind}: the tag {asked[0]!r} needs the model's pos classifier: "
+                    "run `ctrlgen train-classifier pos` first, or write `*`"
+                )
+            self.pos = Pos.load(self.model, Pos.kind)
+        return parse_pattern(" ".join(tags))
+
+    def allows_length(self, target: Syntax, length: int) -> bool:
+        if target.length is not None:
+            return length == target.length
+        return length >= max(c.end for c in target.constituents)
+
+    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> Tensor:
+        """A chart of asks, below it the ids of words (NO_WORD for any) and of tags. (B, n + 2, n)"""
+        n = max(lengths)
+        cells = [[(c.start, c.end, self.labels.asks_for[c.chain]) for c in target.constituents] for target in targets]
+        chart = fill_chart(cells, [target.length or 0 for target in targets], n)
+        leaves = torch.tensor([[NO_WORD] * n, [0] * n]).repeat(len(targets), 1, 1)  # (B, 2, n)
+        for row, target in enumerate(targets):
+            for place, word in enumerate(target.words[:n]):
+                if word is not None:
+                    leaves[row, 0, place] = self.tokenizer.ids([word])[0]
+            if target.tags is not None:
+                leaves[row, 1] = torch.tensor(target.tags.ids(n)[:n])
+        return torch.cat([chart, leaves], 1).to(self.model.device)
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        chart, words, tags = encoded[:, :-2], encoded[:, -2], encoded[:, -1]
+        log_p = self.head.log_prob(denoised, chart, EMPTY_WEIGHT)
+        log_words = denoised.logits.log_softmax(-1).gather(-1, words.clamp(min=0)[..., None]).squeeze(-1)  # (B, n)
+        log_p = log_p + (log_words * (words != NO_WORD)).sum(-1)
+        return log_p if self.pos is None else log_p + self.pos.log_prob(denoised, tags)
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Syntax]) -> list[Verdict]:
+        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        return [
+            combine(self.judge(words, got, target), self.judge_tags(words, target))
+            for words, got, target in zip(texts, parsed, targets, strict=True)
+        ]
+
+    def judge(self, words: Sequence[str], got: Sequence[Constituent], target: Syntax) -> Verdict:
+        """The verdict on constituents and words."""
+        lacking = missing(target.constituents, got)
+        details = []
+        if target.length not in (None, len(words)):
+            details.append(f"{len(words)} words instead of {target.length}")
+        if lacking:
+            more = f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
+            details.append(f"missing: {', '.join(map(str, lacking[:MOST_LISTED]))}{more}")
+        pairs = enumerate(zip(words, target.words, strict=False))
+        wrong = [place for place, (word, wanted) in pairs if wanted not in (None, word)]
+        details += [f"position {place + 1} {words[place]!r}: wanted {target.words[place]!r}" for place in wrong]
+        failed = {i for i in range(len(words)) if smallest_around(i, target.constituents) in lacking}.union(wrong)
+        return Verdict(not details, "; ".join(details) or None, tuple(sorted(failed)), self.share(target, got))
+
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> float:
+        return labelled_f1(target.constituents, got)
+
+    def judge_tags(self, words: Sequence[str], target: Syntax) -> Verdict:
+        if self.pos is None or target.tags is None:
+            return Verdict(True)
+        return self.pos.check([words], [target.tags])[0]
+
+
+class Span(Tree):
+    kind = "span"
+    summary = "constituents over given words"
+    syntax = "span: LABEL FROM-TO, ... (words counted from 1; * any label)"
+    example = "span: NP 1-2, VP 3-9"
+
+    def parse(self, value: str) -> Syntax:
+        spans = read_spans(value)
+        longest = self.model.config.max_length
+        for span in spans:
+            if span.end > longest:
+                raise UsageError(f"span: {str(span)!r} is beyond the model's longest text of {longest} words")
+        return Syntax(tuple(replace(span, chain=self.known_chain(span.chain)) for span in spans))
+
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> float:
+        return 1.0 - len(missing(target.constituents, got)) / len(target.constituents)
+
+
+def combine(one: Verdict, other: Verdict) -> Verdict:
+    """Both must succeed; what is correct is the first one's."""
+    both = (one.success, other.success)
+    success = False if False in both else None if None in both else True
+    details = [verdict.detail for verdict in (one, other) if verdict.detail]
+    return Verdict(success, "; ".join(details) or None, tuple(sorted({*one.failed, *other.failed})), one.correct)
+
+
+def with_notes(progress: Progress, notes: list[str]) -> Progress:
+    """The last validation tells what users should know."""
+    if progress.validation is None or progress.step < progress.steps:
+        return progress
+    return replace(progress, validation=progress.validation | {"notes": notes})
+
+
+def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:
+    """The trees of a column as texts with their constituents; those longer than the model's texts are left out.
+
+    The words are the trees' own leaves. Raises CtrlgenError where a tree cannot be read.
+    """
+    column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
+    find_text_column(data.column_names, column, "the data")
+    examples = []
+    for number, text in enumerate(data[column], start=1):
+        if not isinstance(text, str) or not text.strip():
+            continue
+        try:
+            tree = read_tree(text)
+        except UsageError as error:
+            raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
+        if len(tree.leaves) <= model.config.max_length:
+            examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
+    return examples
