@@ -120,12 +120,12 @@ class Words(Classifier):
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         log_q, _ = self.letters(denoised, encoded)
-        return automata_of(encoded).log_prob(log_q)
+        return automata_of(encoded).log_prob(log_q).to(denoised.logits)
 
     def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """log p(target | this word here, the other positions as they are). (B, n, V)"""
         log_q, letter_of = self.letters(denoised, encoded)
-        log_p = automata_of(encoded).letter_log_prob(log_q)  # (B, n, K)
+        log_p = automata_of(encoded).letter_log_prob(log_q).to(denoised.logits)  # (B, n, K)
         return log_p.gather(-1, letter_of[:, None].expand(-1, log_p.shape[1], -1))
 
     def letters(self, denoised: Denoised, encoded: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +135,8 @@ class Words(Classifier):
         letter_of = torch.where(is_letter.any(1), is_letter.int().argmax(1), OTHER)
         log_p = denoised.logits.log_softmax(-1)  # (B, n, V)
         log_q = scatter_logsumexp(log_p, letter_of[:, None].expand(log_p.shape), classes.shape[1])
+        if log_q.device.type != "mps":  # in float64 it never shows how far other rows of the batch fill the sums up
+            log_q = log_q.double()
         if denoised.lengths is not None:
             nothing = torch.full_like(log_q[0, 0], IMPOSSIBLE)
             nothing[END] = 0.0

@@ -111,6 +111,23 @@ def test_rows_of_a_batch_have_targets_of_their_own() -> None:
         torch.testing.assert_close(given[row, :n], classifier.word_log_prob(alone, encoded_alone)[0])
 
 
+def test_company_does_not_show_in_the_last_bit() -> None:
+    """Values and gradients decide the next x_t: a sample must not depend on the targets of other rows."""
+
+    def guide(logits: Tensor, targets: Sequence[Wanted]) -> tuple[Tensor, Tensor]:
+        logits = logits.clone().requires_grad_(True)
+        log_p = classifier.log_prob(denoised(logits), classifier.encode(targets, [9] * len(targets)))
+        return log_p.detach(), torch.autograd.grad(log_p.sum(), logits)[0]
+
+    classifier, small = asked("words: a b")
+    large = classifier.parse("a, b b, . a b, a a .")
+    for seed in range(30):
+        logits = random_logits(2, 9, seed).float()
+        together, alone = guide(logits, [small, large]), guide(logits[:1], [small])
+        assert torch.equal(together[0][:1], alone[0])
+        assert torch.equal(together[1][:1], alone[1])
+
+
 def test_a_fixed_length_text_ends_at_its_end() -> None:
     """Diffusion-LM writes <end> and <pad> behind its texts."""
     classifier, target = asked("ends: b a")
