@@ -119,10 +119,12 @@ def test_company_does_not_show_in_the_last_bit() -> None:
         log_p = classifier.log_prob(denoised(logits), classifier.encode(targets, [9] * len(targets)))
         return log_p.detach(), torch.autograd.grad(log_p.sum(), logits)[0]
 
-    classifier, small = asked("words: a b")
-    large = classifier.parse("a, b b, . a b, a a .")
-    for seed in range(30):
-        logits = random_logits(2, 9, seed).float()
+    names = [chr(ord("a") + i) * 2 for i in range(26)] + [chr(ord("a") + i) * 3 for i in range(26)]
+    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train([" ".join(names)], min_count=1), device="cpu")
+    classifier, small = asked("words: aa bb, cc, dd, ee ff, gg, hh", model)
+    _, large = asked(f"not words: {', '.join(names)}", model)
+    for seed in range(20):
+        logits = torch.randn(2, 9, len(model.tokenizer), generator=torch.Generator().manual_seed(seed))
         together, alone = guide(logits, [small, large]), guide(logits[:1], [small])
         assert torch.equal(together[0][:1], alone[0])
         assert torch.equal(together[1][:1], alone[1])
