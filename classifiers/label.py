@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 12  # values named in an error
 HEAD_SIZE = {"width": 96}
+SMOOTHING = 2.0
 ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 32, "width": 128}
 ORACLE_EPOCHS, ORACLE_MOST_STEPS, ORACLE_TOKENS, ORACLE_LR = 60, 3000, 1024, 3e-3
@@ -58,41 +59,55 @@ def likeliest(log_p: Sequence[Tensor]) -> Tensor:
 
 
 class LabelHead(Head):
-    """log p(value | x_t) of every field: one transformer block, and for each field an attention pooling over words."""
+    """log p(value | x_t) of every field: its frequency, the strongest word for it and the strongest against it.
 
-    field_of: Tensor  # the field of each value, over the values of all fields
+    What the word at one position says is log sum_w p(w | x_t) p(value | w) / p(value), from a lexicon counted in the
+    training texts, corrected by an MLP over the denoiser's hidden states.
+    """
 
-    def __init__(self, sizes: Sequence[int], trunk_layers: int, trunk_width: int, embedding_dim: int, width: int):
+    def __init__(self, sizes: Sequence[int], vocab_size: int, trunk_layers: int, trunk_width: int, width: int):
         super().__init__()
         self.sizes = sizes
-        self.register_buffer("field_of", torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), False)
+        self.frequency = nn.Parameter(torch.zeros(sum(sizes)))  # log p(value)
+        self.lexicon = nn.Parameter(torch.zeros(vocab_size, sum(sizes)))  # log p(value | word) / p(value)
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
-        self.input = nn.Linear(trunk_width + embedding_dim, width)
-        self.block = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Parameter(0.02 * torch.randn(len(sizes), width))
-        self.output = nn.Linear(width, sum(sizes))
-        nn.init.zeros_(self.output.weight)
+        self.hidden = nn.Sequential(nn.Linear(trunk_width, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.correction = nn.Linear(width, sum(sizes))
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
 
-    def features(self, denoised: Denoised) -> Tensor:
-        """A learned mixture of the denoiser's layers, and the words it expects. (B, n, width)"""
+    def evidence(self, denoised: Denoised) -> Tensor:
+        """What each position says of each value. (B, n, values of all fields)"""
         weights = self.layer_mix.softmax(0)
         mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
-        return self.input(torch.cat([mixed, denoised.x0_hat], -1))
+        of_words = (denoised.probs @ self.lexicon.exp()).clamp(min=1e-6).log()
+        return of_words + self.correction(self.hidden(mixed))
 
     def forward(self, denoised: Denoised) -> list[Tensor]:
         """log p(value | x_t): for each of the K fields, (B, values)."""
-        h = self.features(denoised)
-        beyond = None  # (B, n), what stands after a row's end
+        speaks_for = speaks_against = self.evidence(denoised)
         if denoised.lengths is not None:
-            beyond = torch.arange(h.shape[1], device=h.device) >= denoised.lengths[:, None]
-        h = self.norm(self.block(h, src_key_padding_mask=beyond))
-        scores = h @ self.query.T  # (B, n, K)
-        if beyond is not None:
-            scores = scores.masked_fill(beyond[..., None], -torch.inf)
-        pooled = scores.softmax(1).transpose(1, 2) @ h  # (B, K, width)
-        logits = (pooled[:, self.field_of] * self.output.weight).sum(-1) + self.output.bias
-        return by_field(logits, self.sizes)
+            position = torch.arange(speaks_for.shape[1], device=speaks_for.device)
+            beyond = (position >= denoised.lengths[:, None])[..., None]  # (B, n, 1)
+            speaks_for = speaks_for.masked_fill(beyond, -torch.inf)
+            speaks_against = speaks_against.masked_fill(beyond, torch.inf)
+        return by_field(self.frequency + speaks_for.amax(1) + speaks_against.amin(1), self.sizes)
+
+    @torch.no_grad()
+    def count(self, examples: Sequence[Example[Ids]]) -> None:
+        """Frequencies and lexicon of the training texts, as if each word had been seen SMOOTHING times more."""
+        starts = [sum(self.sizes[:field]) for field in range(len(self.sizes))]
+        counts = torch.zeros_like(self.lexicon)
+        for example in examples:
+            values = [start + id for start, id in zip(starts, example.target, strict=True) if id != OPEN]
+            counts[torch.tensor(sorted(set(example.tokens)))[:, None], torch.tensor(values)] += 1
+        log_p = Frequencies.of(examples, self.sizes).log_p()
+        ratios = []
+        for seen, prior in zip(counts.split(list(self.sizes), -1), log_p, strict=True):
+            given_word = (seen + SMOOTHING * prior.exp()) / (seen.sum(-1, keepdim=True) + SMOOTHING)
+            ratios.append(given_word.log() - prior)
+        self.lexicon.copy_(torch.cat(ratios, -1))
+        self.frequency.copy_(torch.cat(log_p))
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """encoded: value ids (B, K), OPEN where a field is not asked for -> (B,)"""
@@ -194,7 +209,7 @@ class Label(Classifier):
             values = {field: [str(value) for value in values] for field, values in config["values"].items()}
             head, judge = cls.networks(model, values, config["head"], config["oracle"]["size"])
             classifier = cls(model, name, values, head, judge)
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CtrlgenError(f"{directory / CONFIG}: not the settings of a {cls.kind} classifier") from error
         load_head(head, directory).to(model.device)
         try:
@@ -210,7 +225,7 @@ class Label(Classifier):
     ) -> tuple[LabelHead, CleanClassifier]:
         """Guide and oracle, untrained."""
         sizes, trunk = [len(of_field) for of_field in values.values()], model.config
-        guide = LabelHead(sizes, trunk.layers, trunk.width, trunk.embedding_dim, **head)
+        guide = LabelHead(sizes, len(model.tokenizer), trunk.layers, trunk.width, **head)
         return guide, CleanClassifier(sizes, len(model.tokenizer), **oracle)
 
     @classmethod
@@ -248,8 +263,8 @@ class Label(Classifier):
         examples = make_examples(model, texts, rows, values, cls.may_be_absent)
         guides, oracles = halves(examples, config.seed)
         head, judge = cls.networks(model, values, HEAD_SIZE, ORACLE_SIZE)
+        head.count(guides)
         frequencies = Frequencies.of(guides, head.sizes)
-        head.output.bias.data.copy_(torch.cat(frequencies.log_p()))
         right = dict(zip(values, train_oracle(judge, oracles, config.seed), strict=True))
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
         description = {
@@ -281,7 +296,7 @@ class Label(Classifier):
         """(B, K), only this field asked for."""
         encoded = torch.full((len(targets), self.fields), OPEN)
         encoded[:, self.field] = torch.tensor(targets)
-        return encoded.to(self.head.query.device)
+        return encoded.to(self.head.frequency.device)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         return self.head.log_prob(denoised, encoded)
