@@ -39,7 +39,7 @@ ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 32, "width": 128}
 ORACLE_EPOCHS, ORACLE_MOST_STEPS, ORACLE_TOKENS, ORACLE_LR = 60, 3000, 1024, 3e-3
 ORACLE_HELD_OUT = 0.1
-LEAST_EXPLAINED = 0.02  # of the labels' entropy; a head that knows less cannot steer
+LEAST_EXPLAINED = 0.05  # of the labels' entropy; a head that knows less cannot steer
 
 
 def by_field(logits: Tensor, sizes: Sequence[int]) -> list[Tensor]:
