@@ -45,12 +45,14 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
         for sample in samples:
             console(file).print(Text(sample.text), soft_wrap=True)
         return
-    names = list(dict.fromkeys(r.control.statement.name for sample in samples for r in sample.controls))
+    results = [result for sample in samples for result in sample.controls]
+    names = list(dict.fromkeys(result.control.statement.name for result in results))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("text", ratio=1)
     for name in names:
         table.add_column(name, justify="center")
-    details = [[r.verdict.detail for r in sample.controls if r.verdict.detail] for sample in samples]
+    unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
+    details = [[r.verdict.detail for r in s.controls if r.verdict.detail not in (None, *unchecked)] for s in samples]
     if any(details):
         table.add_column("why", style="dim", ratio=1)
     for sample, why in zip(samples, details, strict=True):
@@ -60,6 +62,8 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
             marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
         table.add_row(marked_text(sample), *marks, *(["; ".join(why)] if any(details) else []))
     console(file).print(table)
+    for hint in unchecked:  # the same for every sample, so it is said once
+        console(file).print(Text(f"? {hint}", "dim"), soft_wrap=True)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from ctrlgen.schedule import alpha_sigma
 
 Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
 
+STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
 MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
 
 
@@ -36,11 +37,15 @@ class Guidance:
     """
 
     method: GuidanceMethod = "gradient"
-    strength: float = 3.0
+    strength: float = None  # type: ignore[assignment]  # STRENGTHS[method]
     window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
     paper_steps: int = 3
     paper_lr: float = 0.1
     paper_fluency: float = 0.01  # the paper's lambda
+
+    def __post_init__(self) -> None:
+        if self.strength is None:
+            object.__setattr__(self, "strength", STRENGTHS.get(self.method, 1.0))
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def steer(
         with torch.no_grad():
             denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
             if guidance.method == "exact":
-                denoised = condition_words(denoised, terms, guidance.strength)
+                denoised = condition_words(denoised, terms, guidance.strength, every=True)
         return denoised, torch.zeros_like(x_t)
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
@@ -124,13 +129,18 @@ def detach(denoised: Denoised) -> Denoised:
     return replace(d, x_t=d.x_t.detach(), logits=d.logits.detach(), x0_hat=d.x0_hat.detach(), hidden=hidden)
 
 
-def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float) -> Denoised:
-    """p(w | x_t, c) where c depends on each word alone: the logits plus log p(c | w), controls by product."""
+def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float = 1.0, every: bool = False) -> Denoised:
+    """p(w | x_t, c) by Bayes' rule: the logits plus log p(c | w), controls by product.
+
+    Terms without a closed form of log p(c | w) are passed over, or with `every` raise UsageError.
+    """
     logits = denoised.logits
     for term in terms:
         log_p = term.classifier.word_log_prob(denoised, term.encoded)
         if log_p is None:
-            raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
+            if every:
+                raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
+            continue
         if term.negated:  # 1 - p(c_i | w) prod_j p(c_j | x_t): the other words may break the control as well
             each = (denoised.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
             others = each.sum(1, keepdim=True) - each

@@ -24,7 +24,7 @@ from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.control import Control, Verdict, check
 from ctrlgen.diffusion import log_likelihood_bound
 from ctrlgen.errors import UsageError
-from ctrlgen.guidance import Guidance, Term, active, joint_log_prob, refine, steer
+from ctrlgen.guidance import Guidance, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
 from ctrlgen.optim import has_fast_bfloat16
@@ -35,6 +35,7 @@ from ctrlgen.tokenizer import SPECIAL, detokenize
 T = TypeVar("T")
 
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
+RESTART_SHARE = 0.4
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
 MAX_SEED = 2**62
@@ -49,7 +50,9 @@ class Settings:
     steps: int = 24
     sampler: SamplerName = "ancestral"
     eta: float = 0.0  # ddim only
-    temperature: float = 0.8
+    temperature: float = 1.05
+    time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
+    restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = 1
     select: Selection = "score"
@@ -303,7 +306,7 @@ class Generator:
         sizes = [job.length for job in batch]
         lengths = self.row_lengths(batch)
         noise = SeededNoise([job.noise_seed for job in batch], sizes, self.embeddings.shape[1], model.device)
-        log_snrs = model.schedule.steps(settings.steps).to(model.device)
+        log_snrs = self.noise_levels(settings)
         forbidden = self.forbidden_words()
         kept = self.kept_words(batch)
         denoiser = kept.told(model.denoiser, self.embeddings) if kept is not None else model.denoiser
@@ -315,8 +318,11 @@ class Generator:
         def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
             acting = acting_at(log_snr)
             self_condition = previous.x0_hat if previous is not None else None
+            told = log_snr if model.fixed_length else log_snr + settings.time_offset
             with self.autocast():
-                denoised, shift = steer(denoiser, x_t, log_snr[None], self_condition, lengths, acting, guidance)
+                denoised, shift = steer(denoiser, x_t, told[None], self_condition, lengths, acting, guidance)
+            if guidance.method == "gradient" and log_snr == log_snrs[-1]:  # the words that this chooses are final
+                denoised = condition_words(denoised, acting)
             logits = denoised.logits + forbidden
             if kept is not None:
                 logits = kept.pin(logits)
@@ -336,6 +342,15 @@ class Generator:
         sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
         for prediction in sampler:
             yield prediction.logits.argmax(-1)
+
+    def noise_levels(self, settings: Settings) -> Tensor:
+        """The log-SNR of every step, noisiest first; Diffusion-LM's own sampling knows no restart. (steps,)"""
+        schedule, published = self.model.schedule, self.model.fixed_length or settings.guidance.method == "paper"
+        again = round(RESTART_SHARE * settings.steps)
+        if settings.sampler != "ancestral" or published or settings.restart == 0:
+            again = 0
+        levels = [schedule.steps(settings.steps - again), schedule.steps(again, settings.restart)]
+        return torch.cat(levels).to(self.model.device)
 
     def forbidden_words(self) -> Tensor:
         """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a text. (V,)"""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.choices import SamplerName
-from ctrlgen.diffusion import posterior
+from ctrlgen.diffusion import posterior, q_sample
 from ctrlgen.schedule import alpha_sigma
 
 
@@ -52,6 +52,7 @@ def ancestral(
 ) -> Iterator[Prediction]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): x_s is drawn from q(x_s | x_t, x0_hat).
 
+    Where the levels go back to more noise it restarts (Xu et al. 2023): x_s is drawn from q(x_s | x0_hat).
     `refine(x_s, mean, variance, log_snr_s)` may move each draw, as Diffusion-LM's guidance does.
     """
     prediction = None
@@ -60,6 +61,9 @@ def ancestral(
         yield prediction
         if t + 1 < len(log_snrs):
             log_snr_s = log_snrs[t + 1]
+            if log_snr_s < log_snr_t:
+                x_t = q_sample(prediction.x0_hat, noise(), log_snr_s)
+                continue
             mean, variance = posterior(x_t, prediction.x0_hat, log_snr_s, log_snr_t)
             x_t = mean + variance.sqrt() * noise()
             if refine is not None:

@@ -33,9 +33,9 @@ class Schedule(nn.Module):
         """log-SNR at `t`, any shape, values in [0, 1]."""
         raise TypeError(f"{type(self).__name__} does not define log_snr")
 
-    def steps(self, count: int) -> Tensor:
-        """Log-SNR of `count` sampling steps, noisiest first, uniform in t and ending above t = 0. (count,)"""
-        t = torch.linspace(1.0, 0.0, count + 1)[:count]
+    def steps(self, count: int, start: float = 1.0) -> Tensor:
+        """Log-SNR of `count` sampling steps from t = `start`, uniform in t and ending above t = 0. (count,)"""
+        t = torch.linspace(start, 0.0, count + 1)[:count]
         return self.log_snr(t)
 
     def betas(self, count: int) -> Tensor:

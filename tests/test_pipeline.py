@@ -349,8 +349,8 @@ def test_unguided_samples_speak_the_toy_grammar(generator: Generator) -> None:
     "settings",
     [
         Settings(),
-        Settings(guidance=Guidance("exact", strength=1.0)),
-        Settings(guidance=Guidance("paper", strength=1.0)),
+        Settings(guidance=Guidance("exact")),
+        Settings(guidance=Guidance("paper")),
     ],
     ids=["gradient", "exact", "paper"],
 )
@@ -403,8 +403,37 @@ def test_windows(
     calls = []
     log_prob = classifier.log_prob
     monkeypatch.setattr(classifier, "log_prob", lambda *args: calls.append(1) or log_prob(*args))
-    generator.generate([request], Settings(steps=9, guidance=Guidance(window=window)))
+    generator.generate([request], Settings(steps=9, guidance=Guidance(window=window), restart=0.0))
     assert len(calls) == guided + 1  # and once for the score
+
+
+def test_the_last_words_are_chosen_under_the_control(generator: Generator) -> None:
+    """However weak the guidance on the way. Every toy word has one tag."""
+    settings = Settings(steps=8, guidance=Guidance(strength=1e-6))
+    for sample in generator.generate([generator.request([SIMPLE], n=6, seed=3)], settings):
+        assert [TAG_OF[word] for word in sample.tokens] == SIMPLE.split()[1:]
+
+
+def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
+    schedule = generator.model.schedule
+    levels = generator.noise_levels(Settings(steps=10))
+    torch.testing.assert_close(levels, torch.cat([schedule.steps(6), schedule.steps(4, 0.5)]))
+    assert (levels.diff() < 0).sum() == 1
+    for settings in (
+        Settings(steps=10, restart=0.0),
+        Settings(steps=10, sampler="dpm"),
+        Settings(steps=10, guidance=Guidance("paper")),
+    ):
+        assert torch.equal(generator.noise_levels(settings), schedule.steps(10))
+
+
+def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    steer = pipeline.steer
+    monkeypatch.setattr(pipeline, "steer", lambda *given: told.append(given[2]) or steer(*given))
+    settings = Settings(steps=6, time_offset=-0.7)
+    generator.generate([generator.request([SIMPLE])], settings)
+    torch.testing.assert_close(torch.cat(told), generator.noise_levels(settings) - 0.7)
 
 
 def test_special_tokens_are_never_written(generator: Generator) -> None:

@@ -217,3 +217,9 @@ def test_warp_refuses_an_impossible_noise_range(low: float, high: float) -> None
 def test_an_unknown_schedule_names_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"'cosin'.*warp, linear, cosine, sqrt"):
         make_schedule("cosin")
+
+
+def test_steps_may_start_later() -> None:
+    schedule = CosineSchedule()
+    torch.testing.assert_close(schedule.steps(5, start=0.5), schedule.log_snr(torch.tensor([0.5, 0.4, 0.3, 0.2, 0.1])))
+    assert schedule.steps(0, start=0.5).shape == (0,)

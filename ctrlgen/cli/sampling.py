@@ -41,7 +41,7 @@ class SamplingOptions:
     guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient"
     strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None
     window: Annotated[str, typer.Option(help="FROM:TO, the part of denoising in which controls act.")] = "0:1"
-    temperature: Annotated[float, typer.Option(help="Below 1: likelier words.")] = 0.8
+    temperature: Annotated[float, typer.Option(help="Below 1: likelier words.")] = 1.05
     candidates: Annotated[int, typer.Option(min=1, help="Draw this many, keep the best by the model's score.")] = 1
     select: Annotated[Selection, typer.Option(help="How to choose among candidates.")] = "score"
     seed: Annotated[int, typer.Option(help="Sample i has seed SEED + i.")] = 0
@@ -58,7 +58,13 @@ class SamplingOptions:
         if self.strength is not None:
             choice["strength"] = self.strength
         return Settings(
-            self.steps, self.sampler, self.eta, self.temperature, Guidance(**choice), self.candidates, self.select
+            steps=self.steps,
+            sampler=self.sampler,
+            eta=self.eta,
+            temperature=self.temperature,
+            guidance=Guidance(**choice),
+            candidates=self.candidates,
+            select=self.select,
         )
 
 
