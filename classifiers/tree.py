@@ -42,7 +42,7 @@ from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.heads import Example, Head, load_head, train_head
-from ctrlgen.model import Denoised
+from ctrlgen.model import LEAST_WIDTH, TIME_FEATURES, Block, Denoised, DenoiserConfig, rotary
 from ctrlgen.registry import find_trained, trained_classifiers, weights_fingerprint
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 TREE_COLUMNS = ("tree", "trees", "parse")
 MIN_COUNT = 5  # a chain seen less often is taken for its beginning
 HEAD_SIZE = {"width": 128, "layers": 2}
+HEADS = 4  # of attention
 ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 64, "width": 128}
 TAGS = frozenset(UNIVERSAL + PENN)
@@ -62,22 +63,21 @@ MOST_LISTED = 3  # missing constituents named in a verdict
 
 
 class TreeHead(Head):
-    """log p(class | x_t) of every span: transformer blocks, then an MLP over the span's ends."""
+    """log p(class | x_t) of every span: blocks like the denoiser's own, then an MLP over the span's ends."""
 
     allowed: Tensor
+    no_time: Tensor
 
     def __init__(self, labels: Labels, trunk_layers: int, trunk_width: int, vocab_size: int, width: int, layers: int):
         super().__init__()
         self.labels = labels
         self.register_buffer("allowed", labels.allowed(), persistent=False)
+        self.register_buffer("no_time", torch.zeros(1, TIME_FEATURES), persistent=False)  # hidden states know it
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
         self.input = nn.Linear(trunk_width, width)
         self.words = nn.Linear(vocab_size, width, bias=False)  # an embedding, averaged over p(w | x_t)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, F.gelu, batch_first=True, norm_first=True)
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
+        config = DenoiserConfig(vocab_size, width=width, layers=layers, heads=HEADS)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
         self.scorer = SpanScorer(width, width, len(labels))
         nn.init.normal_(self.words.weight, std=1.0)
 
@@ -86,21 +86,21 @@ class TreeHead(Head):
         weights = self.layer_mix.softmax(0)
         mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
         h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
-        beyond = None  # (B, n), what stands after a row's end
-        if denoised.lengths is not None:
-            beyond = torch.arange(h.shape[1], device=h.device) >= denoised.lengths[:, None]
+        n = h.shape[1]
+        h = F.pad(h, (0, 0, 0, max(0, LEAST_WIDTH - n)))  # see `Denoiser.widened`
+        lengths = torch.full((len(h),), n, device=h.device) if denoised.lengths is None else denoised.lengths
+        inside = torch.arange(h.shape[1], device=h.device) < lengths[:, None]
+        rotation = rotary(h.shape[1], h.shape[2] // HEADS, h.dtype)
         for block in self.blocks:
-            h = block(h, src_key_padding_mask=beyond)
-        h = self.norm(h)
-        if beyond is not None:
-            h = h.masked_fill(beyond[..., None], 0.0)
-        return self.scorer(h).log_softmax(-1)
+            h = block(h, self.no_time, rotation, inside[:, None, None])
+        h = F.layer_norm(h, h.shape[-1:]) * inside[..., None]
+        return self.scorer(h).log_softmax(-1)[:, :n, :n]
 
     def log_prob(self, denoised: Denoised, encoded: Tensor, empty_weight: float = 1.0) -> Tensor:
         """encoded: asks (B, n, n), see `Labels` -> (B,)"""
         log_p = self(denoised).masked_fill(~self.allowed[encoded], -torch.inf).logsumexp(-1)  # (B, n, n)
         weight = (encoded != OPEN) + (empty_weight - 1.0) * (encoded == EMPTY)
-        return (weight * log_p).sum((1, 2))
+        return (weight * log_p).double().sum((1, 2)).to(log_p)  # in float64 no row's sum depends on the batch's longest
 
     def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """F1 of the classes guessed for each span alone, the chart being asks for exactly one class."""

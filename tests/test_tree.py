@@ -275,7 +275,7 @@ def test_the_probabilities_of_all_charts_sum_to_1(head: TreeHead, make_model: Ma
     charts = torch.zeros(len(every), 2, 2, dtype=torch.long)
     charts[:, 0, 0], charts[:, 0, 1], charts[:, 1, 1] = every.T
     denoised = make_model(perturbed=True)(draw(1, 2).expand(len(every), -1, -1), torch.zeros(len(every)))
-    log_p = head.log_prob(denoised, charts)
+    log_p = head.log_prob(denoised, charts).detach()
     assert log_p.shape == (125,)
     assert float(log_p.exp().sum()) == pytest.approx(1.0, abs=1e-5)
     assert log_p.std() > 0.1  # and are not all alike
