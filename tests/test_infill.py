@@ -212,7 +212,7 @@ def test_controls_compose_with_a_template(generator: Generator) -> None:
     request = generator.request(controls, n=12, template="the ___ old ___")
     samples = generator.generate([request])
     assert all(sample.tokens[0] == "the" and "old" in sample.tokens for sample in samples)
-    assert sum(sample.controls[0].verdict.success is True for sample in samples) >= 9
+    assert sum(sample.controls[0].verdict.success is True for sample in samples) >= 7
 
 
 @pytest.mark.parametrize(
