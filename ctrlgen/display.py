@@ -52,7 +52,10 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     for name in names:
         table.add_column(name, justify="center")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
-    details = [[r.verdict.detail for r in s.controls if r.verdict.detail not in (None, *unchecked)] for s in samples]
+    details = [
+        [r.verdict.detail for r in sample.controls if r.verdict.detail and r.verdict.detail not in unchecked]
+        for sample in samples
+    ]
     if any(details):
         table.add_column("why", style="dim", ratio=1)
     for sample, why in zip(samples, details, strict=True):
