@@ -22,7 +22,7 @@ from classifiers.field import Field, is_literal
 from ctrlgen.control import Control
 from ctrlgen.data import load_data, read_texts
 from ctrlgen.errors import UsageError
-from ctrlgen.guidance import Guidance
+from ctrlgen.guidance import STRENGTHS, Guidance
 from ctrlgen.pipeline import Generator, Settings
 
 MOST_HUMAN = 50  # texts for each value
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--strength", type=float, nargs="+", default=[Guidance.strength])
+    parser.add_argument("--strength", type=float, nargs="+", default=[STRENGTHS["gradient"]])
     parser.add_argument("--candidates", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="also print one sample for each value")
     options = parser.parse_args()

@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--temperature", type=float, default=Settings.temperature)
-    parser.add_argument("--strength", type=float, default=Guidance.strength)
+    parser.add_argument("--strength", type=float)
     parser.add_argument("--guidance", default=Guidance.method)
     parser.add_argument("--sampler", default=Settings.sampler)
     parser.add_argument("--candidates", type=int, default=1)
