@@ -1,0 +1,48 @@
+"""The bundled model as users get it: it obeys, in any company, from its files alone."""
+
+import pytest
+
+from ctrlgen.checkpoint import bundled_models
+from ctrlgen.guidance import Guidance
+from ctrlgen.pipeline import Generator, Settings
+
+PATTERN = "pos: DET NOUN AUX DET ADJ NOUN ADP PROPN PROPN PUNCT"
+CARD = ("success a word", "distinct-4", "CC BY-SA 4.0")
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Generator:
+    return Generator("e2e")
+
+
+def test_it_is_small_and_has_a_card() -> None:
+    for directory in bundled_models().values():
+        assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= 16e6
+        card = (directory / "README.md").read_text(encoding="utf-8")
+        assert all(word in card for word in CARD)
+
+
+def test_it_obeys_a_pattern_that_its_unguided_texts_do_not_have(bundled: Generator) -> None:
+    """By the lexicon's commonest tag of each word: the oracle need not be installed for this test."""
+    request = bundled.request([PATTERN], n=8)
+    (control,) = request.controls
+    lexicon = control.classifier.head.lexicon[:, :17]  # type: ignore[attr-defined]
+
+    def right(settings: Settings) -> float:
+        shares = []
+        for sample in bundled.generate([request], settings):
+            tags = lexicon[bundled.model.tokenizer.ids(sample.tokens)].argmax(-1) + 1
+            wanted = control.classifier.encode([control.target], [10])[0]
+            shares.append(float((tags == wanted).float().mean()))
+        return sum(shares) / len(shares)
+
+    assert right(Settings()) > 0.9
+    assert right(Settings(guidance=Guidance(strength=0.0))) < 0.5
+
+
+def test_its_texts_do_not_depend_on_their_company(bundled: Generator) -> None:
+    requests = [bundled.request([PATTERN], n=3), bundled.request(["length: 12-20"], n=5), bundled.request([PATTERN])]
+    settings = Settings(steps=8)
+    together = [sample.tokens for sample in bundled.generate(requests, settings)]
+    apart = [sample.tokens for request in requests for sample in bundled.generate([request], settings)]
+    assert together == apart
