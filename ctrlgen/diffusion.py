@@ -136,7 +136,7 @@ def log_likelihood_bound(
     schedule: Schedule,
     noise: Callable[[], Tensor],
     lengths: Tensor | None = None,
-    levels: int = 16,
+    levels: int = 32,
 ) -> Tensor:
     """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
 
