@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifiers.labelled import MIN_COUNT, OPEN, Ids, Row, Values, halves, learnable_values, make_examples, read_column
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_weights, write_weights
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import LengthBatches, find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.heads import Example, Head, load_head, train_head
+from ctrlgen.heads import Example, Head, load_head, mix_layers, train_head
 from ctrlgen.model import Denoised
 from ctrlgen.registry import check_name, find_trained, fold, weights_fingerprint
 
@@ -78,8 +77,7 @@ class LabelHead(Head):
 
     def evidence(self, denoised: Denoised) -> Tensor:
         """What each position says of each value. (B, n, values of all fields)"""
-        weights = self.layer_mix.softmax(0)
-        mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
+        mixed = mix_layers(self.layer_mix, denoised)
         of_words = (denoised.probs @ self.lexicon.exp()).clamp(min=1e-6).log()
         return of_words + self.correction(self.hidden(mixed))
 
@@ -212,11 +210,7 @@ class Label(Classifier):
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CtrlgenError(f"{directory / CONFIG}: not the settings of a {cls.kind} classifier") from error
         load_head(head, directory).to(model.device)
-        try:
-            judge.load_state_dict(read_weights(directory / ORACLE))
-        except RuntimeError as error:
-            raise CtrlgenError(f"{directory / ORACLE}: does not fit {CONFIG}") from error
-        judge.eval().requires_grad_(False)
+        load_head(judge, directory, ORACLE)
         return classifier
 
     @staticmethod

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.heads import Example, Head, load_head, train_head
+from ctrlgen.heads import Example, Head, load_head, mix_layers, train_head
 from ctrlgen.model import Denoised
 from ctrlgen.registry import find_trained, weights_fingerprint
 
@@ -128,8 +127,7 @@ class PosHead(Head):
 
     def forward(self, denoised: Denoised) -> Tensor:
         """log p of every tag of both tagsets at each position. (B, n, TAGS - 1)"""
-        mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(
-            self.layer_mix.softmax(0), denoised.hidden, strict=True))  # fmt: skip
+        mixed = mix_layers(self.layer_mix, denoised)
         logits = (denoised.probs @ self.lexicon).clamp(min=1e-6).log() + self.output(self.hidden(mixed))
         universal, penn = logits.split([len(UNIVERSAL), len(PENN)], -1)
         return torch.cat([universal.log_softmax(-1), penn.log_softmax(-1)], -1)

@@ -37,11 +37,11 @@ from classifiers.brackets import (
 from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart
 from classifiers.parser import CleanParser, train_parser
 from classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, parse_pattern
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_weights, write_weights
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.heads import Example, Head, load_head, train_head
+from ctrlgen.heads import Example, Head, load_head, mix_layers, train_head
 from ctrlgen.model import LEAST_WIDTH, TIME_FEATURES, Block, Denoised, DenoiserConfig, rotary
 from ctrlgen.registry import find_trained, trained_classifiers, weights_fingerprint
 
@@ -83,8 +83,7 @@ class TreeHead(Head):
 
     def forward(self, denoised: Denoised) -> Tensor:
         """(B, n, n, classes), meaningless where a span ends before it starts or beyond its row."""
-        weights = self.layer_mix.softmax(0)
-        mixed = sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
+        mixed = mix_layers(self.layer_mix, denoised)
         h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
         n = h.shape[1]
         h = F.pad(h, (0, 0, 0, max(0, LEAST_WIDTH - n)))  # see `Denoiser.widened`
@@ -146,11 +145,7 @@ class Tree(Classifier):
         except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
             raise CtrlgenError(f"{directory / CONFIG}: not the settings of a tree classifier") from error
         load_head(head, directory).to(model.device)
-        try:
-            parser.load_state_dict(read_weights(directory / ORACLE))
-        except RuntimeError as error:
-            raise CtrlgenError(f"{directory / ORACLE}: does not fit {CONFIG}") from error
-        parser.eval().requires_grad_(False)
+        load_head(parser, directory, ORACLE)
         return cls(model, head, parser)
 
     @staticmethod

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_weights, write_weights
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ctrlgen.train import Progress, TrainingConfig
 
 Target = TypeVar("Target")
-AnyHead = TypeVar("AnyHead", bound="Head")
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
@@ -166,10 +167,16 @@ def train_head(
         yield progress
 
 
-def load_head(head: AnyHead, directory: Path) -> AnyHead:
-    """Fill a head with its saved weights. Raises CtrlgenError where they do not fit."""
+def mix_layers(layer_mix: Tensor, denoised: Denoised) -> Tensor:
+    """The denoiser's hidden states, normalised, in a learned mixture. layer_mix (layers,) -> (B, n, width)"""
+    weights = layer_mix.softmax(0)
+    return sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
+
+
+def load_head(module: AnyModule, directory: Path, file: str = WEIGHTS) -> AnyModule:
+    """Fill a head, or the oracle beside it, with its saved weights. Raises CtrlgenError where they do not fit."""
     try:
-        head.load_state_dict(read_weights(directory / WEIGHTS))
+        module.load_state_dict(read_weights(directory / file))
     except RuntimeError as error:
-        raise CtrlgenError(f"{directory / WEIGHTS}: does not fit {CONFIG}") from error
-    return head.eval().requires_grad_(False)
+        raise CtrlgenError(f"{directory / file}: does not fit {CONFIG}") from error
+    return module.eval().requires_grad_(False)
