@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, save_pretrained
+from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
 from ctrlgen.data import LengthBatches, read_texts
 from ctrlgen.diffusion import Noise, cross_entropy_loss, draw_noise, simple_loss
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -80,6 +80,7 @@ class TrainingConfig:
     clip: float = 1.0
     span_mask_rate: float = 0.1  # share of sentences given clean outside one span
     seed: int = 0
+    init: str | None = None  # start from this model's weights and words: a bundled name, a directory or a hub id
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False  # torch.compile: a quarter faster after two minutes of compiling
     log_every: int = 10
@@ -398,7 +399,11 @@ class DenoisingTask:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         texts = read_texts(recipe.data.train, recipe.data.text_column)
-        self.tokenizer = WordTokenizer.train(texts, recipe.data.min_count, recipe.data.max_vocab)
+        start = starting_model(recipe)
+        if start is None:
+            self.tokenizer = WordTokenizer.train(texts, recipe.data.min_count, recipe.data.max_vocab)
+        else:
+            self.tokenizer = start.tokenizer
         self.sentences = self.prepare(texts)
         if not self.sentences:
             limits = f"{recipe.data.min_length} to {recipe.model.max_length}"
@@ -412,6 +417,9 @@ class DenoisingTask:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             denoiser.compile(dynamic=True)
         schedule = make_schedule(recipe.diffusion.schedule, recipe.diffusion.min_noise, recipe.diffusion.max_noise)
+        if start is not None:
+            denoiser.load_state_dict(start.denoiser.state_dict())
+            schedule.load_state_dict(start.schedule.state_dict())
         self.module = DenoisingLoss(denoiser, schedule, recipe.diffusion.steps)
 
     def prepare(self, texts: Sequence[str]) -> list[list[int]]:
@@ -471,6 +479,20 @@ class DenoisingTask:
     def save(self, module: nn.Module, directory: Path) -> None:
         assert isinstance(module, DenoisingLoss)
         save_pretrained(self.model(module), directory)
+
+
+def starting_model(recipe: Recipe) -> DiffusionLM | None:
+    """The model that `training.init` names. Raises UsageError where the recipe describes another one."""
+    if recipe.training.init is None:
+        return None
+    model = from_pretrained(recipe.training.init)
+    wanted = {"model": asdict(recipe.model), "diffusion": asdict(recipe.diffusion)}
+    is_so = {key: getattr(model.config, key) for key in wanted["model"]}
+    changed = differing_keys({"model": is_so, "diffusion": asdict(model.diffusion)}, wanted)
+    changed = [key for key in changed if key != "model.dropout"]
+    if changed:
+        raise UsageError(f"{recipe.training.init}: cannot start from it: the recipe says another {', '.join(changed)}")
+    return model
 
 
 def train(recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None) -> Iterator[Progress]:

@@ -304,6 +304,29 @@ def test_differing_keys() -> None:
     assert differing_keys(old, {"a": {"b": 1, "c": {"d": 4}}, "f": 3}) == ["a.c.d", "e", "f"]
 
 
+def test_a_run_may_start_from_another_models_weights(recipe: Recipe, toy_model: Path, tmp_path: Path) -> None:
+    """The same seed and data: after one tiny step the weights are still those of the start."""
+    start = from_pretrained(str(toy_model))
+    config = ModelConfig(**{field.name: getattr(start.config, field.name) for field in dataclasses.fields(ModelConfig)})
+    barely = dataclasses.replace(BRIEF, steps=1, lr=1e-9, matrix_lr=0.0, init=str(toy_model))
+    run(dataclasses.replace(recipe, model=config, diffusion=start.diffusion, training=barely), tmp_path / "m")
+    continued = from_pretrained(str(tmp_path / "m"))
+    assert continued.tokenizer.to_json() == start.tokenizer.to_json()
+    for name, tensor in start.denoiser.state_dict().items():
+        torch.testing.assert_close(continued.denoiser.state_dict()[name], tensor, atol=2e-3, rtol=2e-3)
+    from_scratch = dataclasses.replace(barely, init=None)
+    run(dataclasses.replace(recipe, model=config, diffusion=start.diffusion, training=from_scratch), tmp_path / "s")
+    other = from_pretrained(str(tmp_path / "s")).denoiser.state_dict()
+    assert any((other[name] - tensor).abs().max() > 0.01 for name, tensor in start.denoiser.state_dict().items())
+
+
+def test_a_start_of_another_shape_is_refused_naming_the_keys(recipe: Recipe, toy_model: Path, tmp_path: Path) -> None:
+    wider = dataclasses.replace(recipe, training=dataclasses.replace(BRIEF, init=str(toy_model)))
+    with pytest.raises(UsageError, match=r"model\.width"):
+        run(wider, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_an_existing_model_is_not_overwritten(recipe: Recipe, toy_model: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished"
     run(recipe, unfinished, until=9)

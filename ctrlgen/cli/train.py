@@ -18,6 +18,7 @@ def train(
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and noise.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model's weights and words.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
     log_with: Annotated[str | None, typer.Option(help="A tracker that accelerate knows, e.g. tensorboard.")] = None,
 ) -> None:
@@ -40,6 +41,7 @@ def train(
         "data.text_column": text_column,
         "training.steps": steps,
         "training.seed": seed,
+        "training.init": init,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
