@@ -8,7 +8,7 @@ no constituent. A bracket around one word alone is left to the caller: a word's 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -124,6 +124,20 @@ def read_spans(text: str) -> tuple[Constituent, ...]:
     return tuple(spans.values())
 
 
+def write_tree(constituents: Iterable[Constituent], length: int) -> str:
+    """Constituents over `length` words as brackets whose leaves are open: `(S (NP * *) *)`.
+
+    `TOP` holds together what would not be one bracket.
+    """
+    opening: dict[int, list[str]] = defaultdict(list)
+    closing: Counter[int] = Counter()
+    for c in sorted(constituents, key=lambda c: (c.start, -c.end)):
+        opening[c.start] += [f"({label} " for label in c.chain]
+        closing[c.end - 1] += len(c.chain)
+    leaves = ["".join(opening[i]) + ANY + ")" * closing[i] for i in range(length)]
+    return f"({ROOTS[0]} {' '.join(leaves)})"
+
+
 def labels_of(text: str) -> Chain:
     """`S+VP` as a chain; `*` is any constituent."""
     return tuple(label for label in text.split("+") if label != ANY)
@@ -140,8 +154,9 @@ def missing(wanted: Iterable[Constituent], got: Iterable[Constituent]) -> list[C
     return [c for c in wanted if c.chain not in there.get((c.start, c.end), ())]
 
 
-def labelled_f1(wanted: Iterable[Constituent], got: Iterable[Constituent]) -> float:
-    """Harmonic mean of labelled precision and recall, each label of a chain one bracket, as EVALB counts.
+def labelled_f1(wanted: Iterable[Constituent], got: Iterable[Constituent]) -> tuple[float, int]:
+    """Harmonic mean of labelled precision and recall, each label of a chain one bracket, as EVALB counts; and of how
+    many brackets, so that means over texts can be weighted as EVALB's.
 
     Brackets of one word are left out (they are easy), punctuation counts. A bracket wanted with any label is found
     whatever its label.
@@ -154,7 +169,7 @@ def labelled_f1(wanted: Iterable[Constituent], got: Iterable[Constituent]) -> fl
         found += (Counter(c.chain) & Counter(chain)).total() if c.chain else bool(chain)
     asked = sum(max(1, len(c.chain)) for c in wanted)
     there = sum(len(c.chain) for c in got)
-    return 2 * found / (asked + there) if asked + there else 1.0
+    return 2 * found / (asked + there) if asked + there else 1.0, asked + there
 
 
 def frequent_chains(trees: Iterable[Bracketing], least: int) -> list[str]:

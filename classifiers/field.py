@@ -8,13 +8,15 @@ One classifier answers for all fields of a data set. They come from a meaning re
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from classifiers.label import Label
 from classifiers.labelled import ABSENT, Row, read_column
 from ctrlgen.control import Verdict
 from ctrlgen.data import find_text_column
+from ctrlgen.registry import fold
 from ctrlgen.tokenizer import detokenize
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ class Field(Label):
                 row.update(read_meaning(value) if is_meaning else {column: value})
         return [{field: value for field, value in row.items() if value} for row in rows]
 
+    def value_in(self, row: Mapping[str, Any]) -> str | None:
+        """From a column of that name, or from a meaning representation."""
+        columns = [text for text in row.values() if isinstance(text, str) and SLOT.search(text)]
+        fields = {fold(name): value for text in columns for name, value in read_meaning(text).items()}
+        return fields.get(fold(self.name)) or super().value_in(row)
+
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[int]) -> list[Verdict]:
         verdicts = super().check(texts, targets)
         return [
@@ -54,10 +62,14 @@ class Field(Label):
         ]
 
     def compared_with_literal(self, verdict: Verdict, words: Sequence[str], value: str) -> Verdict:
-        if value == ABSENT or is_literal(self.tokenizer.split(value), words) == verdict.success:
+        if value == ABSENT:
+            return verdict
+        literal = is_literal(self.tokenizer.split(value), words)
+        verdict = replace(verdict, also={"literal": literal})
+        if literal == verdict.success:
             return verdict
         detail = f"{value!r} is not written" if verdict.success else f"{verdict.detail}, though {value!r} is written"
-        return Verdict(verdict.success, detail)
+        return replace(verdict, detail=detail)
 
 
 def read_meaning(text: str) -> Row:

@@ -8,10 +8,11 @@ own, of which one text may have any; a label is the case of one field, and `clas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -285,6 +286,18 @@ class Label(Classifier):
             hint = did_you_mean(written, self.values, 3)
             raise UsageError(f"{self.name}: unknown value {written!r}; its values are {listed}.{hint}")
         return self.values.index(same[0])
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """From the data's labels."""
+        known = {value.casefold() for value in self.values}
+        values = [self.value_in(row) for row in rows]
+        return [value if value and value.casefold() in known else None for value in values]
+
+    def value_in(self, row: Mapping[str, Any]) -> str | None:
+        """From the column that has this control's name."""
+        return next((str(value) for column, value in row.items() if fold(column) == fold(self.name) and value), None)
 
     def encode(self, targets: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """(B, K), only this field asked for."""

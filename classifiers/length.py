@@ -6,8 +6,9 @@ The model denoises exactly as many vectors as there are words, so this control n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import UsageError
 from ctrlgen.model import Denoised
 
+TOLERANCE = 2  # words; Diffusion-LM counts such lengths as right
 RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
 
 
@@ -43,6 +45,11 @@ class Length(Classifier):
             raise UsageError(f"length: {value!r} is no range; it must rise from at least 1")
         return range(fewest, most + 1)
 
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        return [str(len(words)) for words in texts]
+
     def allows_length(self, target: range, length: int) -> bool:
         return length in target
 
@@ -53,7 +60,9 @@ class Length(Classifier):
         return encoded.to(denoised.x_t).log()
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[range]) -> list[Verdict]:
-        return [
-            Verdict(len(words) in target, None if len(words) in target else f"{len(words)} words")
-            for words, target in zip(texts, targets, strict=True)
-        ]
+        return [self.verdict(len(words), target) for words, target in zip(texts, targets, strict=True)]
+
+    def verdict(self, length: int, target: range) -> Verdict:
+        within = target.start - TOLERANCE <= length < target.stop + TOLERANCE
+        detail = None if length in target else f"{length} words"
+        return Verdict(length in target, detail, also={f"within {TOLERANCE}": within})

@@ -108,7 +108,7 @@ def agreement(parser: CleanParser, examples: Sequence[Example[Bracketing]]) -> d
     wanted = [e.target.constituents for e in examples]
     pairs = list(zip(wanted, parsed, strict=True))
     return {
-        "f1": mean(labelled_f1(one, other) for one, other in pairs),
+        "f1": mean(labelled_f1(one, other)[0] for one, other in pairs),
         "exact": mean(set(one) == set(other) for one, other in pairs),
         "sentences": len(pairs),
     }

@@ -6,10 +6,11 @@ tags (https://universaldependencies.org/u/pos) and Penn Treebank tags (as spaCy 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -206,6 +207,15 @@ class Pos(Classifier):
     def parse(self, value: str) -> Pattern:
         return parse_pattern(value)
 
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """Universal tags, by spaCy."""
+        try:
+            return [" ".join(universal) for universal, _ in tag(texts)]
+        except ImportError as error:
+            raise CtrlgenError(f"pos: spaCy is not installed to tag the texts: {INSTALL_SPACY}") from error
+
     def allows_length(self, target: Pattern, length: int) -> bool:
         return length >= len(target.tags) if target.open_end else length == len(target.tags)
 
@@ -239,7 +249,7 @@ def judge(words: Sequence[str], tags: tuple[list[str], list[str]], pattern: Patt
     if wrong_length:
         details.insert(0, f"{len(got)} words instead of {len(pattern.tags)}{' or more' if pattern.open_end else ''}")
     correct = max(0.0, 1.0 - (len(failed) + missing) / asked)
-    return Verdict(not details, "; ".join(details) or None, failed, correct)
+    return Verdict(not details, "; ".join(details) or None, failed, correct, asked)
 
 
 def training_examples(

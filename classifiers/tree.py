@@ -12,10 +12,11 @@ of clean text, another network trained apart on the same trees, which are as goo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from classifiers.brackets import (
     read_spans,
     read_tree,
     smallest_around,
+    write_tree,
 )
 from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart
 from classifiers.parser import CleanParser, train_parser
@@ -250,6 +252,22 @@ class Tree(Classifier):
             self.pos = Pos.load(self.model, Pos.kind)
         return parse_pattern(" ".join(tags))
 
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """From the data's trees where it has them, else from the oracle's."""
+        given = [tree_of(row, words) for row, words in zip(rows, texts, strict=True)]
+        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        trees = [parsed_tree if tree is None else tree for tree, parsed_tree in zip(given, parsed, strict=True)]
+        return [self.value_of(tree, len(words), rng) for tree, words in zip(trees, texts, strict=True)]
+
+    def value_of(self, tree: Sequence[Constituent], length: int, rng: Random) -> str | None:
+        """All constituents of two words or more, the leaves open. None where a chain of labels is not known."""
+        several = [c for c in tree if c.end - c.start > 1]
+        if not several or any(c.chain not in self.labels.asks_for for c in several):
+            return None
+        return write_tree(several, length)
+
     def allows_length(self, target: Syntax, length: int) -> bool:
         if target.length is not None:
             return length == target.length
@@ -296,9 +314,10 @@ class Tree(Classifier):
         wrong = [place for place, (word, wanted) in pairs if wanted not in (None, word)]
         details += [f"position {place + 1} {words[place]!r}: wanted {target.words[place]!r}" for place in wrong]
         failed = {i for i in range(len(words)) if smallest_around(i, target.constituents) in lacking}.union(wrong)
-        return Verdict(not details, "; ".join(details) or None, tuple(sorted(failed)), self.share(target, got))
+        return Verdict(not details, "; ".join(details) or None, tuple(sorted(failed)), *self.share(target, got))
 
-    def share(self, target: Syntax, got: Sequence[Constituent]) -> float:
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> tuple[float, int]:
+        """What is right, and of how many brackets that is a share."""
         return labelled_f1(target.constituents, got)
 
     def judge_tags(self, words: Sequence[str], target: Syntax) -> Verdict:
@@ -321,8 +340,14 @@ class Span(Tree):
                 raise UsageError(f"span: {str(span)!r} is beyond the model's longest text of {longest} words")
         return Syntax(tuple(replace(span, chain=self.known_chain(span.chain)) for span in spans))
 
-    def share(self, target: Syntax, got: Sequence[Constituent]) -> float:
-        return 1.0 - len(missing(target.constituents, got)) / len(target.constituents)
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> tuple[float, int]:
+        asked = len(target.constituents)
+        return 1.0 - len(missing(target.constituents, got)) / asked, asked
+
+    def value_of(self, tree: Sequence[Constituent], length: int, rng: Random) -> str | None:
+        """One of its constituents of two words or more, but not the whole text."""
+        inner = [c for c in tree if 1 < c.end - c.start < length and c.chain in self.labels.asks_for]
+        return str(rng.choice(inner)) if inner else None
 
 
 def combine(one: Verdict, other: Verdict) -> Verdict:
@@ -330,7 +355,8 @@ def combine(one: Verdict, other: Verdict) -> Verdict:
     both = (one.success, other.success)
     success = False if False in both else None if None in both else True
     details = [verdict.detail for verdict in (one, other) if verdict.detail]
-    return Verdict(success, "; ".join(details) or None, tuple(sorted({*one.failed, *other.failed})), one.correct)
+    failed = tuple(sorted({*one.failed, *other.failed}))
+    return Verdict(success, "; ".join(details) or None, failed, one.correct, one.parts)
 
 
 def with_notes(progress: Progress, notes: list[str]) -> Progress:
@@ -338,6 +364,15 @@ def with_notes(progress: Progress, notes: list[str]) -> Progress:
     if progress.validation is None or progress.step < progress.steps:
         return progress
     return replace(progress, validation=progress.validation | {"notes": notes})
+
+
+def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
+    """The constituents of the tree that a row of data brings, if it is of these words."""
+    text = next((row[name] for name in TREE_COLUMNS if row.get(name)), None)
+    if text is None:
+        return None
+    tree = read_tree(text)
+    return tree.constituents if len(tree.leaves) == len(words) else None
 
 
 def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:

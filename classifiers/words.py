@@ -11,9 +11,10 @@ with these words would pass. The oracle is a plain string match. Case never matt
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from random import Random
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.model import Denoised
 from ctrlgen.tokenizer import detokenize
 
+MOST_DRAWN = 3  # words asked for at once in evaluation
 CLOSING = (".", "!", "?")
 NO_TEXT, UNKNOWN = 0, -1  # classes of words: <end> and <pad>; one that the vocabulary lacks
 
@@ -88,6 +90,16 @@ class Words(Classifier):
                 hint = did_you_mean(word, self.tokenizer.words, count=3)
                 raise UsageError(f"{self.kind}: the word {word!r} is not in this model's vocabulary.{hint}")
         return tuple(word.casefold() for word in words)
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        return [self.value_of(words, rng) for words in texts]
+
+    def value_of(self, words: Sequence[str], rng: Random) -> str | None:
+        """One to three of its words."""
+        known = [word for word in dict.fromkeys(words) if word in self.tokenizer and word.isalpha()]
+        return ", ".join(rng.sample(known, min(len(known), rng.randint(1, MOST_DRAWN)))) or None
 
     def negate(self, target: Wanted) -> Wanted:
         return replace(target, avoided=True)
@@ -177,6 +189,10 @@ class Starts(Words):
     example = "starts: Located near"
     place: ClassVar[Place] = "start"
 
+    def value_of(self, words: Sequence[str], rng: Random) -> str | None:
+        """Its first two words."""
+        return detokenize(words[:2]) if all(word in self.tokenizer for word in words[:2]) else None
+
     def listed(self, value: str) -> list[str]:
         return [value[1:-1] if value[0] == value[-1] == '"' else value]
 
@@ -187,6 +203,12 @@ class Ends(Starts):
     syntax = "ends: WORD WORD ..."
     example = "ends: near the river"
     place: ClassVar[Place] = "end"
+
+    def value_of(self, words: Sequence[str], rng: Random) -> str | None:
+        """Its last two words before a closing mark."""
+        closed = bool(words) and words[-1] in CLOSING
+        last = words[-2 - closed : len(words) - closed]
+        return detokenize(last) if last and all(word in self.tokenizer for word in last) else None
 
 
 def automata_of(encoded: Tensor) -> Automata:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ from ctrlgen.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from random import Random
 
     from datasets import Dataset
     from torch import Tensor
@@ -50,6 +51,8 @@ class Verdict:
     detail: str | None = None
     failed: tuple[int, ...] = ()  # positions of the words that failed, from 0
     correct: float | None = None  # share of the parts that succeeded
+    parts: int = 1  # how many parts that share is of: words, brackets
+    also: Mapping[str, bool] = field(default_factory=dict)  # further tests that the field reports, by name
 
     def turned_round(self) -> Verdict:
         """The verdict on `not` this control."""
@@ -112,6 +115,15 @@ class Classifier(ABC):
     def negate(self, target: Any) -> Any | None:
         """The target that `not` asks for, of kinds that have one; others are guided by log(1 - p)."""
         return None
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """For each text a value of this control that it has: what evaluation asks for, with the text as reference.
+
+        `rows` are the data's rows, with their labels. None where a text has no value to ask for.
+        """
+        return [None] * len(texts)
 
     def allows_length(self, target: Any, length: int) -> bool:
         """Whether a text of `length` words can have this target."""

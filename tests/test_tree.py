@@ -148,7 +148,7 @@ def test_impossible_spans(text: str, message: str) -> None:
     ],
 )
 def test_labelled_f1(wanted: str, got: str, f1: float) -> None:
-    assert labelled_f1(read_spans(wanted), read_spans(got)) == pytest.approx(f1)
+    assert labelled_f1(read_spans(wanted), read_spans(got))[0] == pytest.approx(f1)
 
 
 def test_missing() -> None:
@@ -543,7 +543,7 @@ def test_the_oracle_reads_the_finished_text(generator: Generator) -> None:
         (parsed,) = generator.request([control]).controls
         return parsed.classifier.check([text], [parsed.target])[0]
 
-    assert verdict("tree: (S (NP the * *) (VP * (NP (NP * *) (PP by (NP * *)))) .)") == Verdict(True, None, (), 1.0)
+    assert verdict("tree: (S (NP the * *) (VP * (NP (NP * *) (PP by (NP * *)))) .)") == Verdict(True, None, (), 1.0, 14)
     partly = verdict("tree: (S (* * * *) (VP * * * * * *) *)")
     assert (partly.success, partly.detail) == (True, None)
     assert partly.correct == pytest.approx(2 * 3 / (3 + 7))  # four constituents that were not asked for
