@@ -15,6 +15,8 @@ from ctrlgen.model import Denoised, Denoiser
 from ctrlgen.rounding import rounding_logits
 from ctrlgen.schedule import Schedule, alpha_sigma
 
+SCORED_LEVELS = 32  # noise levels at which the bound on a text's likelihood is summed
+
 
 def _per_row(scale: Tensor, x: Tensor) -> Tensor:
     """Let a (B,) or scalar tensor broadcast over x (B, n, d)."""
@@ -136,7 +138,7 @@ def log_likelihood_bound(
     schedule: Schedule,
     noise: Callable[[], Tensor],
     lengths: Tensor | None = None,
-    levels: int = 32,
+    levels: int = SCORED_LEVELS,
 ) -> Tensor:
     """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
 

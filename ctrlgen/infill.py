@@ -51,6 +51,17 @@ class Template:
             raise UsageError(f"{self.text!r} takes {fewest} words or more; this model writes at most {longest}")
         return range(max(1, fewest), min(most, longest) + 1)
 
+    def matches(self, words: Sequence[str]) -> bool:
+        """Whether a text has the template's words in place, with blanks of the sizes allowed between them."""
+        ends = {0}  # how many words the parts so far may have taken
+        for part in self.parts:
+            if isinstance(part, Blank):
+                most = len(words) if part.most is None else part.most
+                ends = {end + n for end in ends for n in range(part.fewest, most + 1) if end + n <= len(words)}
+            else:
+                ends = {end + 1 for end in ends if end < len(words) and words[end] == part}
+        return len(words) in ends
+
     def fill(self, length: int, seed: int) -> tuple[str | None, ...]:
         """The kept words, and None for each word to be written, `length` in all. Depends on the seed alone.
 

@@ -1,0 +1,164 @@
+"""What is computed from finished texts: diversity, novelty, intervals, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctrlgen.errors import CtrlgenError
+
+Words = Sequence[str]
+Array = NDArray[np.float64]
+
+DRAWS = 1000  # of the bootstrap
+BINS = 10  # of the reliability plot
+TEMPERATURES = np.geomspace(0.1, 10.0, 201)
+MOST_COMPARED = 200  # texts compared with one another by self-BLEU
+
+
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+
+def ngrams(words: Words, n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def distinct(texts: Sequence[Words], n: int) -> float:
+    """Share of different n-grams among all n-grams (Li et al. 2016)."""
+    grams = [gram for words in texts for gram in ngrams(words, n)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def self_bleu(texts: Sequence[Words]) -> float:
+    """Mean BLEU-4 of each text against all others, 0 to 100 (Zhu et al. 2018). Low is varied."""
+    joined = [" ".join(words) for words in texts[:MOST_COMPARED]]
+    if len(joined) < 2:
+        return math.nan
+    others = [[other for other in joined[:i] + joined[i + 1 :]] for i in range(len(joined))]
+    return mean(sentence_bleu(text, rest) for text, rest in zip(joined, others, strict=True))
+
+
+def sentence_bleu(text: str, references: Sequence[str]) -> float:
+    """BLEU-4, 0 to 100. Raises CtrlgenError where sacrebleu is not installed."""
+    try:
+        from sacrebleu import BLEU
+    except ImportError as error:
+        raise CtrlgenError("sacrebleu is not installed: pip install sacrebleu") from error
+    return BLEU(effective_order=True, tokenize="none").sentence_score(text, list(references)).score
+
+
+def rouge_l(text: Words, reference: Words) -> float:
+    """F1 of the longest common subsequence (Lin 2004)."""
+    if not text or not reference:
+        return 0.0
+    row = [0] * (len(reference) + 1)
+    for word in text:
+        before = row[:]
+        for j, other in enumerate(reference, 1):
+            row[j] = before[j - 1] + 1 if word == other else max(before[j], row[j - 1])
+    return 2 * row[-1] / (len(text) + len(reference))
+
+
+class Training:
+    """The training texts, for what of a sample is copied from them."""
+
+    def __init__(self, texts: Iterable[Words]):
+        self.texts = {tuple(words) for words in texts}
+        self.grams: dict[int, set[tuple[str, ...]]] = {}
+
+    def copied(self, words: Words) -> bool:
+        return tuple(words) in self.texts
+
+    def has(self, gram: tuple[str, ...]) -> bool:
+        size = len(gram)
+        if size not in self.grams:
+            self.grams[size] = {found for text in self.texts for found in ngrams(text, size)}
+        return gram in self.grams[size]
+
+    def longest_shared(self, words: Words) -> int:
+        """How many consecutive words of a text stand in one training text."""
+        longest = 0
+        for start in range(len(words)):
+            while start + longest < len(words) and self.has(tuple(words[start : start + longest + 1])):
+                longest += 1
+        return longest
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% bootstrap interval over targets."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(sums: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Estimate | None:
+    """sum of `sums` over sum of `weights`, one entry a target; None without targets.
+
+    Percentile bootstrap (Efron 1979): targets are drawn anew, with replacement.
+    """
+    top = np.asarray(sums, dtype=float)
+    if not len(top):
+        return None
+    bottom = np.ones_like(top) if weights is None else np.asarray(weights, dtype=float)
+    if bottom.sum() == 0:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(top), (DRAWS, len(top)))
+    ratios = top[drawn].sum(1) / np.maximum(bottom[drawn].sum(1), 1e-12)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The guide's probability against the oracle's verdict."""
+
+    error: float  # expected calibration error on the second half of the targets
+    temperature: float  # of the log-odds, fitted on the first half
+    error_after: float
+    bins: list[tuple[float, float, int]]  # mean probability, share of successes, how many
+
+
+def calibrate(scores: Sequence[float], successes: Sequence[bool]) -> Calibration | None:
+    """Guo et al. 2017: expected calibration error, and the temperature that makes the first half likeliest."""
+    p, right = np.clip(np.asarray(scores, dtype=float), 1e-6, 1 - 1e-6), np.asarray(successes, dtype=float)
+    if len(p) < 2 * BINS:
+        return None
+    first, second = slice(None, None, 2), slice(1, None, 2)
+    losses = [cross_entropy(tempered(p[first], t), right[first]) for t in TEMPERATURES]
+    best = float(TEMPERATURES[int(np.argmin(losses))])
+    after = tempered(p[second], best)
+    return Calibration(
+        calibration_error(p[second], right[second]), best, calibration_error(after, right[second]), reliability(p, right)
+    )  # fmt: skip
+
+
+def tempered(p: Array, temperature: float) -> Array:
+    return 1 / (1 + np.exp(-np.log(p / (1 - p)) / temperature))
+
+
+def cross_entropy(p: Array, right: Array) -> float:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return float(-(right * np.log(p) + (1 - right) * np.log(1 - p)).mean())
+
+
+def reliability(p: Array, right: Array) -> list[tuple[float, float, int]]:
+    """Equal bins of probability: mean probability, share that is right, how many; empty ones left out."""
+    which = np.minimum((p * BINS).astype(int), BINS - 1)
+    return [
+        (float(p[which == b].mean()), float(right[which == b].mean()), int((which == b).sum()))
+        for b in range(BINS)
+        if (which == b).any()
+    ]
+
+
+def calibration_error(p: Array, right: Array) -> float:
+    """Mean distance of probability and share over the bins, weighted by how many each holds."""
+    return sum(count * abs(probability - share) for probability, share, count in reliability(p, right)) / len(p)
