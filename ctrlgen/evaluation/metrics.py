@@ -40,7 +40,7 @@ def self_bleu(texts: Sequence[Words]) -> float:
     joined = [" ".join(words) for words in texts[:MOST_COMPARED]]
     if len(joined) < 2:
         return math.nan
-    others = [[other for other in joined[:i] + joined[i + 1 :]] for i in range(len(joined))]
+    others = [joined[:i] + joined[i + 1 :] for i in range(len(joined))]
     return mean(sentence_bleu(text, rest) for text, rest in zip(joined, others, strict=True))
 
 
@@ -136,8 +136,11 @@ def calibrate(scores: Sequence[float], successes: Sequence[bool]) -> Calibration
     best = float(TEMPERATURES[int(np.argmin(losses))])
     after = tempered(p[second], best)
     return Calibration(
-        calibration_error(p[second], right[second]), best, calibration_error(after, right[second]), reliability(p, right)
-    )  # fmt: skip
+        error=calibration_error(p[second], right[second]),
+        temperature=best,
+        error_after=calibration_error(after, right[second]),
+        bins=reliability(p, right),
+    )
 
 
 def tempered(p: Array, temperature: float) -> Array:

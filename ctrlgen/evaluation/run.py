@@ -6,7 +6,6 @@ evaluation that was interrupted continues, and gives the same figures.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -16,15 +15,14 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import torch
 
-from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.control import Verdict, check
 from ctrlgen.data import read_texts
 from ctrlgen.diffusion import SCORED_LEVELS
@@ -35,7 +33,6 @@ from ctrlgen.evaluation.targets import (
     INFILL,
     UNGUIDED,
     Asked,
-    Target,
     Words,
     ask,
     expand_suites,
@@ -156,7 +153,7 @@ class Ours:
 
 
 class Given:
-    """Texts that somebody else wrote, in the order of the targets: JSON Lines with `text` or `tokens`, or plain lines."""
+    """Texts from elsewhere, in the order of the targets: JSON Lines with `text` or `tokens`, or plain lines."""
 
     name = GIVEN
 

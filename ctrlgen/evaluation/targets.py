@@ -6,8 +6,8 @@ A suite is a control name (`pos`, `span`, `length`, …), several joined by `+` 
     infill      the middle third of each text taken out
     unguided    no control
 
-and `compose` and `all` stand for several. A file of targets is ours, `{"controls": […], "reference": "…"}` a line, or one
-of Diffusion-LM's as published (`pos`, `spans` or `tree` with `words_`, or a list such as `["food", ":", "Japanese"]`).
+and `compose` and `all` stand for several. A file of targets is ours, `{"controls": […], "reference": "…"}` a line, or
+one of Diffusion-LM's as published (`pos`, `spans` or `tree` with `words_`, or a list: `["food", ":", "Japanese"]`).
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def ask(generator: Generator, suite: str, targets: Iterable[Target], n: int, see
 
 
 def read_targets(path: Path, generator: Generator) -> list[Target]:
-    """Targets of a file, ours or Diffusion-LM's. Raises CtrlgenError where there is none, UsageError for a wrong line."""
+    """Targets of a file, ours or Diffusion-LM's. Raises CtrlgenError without any, UsageError for a wrong line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
