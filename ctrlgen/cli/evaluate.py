@@ -1,0 +1,139 @@
+"""`ctrlgen eval`: fluency, control success, diversity and speed, beside human text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
+from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from ctrlgen.evaluation.run import Judge
+    from ctrlgen.pipeline import Generator
+
+
+def evaluate(
+    model: ModelOption = "e2e",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="pos, tree, span, length, words, field, compose, infill, unguided, all; joined by +."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Held-out texts that targets are taken from: a path or hub id. Repeat to join rows."),
+    ] = None,
+    training_data: Annotated[str | None, typer.Option(help="Training texts, to find what is copied.")] = None,
+    targets: Annotated[Path | None, typer.Option(help="A file of targets, ours or Diffusion-LM's.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Evaluate these texts, in the order of the targets.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Targets of each suite.")] = 50,
+    samples_per_target: Annotated[int, typer.Option("--samples-per-target", "-n", min=1, help="Texts a target.")] = 1,
+    seeds: Annotated[str, typer.Option(help="Sampling seeds, such as 0,1,2.")] = "0",
+    lm: Annotated[
+        list[str] | None, typer.Option(help="Also judge fluency by this causal LM: a hub id or path.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="Peers in the same run: rejection, fudge, finetuned.")
+    ] = None,
+    sweep: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE,… such as strength=0,2,4,8.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Directory for the report; an interrupted run continues.")] = None,
+    update_card: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    sampler: Annotated[SamplerName | None, typer.Option(help="How x_t walks to x_0.")] = None,
+    guidance: Annotated[GuidanceMethod | None, typer.Option(help="How to steer.")] = None,
+    strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Below 1: likelier words.")] = None,
+    candidates: Annotated[int | None, typer.Option(min=1, help="Draw this many, keep the model's best.")] = None,
+    select: Annotated[Selection | None, typer.Option(help="How to choose among candidates.")] = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one row of figures each.")] = False,
+) -> None:
+    """Measure a model: control success by oracles that guided nothing, and fluency, always beside human text.
+
+    Example: ctrlgen eval --model e2e --suite pos --data e2e/test.jsonl --limit 50
+    """
+    changes = {
+        "steps": steps, "sampler": sampler, "guidance": guidance, "strength": strength, "temperature": temperature,
+        "candidates": candidates, "select": select,
+    }  # fmt: skip
+    swept = tuple(parse_sweep(text) for text in sweep or ())
+    numbers = parse_seeds(seeds)
+    if targets is not None and (suite or data):
+        raise UsageError("--targets brings what is asked for; leave out --suite and --data")
+    if samples is not None and (swept or baseline or len(numbers) > 1):
+        raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
+
+    from ctrlgen.evaluation.report import show_results, write_card, write_report
+    from ctrlgen.evaluation.run import Plan, evaluate, vary
+    from ctrlgen.display import evaluation_progress
+    from ctrlgen.pipeline import Generator, Settings
+
+    plan = Plan(
+        suites=tuple(suite or ["all"]),
+        data=tuple(data or ()),
+        training_data=training_data,
+        targets=targets,
+        samples=samples,
+        limit=limit,
+        samples_per_target=samples_per_target,
+        seeds=numbers,
+        settings=vary(Settings(), {key: str(value) for key, value in changes.items() if value is not None}),
+        sweep=swept,
+        baselines=tuple(baseline or ()),
+    )
+    plan.variants()  # a sweep that cannot be read is refused before anything is loaded
+    generator = Generator(model, find_device(device))
+    with evaluation_progress() as watch:
+        results = evaluate(
+            generator, plan, find_judges(generator, lm or []), find_peers(generator, plan), report, watch
+        )
+    if as_json:
+        for row in results.as_json()["rows"]:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        show_results(results)
+    if report is not None:
+        write_report(results, report)
+        typer.echo(f"report written to {report / 'report.html'}", err=True)
+    if update_card:
+        write_card(results, generator.model)
+
+
+def find_judges(generator: Generator, names: list[str]) -> list[Judge]:
+    """The model's own autoregressive LM where it has one, and those named."""
+    from ctrlgen.errors import CtrlgenError
+    from ctrlgen.evaluation.judges import DomainJudge, NamedJudge
+
+    judges: list[Judge] = []
+    try:
+        judges.append(DomainJudge(generator.model))
+    except CtrlgenError as error:
+        typer.echo(f"fluency under the domain's LM is left empty: {error}", err=True)
+    return judges + [NamedJudge(name) for name in names]
+
+
+def find_peers(generator: Generator, plan: Any) -> list[Any]:
+    if not plan.baselines:
+        return []
+    from ctrlgen.evaluation.peers import make_peers
+
+    return make_peers(generator, plan.baselines, plan.training_data)
+
+
+def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:
+    key, equals, values = text.partition("=")
+    listed = tuple(value.strip() for value in values.split(",") if value.strip())
+    if not equals or not listed:
+        raise UsageError(f"--sweep {text!r}: write KEY=VALUE,VALUE,… such as strength=0,2,4,8")
+    return key.strip(), listed
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise UsageError(f"--seeds {text!r}: write whole numbers, such as 0,1,2") from None
