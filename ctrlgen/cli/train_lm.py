@@ -1,0 +1,71 @@
+"""`ctrlgen train-lm`: a small language model of the same words, to judge texts by."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctrlgen.cli.common import ModelOption
+from ctrlgen.errors import CtrlgenError
+
+
+def train_lm(
+    data: Annotated[str, typer.Option(help="Training texts: csv, tsv, jsonl, txt, parquet or a hub id.")],
+    model: ModelOption = "e2e",
+    validation: Annotated[str | None, typer.Option(help="Held-out texts; a share of the data by default.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 5000,
+    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 2048,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue a run that was interrupted.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
+) -> None:
+    """Train a small autoregressive language model of the model's words, which says what a text costs.
+
+    Example: ctrlgen train-lm --model my-model --data train.jsonl
+    """
+    from ctrlgen.checkpoint import from_pretrained
+    from ctrlgen.display import follow_training
+    from ctrlgen.language_model import lm_directories
+    from ctrlgen.language_model import train_lm as run
+    from ctrlgen.train import RESUME, TrainingConfig
+
+    loaded = from_pretrained(model)
+    directory = out or lm_directories(loaded)[0]
+    check_place(directory, force)
+    config = TrainingConfig(
+        steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
+    )
+    working = directory.with_name(f".{directory.name}.partial")
+    if not resume:
+        shutil.rmtree(working, ignore_errors=True)
+    try:
+        follow_training(run(loaded, data, validation, text_column, config, working, resume=resume))
+    except BaseException:
+        if not (working / RESUME).exists():
+            shutil.rmtree(working, ignore_errors=True)
+        raise
+    (working / RESUME).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    working.rename(directory)
+    typer.echo(f"language model written to {directory}", err=True)
+
+
+def check_place(directory: Path, force: bool) -> None:
+    """Refuse, before any work, a place that cannot be written to or that would lose something."""
+    from ctrlgen.checkpoint import CONFIG, read_config
+    from ctrlgen.files import make_directory
+
+    make_directory(directory.parent)
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists():
+        if not (directory / CONFIG).is_file() or "vocabulary" not in read_config(directory / CONFIG):
+            raise CtrlgenError(f"{directory}: holds something else than a language model; choose another --out")
+        if not force:
+            raise CtrlgenError(f"{directory}: already holds a language model; use --force or choose another --out")
