@@ -1,0 +1,62 @@
+"""The figures in a model's card: a block of its README.md that an evaluation writes, and nobody by hand."""
+
+from __future__ import annotations
+
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.tables import card_table, legend, markdown_table, notes
+from ctrlgen.files import atomic_file
+
+START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end of figures -->"
+
+
+def write_card(results: Results, model: DiffusionLM) -> None:
+    """Replace the block of figures in the model's README.md, or add it; everything else stays byte for byte.
+
+    Raises CtrlgenError where the card cannot be read or written, or its block has no end.
+    """
+    if model.directory is None:
+        raise CtrlgenError("this model has no directory, so it has no card to update")
+    path = model.directory / "README.md"
+    try:
+        card = path.read_bytes().decode("utf-8") if path.exists() else f"# {model.directory.name}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(with_block(card, figures(results), str(path)).encode("utf-8"))
+
+
+def with_block(card: str, block: str, name: str) -> str:
+    """A card with its block replaced, or added at the end. Raises CtrlgenError for a block without an end."""
+    if START not in card:
+        return f"{card.rstrip()}\n\n{START}\n{block}{END}\n" if card.strip() else f"{START}\n{block}{END}\n"
+    before, _, rest = card.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise CtrlgenError(f"{name}: the block of figures does not end: add a line {END}")
+    return f"{before}{START}\n{block}{END}{after}"
+
+
+def figures(results: Results) -> str:
+    """The block's Markdown: a table, how to read it, and what it was measured with."""
+    configuration = results.configuration
+    parts = [markdown_table(card_table(results)), legend(results) + "\n"]
+    parts += [f"{note}\n" for note in notes(results)]
+    parts.append(provenance(results))
+    if configuration.get("command"):
+        parts.append(f"    {configuration['command']}\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def provenance(results: Results) -> str:
+    """Weights, versions and machine in one sentence."""
+    configuration = results.configuration
+    versions, hardware = configuration.get("versions", {}), configuration.get("hardware", {})
+    weights = configuration.get("model", {}).get("weights")
+    parts = [
+        f"Weights {weights}" if weights else "",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        f"{hardware['threads']} threads of {hardware['processor']}, {hardware['device']}" if hardware else "",
+    ]
+    return "; ".join(filter(None, parts)) + ".\n"

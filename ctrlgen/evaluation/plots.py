@@ -1,0 +1,83 @@
+"""Plots of an evaluation, drawn without a display. As SVG they take the colour of the text around them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ctrlgen.evaluation.run import Row
+from ctrlgen.evaluation.tradeoff import Point, knee
+from ctrlgen.files import atomic_file
+
+INK = "#010203"  # becomes the page's own colour of text
+BLUE, ORANGE, GREY = "#3b82c4", "#d9822b", "#8a8f98"
+SIZE = (6.4, 4.0)
+STYLE = {
+    "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": GREY,
+    "grid.alpha": 0.25, "axes.grid": True, "svg.fonttype": "path", "svg.hashsalt": "ctrlgen", "legend.frameon": False,
+}  # fmt: skip
+
+
+def axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def reliability_plot(row: Row) -> Figure:
+    """The guide's probability against the share of texts that the oracle accepts; large points hold many texts."""
+    with matplotlib.rc_context(STYLE):
+        figure, plot = axes(4.0, 4.0)
+        plot.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=1)
+        if row.calibration is not None:
+            probabilities, shares, counts = zip(*row.calibration.bins, strict=True)
+            largest = max(counts)
+            plot.plot(probabilities, shares, color=BLUE, linewidth=1, zorder=2)
+            plot.scatter(probabilities, shares, [20 + 160 * c / largest for c in counts], color=BLUE, zorder=3)
+        plot.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        plot.set(xlabel="probability that the guide gives", ylabel="share that the oracle accepts")
+    return figure
+
+
+def trade_off_plot(points: Sequence[Point], judge: str, human: float | None = None) -> Figure:
+    """Success against cost above human text, a labelled point a setting, the knee ringed."""
+    with matplotlib.rc_context(STYLE):
+        figure, plot = axes(*SIZE)
+        gaps, successes = [point.gap for point in points], [100 * point.success for point in points]
+        plot.plot(gaps, successes, color=BLUE, linewidth=1.2, zorder=2)
+        plot.scatter(gaps, successes, 36, color=BLUE, zorder=3)
+        at = knee(points)
+        if at is not None:
+            plot.scatter(
+                [at.gap], [100 * at.success], 170, facecolors="none", edgecolors=ORANGE, linewidths=2, zorder=4
+            )
+        for point, gap, success in zip(points, gaps, successes, strict=True):
+            label = f"{point.setting}  (knee)" if point is at else point.setting
+            plot.annotate(label, (gap, success), (8, -12), textcoords="offset points", fontsize=8)
+        if human is not None:
+            plot.scatter([0], [100 * human], 70, color=GREY, marker="*", zorder=3)
+            plot.annotate("human", (0, 100 * human), (6, 5), textcoords="offset points", fontsize=8)
+        plot.margins(x=0.16, y=0.12)
+        plot.set(xlabel=f"nats a token above human text ({judge})", ylabel="success, %")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """For inlining in a page: no prolog, no metadata, nothing that refers outside it."""
+    with matplotlib.rc_context(STYLE):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    return drawn.replace(INK, "currentColor")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    with atomic_file(path) as temporary, matplotlib.rc_context(STYLE):
+        figure.savefig(temporary, format="png", dpi=160, facecolor="white")

@@ -1,0 +1,232 @@
+"""Tables of figures, told once and drawn three ways: on a terminal, in HTML, in Markdown.
+
+What was not measured is an empty cell, and a column in which nothing was measured is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ctrlgen.evaluation.metrics import Estimate
+from ctrlgen.evaluation.run import HUMAN, Results, Row
+
+NAMES = ("suite", "method", "setting", "also %")  # columns of words, set to the left
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str = ""
+    aside: str = ""  # smaller, beside it: the interval
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.aside})" if self.text and self.aside else self.text or self.aside
+
+
+@dataclass(frozen=True)
+class Line:
+    cells: tuple[Cell, ...]
+    quiet: bool = False  # human text, there for comparison
+
+
+@dataclass(frozen=True)
+class Table:
+    header: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+Column = Callable[[Row, Row | None], Cell]  # of a row, and of the human one of its suite
+
+
+def percent(value: float | None) -> str:
+    return f"{100 * value:.1f}" if value is not None and not math.isnan(value) else ""
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if value is not None and not math.isnan(value) else ""
+
+
+def signed(value: float) -> str:
+    """With a sign, and never a negative zero."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
+def share(estimate: Estimate | None) -> Cell:
+    """A share as percent with its interval: 98.6, 97.1–99.8."""
+    if estimate is None:
+        return Cell()
+    return Cell(percent(estimate.mean), f"{percent(estimate.low)}–{percent(estimate.high)}")
+
+
+def difference(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell()
+    return Cell(signed(estimate.mean), f"{signed(estimate.low)} to {signed(estimate.high)}")
+
+
+def listed(estimates: Mapping[str, Estimate]) -> str:
+    return ", ".join(f"{name} {percent(estimate.mean)}" for name, estimate in estimates.items())
+
+
+def further(row: Row) -> str:
+    """Success by control in compositions, and further published tests."""
+    return ", ".join(filter(None, (listed(row.by_control), listed(row.also))))
+
+
+def of_people(row: Row, human: Row | None) -> Cell:
+    return Cell(percent(human.success.mean), further(human)) if human and human.success else Cell()
+
+
+def judges(results: Results) -> list[str]:
+    """The language models that judged these texts."""
+    return list(dict.fromkeys(name for row in results.rows for name in row.cost))
+
+
+NAME_COLUMNS: dict[str, Column] = {
+    "suite": lambda row, human: Cell(row.suite),
+    "method": lambda row, human: Cell(row.method),
+    "setting": lambda row, human: Cell(row.setting),
+}
+CONTROL_COLUMNS: dict[str, Column] = {
+    "success %": lambda row, human: share(row.success),
+    "human %": of_people,
+    "per word / F1 %": lambda row, human: share(row.parts),
+    "also %": lambda row, human: Cell(further(row)),
+}
+VARIETY_COLUMNS: dict[str, Column] = {
+    "distinct-1": lambda row, human: Cell(number(row.distinct.get("1"))),
+    "distinct-2": lambda row, human: Cell(number(row.distinct.get("2"))),
+    "distinct-4": lambda row, human: Cell(number(row.distinct.get("4"))),
+    "self-BLEU": lambda row, human: Cell(number(row.self_bleu, 1)),
+    "copies %": lambda row, human: Cell(percent(row.copies)),
+    "shared words": lambda row, human: Cell(number(row.longest_shared, 1)),
+    "BLEU": lambda row, human: Cell(number(row.bleu, 1)),
+    "ROUGE-L": lambda row, human: Cell(number(row.rouge_l)),
+    "s / text": lambda row, human: Cell(number(row.seconds_per_sample)),
+    "words / s": lambda row, human: Cell(number(row.tokens_per_second, 0)),
+    "calls": lambda row, human: Cell("" if row.evaluations is None else str(row.evaluations)),
+}
+
+FULL_ONLY = ("distinct-1", "distinct-2")
+
+
+def gap_column(judge: str) -> Column:
+    return lambda row, human: difference(row.gap.get(judge))
+
+
+def cost_column(judge: str) -> Column:
+    return lambda row, human: Cell(number(row.cost[judge].mean)) if judge in row.cost else Cell()
+
+
+def perplexity_column(judge: str) -> Column:
+    return lambda row, human: Cell(number(row.exp_mean.get(judge))) if judge in row.cost else Cell()
+
+
+def control_table(results: Results) -> Table:
+    """Who obeys, beside what human text of the same targets reaches, and at what cost above it."""
+    gaps = {f"above human, {judge}": gap_column(judge) for judge in judges(results)}
+    return tabulate(results, NAME_COLUMNS | CONTROL_COLUMNS | gaps, with_people=False)
+
+
+def text_table(results: Results, full: bool = False) -> Table:
+    """What the texts are like, human ones too: cost, variety, novelty, speed."""
+    columns = NAME_COLUMNS | {f"nats, {judge}": cost_column(judge) for judge in judges(results)}
+    if full:
+        columns |= {f"mean exp, {judge}": perplexity_column(judge) for judge in judges(results)}
+    wanted = {name: column for name, column in VARIETY_COLUMNS.items() if full or name not in FULL_ONLY}
+    return tabulate(results, columns | wanted, with_people=True)
+
+
+def card_table(results: Results) -> Table:
+    """Everything about control that a model card should say."""
+    gaps = {f"nats above human, {judge}": gap_column(judge) for judge in judges(results)}
+    targets: dict[str, Column] = {"targets": lambda row, human: Cell(str(row.targets))}
+    variety = {name: VARIETY_COLUMNS[name] for name in ("distinct-4", "copies %", "s / text")}
+    return tabulate(results, NAME_COLUMNS | targets | CONTROL_COLUMNS | gaps | variety, with_people=False)
+
+
+def tabulate(results: Results, columns: Mapping[str, Column], with_people: bool) -> Table:
+    """A line a row, without the columns that are empty throughout."""
+    lines = [
+        Line(tuple(column(row, results.row(row.suite, HUMAN)) for column in columns.values()), row.method == HUMAN)
+        for row in results.rows
+        if with_people or row.method != HUMAN
+    ]
+    used = [number for number in range(len(columns)) if any(str(line.cells[number]) for line in lines)]
+    names = list(columns)
+    return Table(
+        tuple(names[number] for number in used),
+        tuple(Line(tuple(line.cells[number] for number in used), line.quiet) for line in lines),
+    )
+
+
+def rich_table(table: Table) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in table.header:
+        drawn.add_column(name, justify="left" if name in NAMES else "right", vertical="top")
+    for line in table.lines:
+        drawn.add_row(*map(rich_cell, line.cells), style="dim" if line.quiet else "")
+    return drawn
+
+
+def rich_cell(cell: Cell) -> Text:
+    return Text(" ").join(part for part in (Text(cell.text), Text(cell.aside, "dim")) if part)
+
+
+def html_table(table: Table) -> str:
+    head = "".join(f"<th{kind(name)}>{escape(name)}</th>" for name in table.header)
+    body = "\n".join(
+        f"<tr{' class=quiet' if line.quiet else ''}>"
+        + "".join(
+            f"<td{kind(name)}>{html_cell(cell)}</td>" for name, cell in zip(table.header, line.cells, strict=True)
+        )
+        + "</tr>"
+        for line in table.lines
+    )
+    return f"<div class=wide><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+
+
+def kind(name: str) -> str:
+    return "" if name in NAMES else " class=figure"
+
+
+def html_cell(cell: Cell) -> str:
+    return escape(cell.text) + (f" <small>{escape(cell.aside)}</small>" if cell.aside else "")
+
+
+def markdown_table(table: Table) -> str:
+    rows = [list(table.header), ["---" if name in NAMES else "---:" for name in table.header]]
+    rows += [[str(cell).replace("|", "\\|") for cell in line.cells] for line in table.lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def notes(results: Results) -> list[str]:
+    """What is missing and why, each reason once."""
+    suites: dict[str, list[str]] = {}
+    for record in results.records:
+        for verdict in record.verdicts:
+            if verdict.success is None and record.suite not in suites.setdefault(verdict.detail or "not checked", []):
+                suites[verdict.detail or "not checked"].append(record.suite)
+    told = results.notes + [f"{', '.join(names)}: {reason}" for reason, names in suites.items()]
+    if results.rows and not judges(results):
+        told.append("No language model judged these texts: their cost is left empty (ctrlgen train-lm makes one).")
+    if results.rows and all(row.copies is None for row in results.rows):
+        told.append("What is copied from training texts was not looked for: --training-data names them.")
+    if any(row.self_bleu is None and row.samples > 1 for row in results.rows):
+        told.append("BLEU and self-BLEU are left empty, sacrebleu is missing: pip install sacrebleu")
+    return told
+
+
+def legend(results: Results) -> str:
+    """How to read the tables."""
+    parts = ["Intervals: 95%, bootstrap over targets. human: human texts of the same targets under the same oracle."]
+    if any(row.parts for row in results.rows):
+        parts.append("per word / F1: words of a pattern, brackets of a tree, spans, phrases that are right.")
+    if judges(results):
+        parts.append("above human: nats a token more than human texts of the same targets cost.")
+    return " ".join(parts)
