@@ -14,6 +14,7 @@ from rich.text import Text
 from ctrlgen.tokenizer import spacing
 
 if TYPE_CHECKING:
+    from ctrlgen.evaluation.run import Progress as EvaluationProgress
     from ctrlgen.pipeline import Sample, Step
     from ctrlgen.train import Progress as TrainingProgress
 
@@ -83,6 +84,24 @@ def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
         def watch(step: Step) -> None:
             text = "".join(space + word for space, word in zip(spacing(step.tokens), step.tokens, strict=True))
             bar.update(task, completed=step.done, total=step.total, text=Text(text).plain[: max(20, err.width - 40)])
+
+        yield watch
+
+
+@contextmanager
+def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None] | None]:
+    """A bar with what is being evaluated, on a terminal; nothing elsewhere."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield None
+        return
+    what = TextColumn("{task.fields[what]}", style="dim", markup=False)
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), what)
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None, what="")
+
+        def watch(progress: EvaluationProgress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, what=progress.what)
 
         yield watch
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +45,9 @@ def evaluate(
     sweep: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE,… such as strength=0,2,4,8.")] = None,
     report: Annotated[Path | None, typer.Option(help="Directory for the report; an interrupted run continues.")] = None,
     update_card: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
+    comparison: Annotated[
+        Path | None, typer.Option("--results", help="Write a Markdown page with published figures beside these.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="How x_t walks to x_0.")] = None,
     guidance: Annotated[GuidanceMethod | None, typer.Option(help="How to steer.")] = None,
@@ -67,9 +73,11 @@ def evaluate(
     if samples is not None and (swept or baseline or len(numbers) > 1):
         raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
 
-    from ctrlgen.evaluation.report import show_results, write_card, write_report
-    from ctrlgen.evaluation.run import Plan, evaluate, vary
     from ctrlgen.display import evaluation_progress
+    from ctrlgen.evaluation.card import card_path
+    from ctrlgen.evaluation.report import show_results, write_card, write_comparison, write_report
+    from ctrlgen.evaluation.run import Plan, evaluate, vary
+    from ctrlgen.files import make_directory
     from ctrlgen.pipeline import Generator, Settings
 
     plan = Plan(
@@ -87,10 +95,16 @@ def evaluate(
     )
     plan.variants()  # a sweep that cannot be read is refused before anything is loaded
     generator = Generator(model, find_device(device))
+    if update_card:  # what cannot be written is refused before anything is evaluated
+        card_path(generator.model)
+    if comparison is not None:
+        make_directory(comparison.parent)
     with evaluation_progress() as watch:
         results = evaluate(
             generator, plan, find_judges(generator, lm or []), find_peers(generator, plan), report, watch
         )
+    command = shlex.join(["ctrlgen", *sys.argv[1:]])
+    results = replace(results, configuration=results.configuration | {"command": command})
     if as_json:
         for row in results.as_json()["rows"]:
             typer.echo(json.dumps(row, ensure_ascii=False))
@@ -101,6 +115,8 @@ def evaluate(
         typer.echo(f"report written to {report / 'report.html'}", err=True)
     if update_card:
         write_card(results, generator.model)
+    if comparison is not None:
+        write_comparison(results, comparison)
 
 
 def find_judges(generator: Generator, names: list[str]) -> list[Judge]:

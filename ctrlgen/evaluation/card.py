@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tables import card_table, legend, markdown_table, notes
-from ctrlgen.files import atomic_file
+from ctrlgen.files import atomic_file, make_directory
 
 START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end of figures -->"
 
@@ -16,15 +18,23 @@ def write_card(results: Results, model: DiffusionLM) -> None:
 
     Raises CtrlgenError where the card cannot be read or written, or its block has no end.
     """
-    if model.directory is None:
-        raise CtrlgenError("this model has no directory, so it has no card to update")
-    path = model.directory / "README.md"
+    path = card_path(model)
     try:
-        card = path.read_bytes().decode("utf-8") if path.exists() else f"# {model.directory.name}\n"
+        card = path.read_bytes().decode("utf-8") if path.exists() else f"# {path.parent.name}\n"
     except (OSError, UnicodeDecodeError) as error:
         raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     with atomic_file(path) as temporary:
         temporary.write_bytes(with_block(card, figures(results), str(path)).encode("utf-8"))
+
+
+def card_path(model: DiffusionLM) -> Path:
+    """Where the model's card is. Raises CtrlgenError where it cannot be written, before anything is begun in vain."""
+    if model.directory is None:
+        raise CtrlgenError("this model has no directory, so it has no card to update")
+    if not model.directory.is_dir():
+        raise CtrlgenError(f"{model.directory}: there is no such model directory")
+    make_directory(model.directory)
+    return model.directory / "README.md"
 
 
 def with_block(card: str, block: str, name: str) -> str:
@@ -57,6 +67,6 @@ def provenance(results: Results) -> str:
     parts = [
         f"Weights {weights}" if weights else "",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"{hardware['threads']} threads of {hardware['processor']}, {hardware['device']}" if hardware else "",
+        f"{hardware['processor']}, {hardware['device']}, threads: {hardware['threads']}" if hardware else "",
     ]
     return "; ".join(filter(None, parts)) + ".\n"

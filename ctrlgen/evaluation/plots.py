@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,7 +19,8 @@ from ctrlgen.files import atomic_file
 INK = "#010203"  # becomes the page's own colour of text
 BLUE, ORANGE, GREY = "#3b82c4", "#d9822b", "#8a8f98"
 SIZE = (6.4, 4.0)
-STYLE = {
+LABEL_WIDTH, LABEL_HEIGHT = 0.28, 0.05  # of the axes
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY,
     "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": GREY,
     "grid.alpha": 0.25, "axes.grid": True, "svg.fonttype": "path", "svg.hashsalt": "ctrlgen", "legend.frameon": False,
@@ -52,20 +54,46 @@ def trade_off_plot(points: Sequence[Point], judge: str, human: float | None = No
         gaps, successes = [point.gap for point in points], [100 * point.success for point in points]
         plot.plot(gaps, successes, color=BLUE, linewidth=1.2, zorder=2)
         plot.scatter(gaps, successes, 36, color=BLUE, zorder=3)
+        ceiling = [] if human is None else [100 * human]
         at = knee(points)
         if at is not None:
             plot.scatter(
                 [at.gap], [100 * at.success], 170, facecolors="none", edgecolors=ORANGE, linewidths=2, zorder=4
             )
-        for point, gap, success in zip(points, gaps, successes, strict=True):
-            label = f"{point.setting}  (knee)" if point is at else point.setting
-            plot.annotate(label, (gap, success), (8, -12), textcoords="offset points", fontsize=8)
+        for point, height in zip(points, label_heights(gaps, successes, ceiling), strict=True):
+            label = f"{point.setting} (knee)" if point is at else point.setting
+            plot.annotate(
+                label, (point.gap, 100 * point.success), (14, height), textcoords=("offset points", "axes fraction"),
+                fontsize=8, va="center", arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5},
+            )  # fmt: skip
         if human is not None:
             plot.scatter([0], [100 * human], 70, color=GREY, marker="*", zorder=3)
             plot.annotate("human", (0, 100 * human), (6, 5), textcoords="offset points", fontsize=8)
-        plot.margins(x=0.16, y=0.12)
+        plot.set(xlim=around([*gaps, 0.0], 0.18), ylim=around([*successes, *ceiling], 0.15))
         plot.set(xlabel=f"nats a token above human text ({judge})", ylabel="success, %")
     return figure
+
+
+def around(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """The range of values with a margin on both sides, a share of it."""
+    width = (max(values) - min(values)) or 1.0
+    return min(values) - margin * width, max(values) + margin * width
+
+
+def label_heights(gaps: Sequence[float], successes: Sequence[float], ceiling: Sequence[float]) -> list[float]:
+    """Heights of labels, 0 to 1 of the axes: beside their points, but below others that are near."""
+    bottom, top = around([*successes, *ceiling], 0.15)
+    left, right = around([*gaps, 0.0], 0.18)
+    heights = [0.0] * len(gaps)
+    placed: list[tuple[float, float]] = []
+    for number in sorted(range(len(gaps)), key=lambda number: -successes[number]):
+        place, height = (gaps[number] - left) / (right - left), (successes[number] - bottom) / (top - bottom)
+        for other_place, other_height in placed:
+            if abs(place - other_place) < LABEL_WIDTH and height > other_height - LABEL_HEIGHT:
+                height = other_height - LABEL_HEIGHT
+        placed.append((place, height))
+        heights[number] = height
+    return heights
 
 
 def svg(figure: Figure) -> str:

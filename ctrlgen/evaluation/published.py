@@ -66,8 +66,9 @@ Published row: the same paper, Table 3.
 
 ## What may be compared
 
-* **The targets differ.** {targets} Of Diffusion-LM's 200 published targets of parts of speech and of spans, 197 are
-  sentences of its training set, and their sentences end in a newline token, which no text here has.
+* **The targets differ.** {targets}
+  Of Diffusion-LM's 200 published targets of parts of speech and of spans, 197 are sentences of its training set, and
+  their sentences end in a newline token, which no text here has.
 * **The oracles of syntax differ.** Our trees are silver: a public PCFG parser's, and the parser that judges learnt from
   them. Theirs are benepar's. Parts of speech are spaCy's in both, by different versions.
 * **Fluency cannot be compared.** Their figure is the perplexity of a GPT-2 fine-tuned on the domain, on their targets.

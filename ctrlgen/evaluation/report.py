@@ -97,7 +97,7 @@ def page(results: Results, drawings: Drawings) -> str:
     model = results.configuration.get("model", {})
     name = str(model.get("name") or "a model")
     sections = [
-        section("Control", html_table(control_table(results)), paragraph(legend(results))),
+        section("Control", html_table(control_table(results, full=True)), paragraph(legend(results))),
         section("Texts", html_table(text_table(results, full=True))),
         missing_section(notes(results)),
         sweep_section(results, drawings),
@@ -166,7 +166,7 @@ def sweep_section(results: Results, drawings: Drawings) -> str:
     figures = []
     for suite, points in found.items():
         at = knee(points)
-        caption = f"{suite}: " + (f"the knee is {at.setting}" if at else "no knee, no setting lies above the line")
+        caption = f"{suite}: the knee is {at.setting}" if at else suite
         figures.append(drawing(drawings.trade_offs.get(suite, ""), caption))
     return section("Fluency against control", *figures, paragraph(KNEE))
 
@@ -197,6 +197,7 @@ def drawing(svg: str, caption: str) -> str:
 def sample_groups(results: Results) -> Iterator[str]:
     """The first texts of every suite, method and setting, not chosen, each beside a human text of its target."""
     yield paragraph(f"The first {SHOWN} of each, not chosen. Words that failed a control are red.")
+    opened = True
     human = {(r.suite, r.target): r for r in reversed(results.records) if r.method == HUMAN}
     for row in results.rows:
         if row.method != HUMAN:
@@ -204,7 +205,8 @@ def sample_groups(results: Results) -> Iterator[str]:
             records = [record for record in results.records if record.group == group]
             records.sort(key=lambda record: (record.seed, record.index, record.target))
             shown = "".join(sample(r, results, human.get((r.suite, r.target))) for r in records[:SHOWN])
-            yield details(" · ".join(filter(None, group)), f"<ol class=samples>\n{shown}</ol>")
+            yield details(" · ".join(filter(None, group)), f"<ol class=samples>\n{shown}</ol>", opened)
+            opened = False
 
 
 def sample(record: Record, results: Results, human: Record | None) -> str:
@@ -281,10 +283,12 @@ h2 { margin: 3rem 0 0.8rem; font-size: 1.15rem; }
 small { font-size: 0.78em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.4rem 1.1rem 0.4rem 0; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: 0.4rem 0.9rem 0.4rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: baseline; }
+th:last-child, td:last-child { padding-right: 0; }
 th { font-weight: 600; }
 thead th { color: var(--quiet); font-size: 0.8rem; white-space: nowrap; }
+th.figure { white-space: normal; }
 .figure { text-align: right; }
 td.figure { white-space: nowrap; }
 .settings th { font-weight: 400; color: var(--quiet); white-space: nowrap; }

@@ -87,6 +87,7 @@ def judges(results: Results) -> list[str]:
     return list(dict.fromkeys(name for row in results.rows for name in row.cost))
 
 
+PARTS = "per word / F1 %"
 NAME_COLUMNS: dict[str, Column] = {
     "suite": lambda row, human: Cell(row.suite),
     "method": lambda row, human: Cell(row.method),
@@ -95,7 +96,7 @@ NAME_COLUMNS: dict[str, Column] = {
 CONTROL_COLUMNS: dict[str, Column] = {
     "success %": lambda row, human: share(row.success),
     "human %": of_people,
-    "per word / F1 %": lambda row, human: share(row.parts),
+    PARTS: lambda row, human: share(row.parts),
     "also %": lambda row, human: Cell(further(row)),
 }
 VARIETY_COLUMNS: dict[str, Column] = {
@@ -127,10 +128,13 @@ def perplexity_column(judge: str) -> Column:
     return lambda row, human: Cell(number(row.exp_mean.get(judge))) if judge in row.cost else Cell()
 
 
-def control_table(results: Results) -> Table:
+def control_table(results: Results, full: bool = False) -> Table:
     """Who obeys, beside what human text of the same targets reaches, and at what cost above it."""
+    columns = NAME_COLUMNS | CONTROL_COLUMNS
+    if not full:
+        columns[PARTS] = lambda row, human: Cell(share(row.parts).text)
     gaps = {f"above human, {judge}": gap_column(judge) for judge in judges(results)}
-    return tabulate(results, NAME_COLUMNS | CONTROL_COLUMNS | gaps, with_people=False)
+    return tabulate(results, columns | gaps, with_people=False)
 
 
 def text_table(results: Results, full: bool = False) -> Table:
@@ -168,7 +172,7 @@ def tabulate(results: Results, columns: Mapping[str, Column], with_people: bool)
 def rich_table(table: Table) -> RichTable:
     drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in table.header:
-        drawn.add_column(name, justify="left" if name in NAMES else "right", vertical="top")
+        drawn.add_column(name, justify="left" if name in NAMES else "right", vertical="top", overflow="fold")
     for line in table.lines:
         drawn.add_row(*map(rich_cell, line.cells), style="dim" if line.quiet else "")
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from ctrlgen.evaluation.run import OURS, Results
 from ctrlgen.evaluation.tables import judges
 
 KNEE = (
-    "The knee is the setting farthest above the straight line from the cheapest setting to the most successful one, "
-    "both axes scaled to that line's ends."
+    "The knee is the setting nearest to the corner of lowest cost and highest success, both axes scaled to the range "
+    "of the sweep."
 )
 
 
@@ -35,22 +36,15 @@ def curves(results: Results) -> dict[str, list[Point]]:
 
 
 def knee(points: Sequence[Point]) -> Point | None:
-    """The point farthest above the chord (see KNEE); None where no point lies above it.
-
-    Where one setting is the cheapest and the most successful there is nothing to trade, and it is the answer.
-    """
+    """The point that KNEE describes; the first of equals, None without points."""
     if not points:
         return None
-    cheapest = min(points, key=lambda point: (point.gap, -point.success))
-    best = max(points, key=lambda point: (point.success, -point.gap))
-    if cheapest == best:
-        return best
-    width, height = best.gap - cheapest.gap, best.success - cheapest.success
-    if not width or not height:
-        return None
+    cheapest, dearest = min(point.gap for point in points), max(point.gap for point in points)
+    worst, best = min(point.success for point in points), max(point.success for point in points)
 
-    def above(point: Point) -> float:
-        return (point.success - cheapest.success) / height - (point.gap - cheapest.gap) / width
+    def distance(point: Point) -> float:
+        cost = (point.gap - cheapest) / (dearest - cheapest or 1.0)
+        failure = (best - point.success) / (best - worst or 1.0)
+        return math.hypot(cost, failure)
 
-    farthest = max(points, key=above)
-    return farthest if above(farthest) > 1e-9 else None
+    return min(points, key=distance)
