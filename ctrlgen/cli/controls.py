@@ -39,7 +39,8 @@ def controls(
     for heading in ("control", "what", "syntax and example", "checked by"):
         table.add_column(heading)
     for row in rows:
-        trained = ", ".join(row["names"]) or f"not trained on {model}"
-        what = Text(f"{row['summary']}\n{trained}")
+        names = [name for name in row["names"] if name != row["kind"]]
+        also = ", ".join(names) if row["names"] else f"not trained on {model}"
+        what = Text(f"{row['summary']}\n{also}".rstrip())
         table.add_row(row["kind"], what, Text(f"{row['syntax']}\n{row['example']}"), row["checked_by"])
     console(sys.stdout).print(table)
