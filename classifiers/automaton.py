@@ -36,6 +36,9 @@ class Automaton:
     def letters(self) -> int:
         return 2 + len(self.words)
 
+    def letter(self, word: str) -> int:
+        return 2 + self.words.index(word) if word in self.words else OTHER
+
 
 @dataclass(frozen=True)
 class Search:
@@ -94,6 +97,21 @@ def compile_search(search: Search) -> Automaton:
     accepting = tuple(map(search.passes, states))
     shortest = min(d for d, accepts in zip(depth, accepting, strict=True) if accepts)
     return Automaton(words, tuple(moves), accepting, shortest)
+
+
+def have_common_text(one: Automaton, other: Automaton) -> bool:
+    """Whether some text is accepted by both."""
+    words = {*one.words, *other.words}
+    letters = [(OTHER, OTHER), *((one.letter(word), other.letter(word)) for word in words)]
+    reached, waiting = {(0, 0)}, [(0, 0)]
+    while waiting:
+        state, others_state = waiting.pop()
+        if one.accepting[state] and other.accepting[others_state]:
+            return True
+        after = {(one.moves[state][k], other.moves[others_state][j]) for k, j in letters}
+        waiting += after - reached
+        reached |= after
+    return False
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class Constituent:
     end: int
     chain: Chain
 
+    def crosses(self, other: Constituent) -> bool:
+        """Whether they share words and neither holds the other."""
+        return self.start < other.start < self.end < other.end or other.start < self.start < other.end < self.end
+
     def __str__(self) -> str:
         """As in a span control: `NP 1-2`, words counted from 1."""
         last = f"-{self.end}" if self.end > self.start + 1 else ""
@@ -119,7 +123,7 @@ def read_spans(text: str) -> tuple[Constituent, ...]:
     if not spans:
         raise UsageError("span: no span is given; write for example `NP 4-6`")
     for a, b in combinations(sorted(spans.values(), key=lambda span: span.start), 2):
-        if a.start < b.start < a.end < b.end:
+        if a.crosses(b):
             raise UsageError(f"span: {str(a)!r} and {str(b)!r} cross; one must hold the other or share no word")
     return tuple(spans.values())
 

@@ -299,6 +299,11 @@ class Label(Classifier):
         """From the column that has this control's name."""
         return next((str(value) for column, value in row.items() if fold(column) == fold(self.name) and value), None)
 
+    def contradiction(self, target: int, other: Classifier, others_target: Any) -> str | None:
+        if other is not self or target == others_target:
+            return None
+        return f"a text has one {self.name}, {self.values[target]} or {self.values[others_target]}"
+
     def encode(self, targets: Sequence[int], lengths: Sequence[int]) -> Tensor:
         """(B, K), only this field asked for."""
         encoded = torch.full((len(targets), self.fields), OPEN)

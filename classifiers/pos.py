@@ -62,6 +62,10 @@ class Pattern:
         ids = [known.get(tag, ANY_ID) for tag in self.tags]
         return ids + [ANY_ID] * (length - len(ids))
 
+    def clash(self, other: Pattern) -> str | None:
+        """The first position where both cannot be, in words; between tagsets none is known."""
+        return clash(self.tags, other.tags) if self.tagset == other.tagset else None
+
 
 def parse_pattern(value: str) -> Pattern:
     """`DET NOUN ... `, the tagset detected from the tags. Raises UsageError naming what is wrong."""
@@ -216,6 +220,17 @@ class Pos(Classifier):
         except ImportError as error:
             raise CtrlgenError(f"pos: spaCy is not installed to tag the texts: {INSTALL_SPACY}") from error
 
+    def parts_of(self, target: Pattern) -> list[Pattern]:
+        """A pattern for each tag."""
+        return [
+            Pattern((*(ANY,) * place, tag), target.tagset, open_end=True)
+            for place, tag in enumerate(target.tags)
+            if tag != ANY
+        ]
+
+    def contradiction(self, target: Pattern, other: Classifier, others_target: Any) -> str | None:
+        return target.clash(others_target) if isinstance(other, Pos) else None
+
     def allows_length(self, target: Pattern, length: int) -> bool:
         return length >= len(target.tags) if target.open_end else length == len(target.tags)
 
@@ -236,6 +251,14 @@ class Pos(Classifier):
         except ImportError:
             return [Verdict(None, f"not checked, spaCy is missing: {INSTALL_SPACY}")] * len(texts)
         return [judge(words, tags, pattern) for words, tags, pattern in zip(texts, tagged, targets, strict=True)]
+
+
+def clash(one: Sequence[str | None], other: Sequence[str | None]) -> str | None:
+    """The first position where two patterns ask for different things, in words; None or `*` asks for nothing."""
+    for position, (a, b) in enumerate(zip(one, other, strict=False), start=1):
+        if a != b and not {a, b} & {None, ANY}:
+            return f"position {position} cannot be {a} and {b}"
+    return None
 
 
 def judge(words: Sequence[str], tags: tuple[list[str], list[str]], pattern: Pattern) -> Verdict:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,6 +32,7 @@ from classifiers.brackets import (
     labelled_f1,
     labels_of,
     missing,
+    parts,
     read_spans,
     read_tree,
     smallest_around,
@@ -38,7 +40,7 @@ from classifiers.brackets import (
 )
 from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart
 from classifiers.parser import CleanParser, train_parser
-from classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, parse_pattern
+from classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import find_text_column
@@ -267,6 +269,30 @@ class Tree(Classifier):
         if not several or any(c.chain not in self.labels.asks_for for c in several):
             return None
         return write_tree(several, length)
+
+    def parts_of(self, target: Syntax) -> list[Syntax]:
+        """Each constituent, each word and each tag alone."""
+        constituents = [Syntax((c,)) for c in target.constituents]
+        words = [
+            Syntax((), words=(*(None,) * place, word)) for place, word in enumerate(target.words) if word is not None
+        ]
+        if self.pos is None or target.tags is None:
+            return constituents + words
+        return constituents + words + [Syntax((), tags=part) for part in self.pos.parts_of(target.tags)]
+
+    def contradiction(self, target: Syntax, other: Classifier, others_target: Any) -> str | None:
+        if isinstance(other, Pos):
+            return target.tags.clash(others_target) if target.tags is not None else None
+        if not isinstance(other, Tree):
+            return None
+        for a, b in product(target.constituents, others_target.constituents):
+            if a.crosses(b):
+                return f"{a} and {b} cross; one must hold the other or share no word"
+            same_words = (a.start, a.end) == (b.start, b.end)
+            if same_words and not any({a.chain, b.chain} <= parts(chain) for chain in self.labels.chains):
+                return f"{a} and {b} never stand over the same words"
+        tags, others_tags = target.tags, others_target.tags
+        return clash(target.words, others_target.words) or (tags.clash(others_tags) if tags and others_tags else None)
 
     def allows_length(self, target: Syntax, length: int) -> bool:
         if target.length is not None:

@@ -29,6 +29,7 @@ from classifiers.automaton import (
     Place,
     Search,
     compile_search,
+    have_common_text,
     scatter_logsumexp,
     stack,
 )
@@ -103,6 +104,15 @@ class Words(Classifier):
 
     def negate(self, target: Wanted) -> Wanted:
         return replace(target, avoided=True)
+
+    def parts_of(self, target: Wanted) -> list[Wanted]:
+        """Each phrase alone."""
+        return [replace(target, phrases=(phrase,)) for phrase in target.phrases]
+
+    def contradiction(self, target: Wanted, other: Classifier, others_target: Any) -> str | None:
+        if not isinstance(other, Words) or have_common_text(self.automaton(target), other.automaton(others_target)):
+            return None
+        return "no text obeys both"
 
     def automaton(self, target: Wanted) -> Automaton:
         """Raises UsageError where it would be too large."""

@@ -125,6 +125,14 @@ class Classifier(ABC):
         """
         return [None] * len(texts)
 
+    def parts_of(self, target: Any) -> Sequence[Any]:
+        """Smaller targets, all of which a text with this one has: `--explain` names those that it lacks."""
+        return [target]
+
+    def contradiction(self, target: Any, other: Classifier, others_target: Any) -> str | None:
+        """Why no text can have this target and `other`'s as well, or None. Asked of both sides."""
+        return None
+
     def allows_length(self, target: Any, length: int) -> bool:
         """Whether a text of `length` words can have this target."""
         return True

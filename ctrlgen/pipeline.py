@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, combinations, repeat
+from itertools import chain, repeat
 from threading import Event, Lock
 from typing import Any, TypeVar, get_args
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
+from ctrlgen.contradiction import common_lengths, refuse_contradictions
 from ctrlgen.control import Control, Verdict, check
 from ctrlgen.diffusion import log_likelihood_bound
 from ctrlgen.errors import UsageError
@@ -205,32 +206,12 @@ class Generator:
             raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
         blanks = parse_template(template, self.model.tokenizer) if template is not None else None
         self.lengths(parsed, blanks)
+        refuse_contradictions(parsed)
         return Request(parsed, n, seed, id, blanks)
 
     def lengths(self, controls: Sequence[Control], template: Template | None = None) -> list[int]:
-        """The lengths that all controls and the template allow. Raises UsageError naming those that contradict."""
-        longest = self.model.config.max_length - self.model.fixed_length
-        allowed = [(control, allowed_lengths(control, longest)) for control in controls]
-        for control, lengths in allowed:
-            if not lengths:
-                raise UsageError(
-                    f"{control.text!r} asks for a length beyond this model, which writes 1 to {longest} words"
-                )
-        for (one, of_one), (other, of_other) in combinations(allowed, 2):
-            if not of_one & of_other:
-                raise UsageError(f"{one.text!r} and {other.text!r} contradict each other: they allow no common length")
-        common = set(range(1, longest + 1)).intersection(*(lengths for _, lengths in allowed))
-        if not common:
-            raise UsageError(f"{', '.join(repr(c.text) for c in controls)} allow no common length")
-        if template is not None:
-            fitting = template.lengths(longest)
-            if common.isdisjoint(fitting):
-                raise UsageError(
-                    f"{template.text!r} takes {fitting[0]} to {fitting[-1]} words, "
-                    f"which {', '.join(repr(c.text) for c in controls)} does not allow"
-                )
-            common.intersection_update(fitting)
-        return sorted(common)
+        """The lengths that all controls and the template allow."""
+        return common_lengths(controls, self.model.config.max_length - self.model.fixed_length, template)
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
@@ -468,16 +449,6 @@ class Generator:
             )
             for job in ordered
         ]
-
-
-def allowed_lengths(control: Control, longest: int) -> set[int]:
-    """Lengths up to `longest` that one control allows. A negated one forbids lengths only if it is about length."""
-    if control.statement.negated and not control.classifier.structural:
-        return set(range(1, longest + 1))
-    return {
-        n for n in range(1, longest + 1)
-        if control.classifier.allows_length(control.target, n) != control.statement.negated
-    }  # fmt: skip
 
 
 def make_batches(jobs: Sequence[Job], workers: int = 1) -> list[list[Job]]:

@@ -1,0 +1,66 @@
+"""Controls that no text can obey together are refused before anything is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from ctrlgen.control import Control
+from ctrlgen.errors import UsageError
+from ctrlgen.infill import Template
+
+
+def refuse_contradictions(controls: Sequence[Control]) -> None:
+    """Raises UsageError naming the first two controls that contradict each other whatever the length."""
+    for one, other in combinations(controls, 2):
+        reason = contradiction(one, other)
+        if reason is not None:
+            raise UsageError(f"{one.text!r} and {other.text!r} contradict each other: {reason}")
+
+
+def contradiction(one: Control, other: Control) -> str | None:
+    """Why no text can have both, or None."""
+    if one.statement.negated != other.statement.negated:
+        same = one.classifier is other.classifier and one.target == other.target
+        return "one asks for what the other avoids" if same else None
+    if one.statement.negated:
+        return None
+    return one.classifier.contradiction(one.target, other.classifier, other.target) or other.classifier.contradiction(
+        other.target, one.classifier, one.target
+    )
+
+
+def common_lengths(controls: Sequence[Control], longest: int, template: Template | None = None) -> list[int]:
+    """The lengths up to `longest` that all controls and the template allow.
+
+    Raises UsageError naming those that contradict each other.
+    """
+    allowed = [(control, allowed_lengths(control, longest)) for control in controls]
+    for control, lengths in allowed:
+        if not lengths:
+            raise UsageError(f"{control.text!r} asks for a length beyond this model, which writes 1 to {longest} words")
+    for (one, of_one), (other, of_other) in combinations(allowed, 2):
+        if not of_one & of_other:
+            raise UsageError(f"{one.text!r} and {other.text!r} contradict each other: they allow no common length")
+    common = set(range(1, longest + 1)).intersection(*(lengths for _, lengths in allowed))
+    if not common:
+        raise UsageError(f"{', '.join(repr(c.text) for c in controls)} allow no common length")
+    if template is not None:
+        fitting = template.lengths(longest)
+        if common.isdisjoint(fitting):
+            raise UsageError(
+                f"{template.text!r} takes {fitting[0]} to {fitting[-1]} words, "
+                f"which {', '.join(repr(c.text) for c in controls)} does not allow"
+            )
+        common.intersection_update(fitting)
+    return sorted(common)
+
+
+def allowed_lengths(control: Control, longest: int) -> set[int]:
+    """Lengths up to `longest` that one control allows. A negated one forbids lengths only if it is about length."""
+    if control.statement.negated and not control.classifier.structural:
+        return set(range(1, longest + 1))
+    return {
+        n for n in range(1, longest + 1)
+        if control.classifier.allows_length(control.target, n) != control.statement.negated
+    }  # fmt: skip
