@@ -15,7 +15,7 @@ from ctrlgen.tokenizer import spacing
 
 if TYPE_CHECKING:
     from ctrlgen.evaluation.run import Progress as EvaluationProgress
-    from ctrlgen.pipeline import Sample, Step
+    from ctrlgen.request import ControlResult, Sample, Step
     from ctrlgen.train import Progress as TrainingProgress
 
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
@@ -39,6 +39,13 @@ def marked_text(sample: Sample) -> Text:
     return text
 
 
+def reasons(result: ControlResult) -> list[str]:
+    """Why a control failed: as explained where that was asked for, else in the oracle's words."""
+    if result.explanation:
+        return [str(part) for part in result.explanation]
+    return [result.verdict.detail] if result.verdict.detail else []
+
+
 def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     """A table of texts; with controls, a tick or a cross for each and what failed."""
     samples = list(samples)
@@ -54,9 +61,12 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
         table.add_column(name, justify="center")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
     details = [
-        [r.verdict.detail for r in sample.controls if r.verdict.detail and r.verdict.detail not in unchecked]
+        [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]
         for sample in samples
     ]
+    redrawn = any(sample.attempts > 1 for sample in samples)
+    if redrawn:
+        table.add_column("draws", justify="right")
     if any(details):
         table.add_column("why", style="dim", ratio=1)
     for sample, why in zip(samples, details, strict=True):
@@ -64,7 +74,8 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
         for name in names:
             verdicts = [r.verdict.success for r in sample.controls if r.control.statement.name == name]
             marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
-        table.add_row(marked_text(sample), *marks, *(["; ".join(why)] if any(details) else []))
+        draws = [str(sample.attempts)] if redrawn else []
+        table.add_row(marked_text(sample), *marks, *draws, *(["; ".join(why)] if any(details) else []))
     console(file).print(table)
     for hint in unchecked:  # the same for every sample, so it is said once
         console(file).print(Text(f"? {hint}", "dim"), soft_wrap=True)

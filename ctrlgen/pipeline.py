@@ -6,178 +6,45 @@ requests -> jobs (one candidate each) -> batches of like length and controls -> 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, repeat
 from threading import Event, Lock
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
-from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.contradiction import common_lengths, refuse_contradictions
-from ctrlgen.control import Control, Verdict, check
+from ctrlgen.control import Control, check
 from ctrlgen.diffusion import log_likelihood_bound
 from ctrlgen.errors import UsageError
-from ctrlgen.guidance import Guidance, Term, active, condition_words, joint_log_prob, refine, steer
+from ctrlgen.explain import explain
+from ctrlgen.guidance import Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
 from ctrlgen.optim import has_fast_bfloat16
 from ctrlgen.registry import Controls
+from ctrlgen.request import SEED_STRIDE, ControlResult, Job, Request, Sample, Settings, Step, Watch
 from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
 from ctrlgen.tokenizer import SPECIAL, detokenize
 
+__all__ = ["ControlResult", "Generator", "Request", "Sample", "Settings", "Step", "sample_texts"]
+
+J = TypeVar("J", bound=Job)
 T = TypeVar("T")
+Observe = Callable[[Callable[[Tensor], Denoised], Tensor, float], None]
 
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 RESTART_SHARE = 0.4
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
-SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
 MAX_SEED = 2**62
 SCORE_SEED = 0
 FORBIDDEN = -1e9  # logit of words that may not be generated
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to sample. The defaults are the ones our reported numbers use."""
-
-    steps: int = 24
-    sampler: SamplerName = "ancestral"
-    eta: float = 0.0  # ddim only
-    temperature: float = 1.05
-    time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
-    restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
-    guidance: Guidance = field(default_factory=Guidance)
-    candidates: int = 1
-    select: Selection = "score"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, got {self.steps}")
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(f"temperature must be above 0, got {self.temperature}")
-        if not 0 <= self.guidance.strength < math.inf:
-            raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
-        if self.candidates < 1:
-            raise UsageError(f"candidates must be at least 1, got {self.candidates}")
-        for what, value, names in (
-            ("sampler", self.sampler, SamplerName),
-            ("guidance", self.guidance.method, GuidanceMethod),
-            ("selection", self.select, Selection),
-        ):
-            if value not in get_args(names):
-                raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
-        if self.guidance.method == "paper" and self.sampler != "ancestral":
-            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
-
-
-@dataclass(frozen=True)
-class Request:
-    """N samples under the same controls. Sample i has seed `seed + i`. With a template its blanks are filled."""
-
-    controls: tuple[Control, ...] = ()
-    n: int = 1
-    seed: int = 0
-    id: Any = None
-    template: Template | None = None
-
-
-@dataclass(frozen=True)
-class ControlResult:
-    """One control's outcome: the oracle's verdict, and the guide's own probability of it in the finished text."""
-
-    control: Control
-    verdict: Verdict
-    score: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One finished text."""
-
-    id: Any
-    index: int
-    text: str
-    tokens: list[str]
-    seed: int
-    controls: tuple[ControlResult, ...]
-
-    @property
-    def success(self) -> bool | None:
-        """Whether every oracle agrees; None where one of them could not be asked."""
-        verdicts = [result.verdict.success for result in self.controls]
-        if False in verdicts:
-            return False
-        return None if None in verdicts else True
-
-    @property
-    def score(self) -> float | None:
-        """The guides' joint probability, None without controls."""
-        return math.prod(result.score for result in self.controls) if self.controls else None
-
-    def as_json(self) -> dict[str, Any]:
-        """The answer's documented JSON form."""
-        return {
-            "id": self.id,
-            "index": self.index,
-            "text": self.text,
-            "tokens": self.tokens,
-            "seed": self.seed,
-            "success": self.success,
-            "score": self.score,
-            "controls": [
-                {
-                    "control": result.control.text,
-                    "success": result.verdict.success,
-                    "score": result.score,
-                    "detail": result.verdict.detail,
-                }
-                for result in self.controls
-            ],
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One candidate of one sample."""
-
-    request: int
-    index: int
-    candidate: int
-    seed: int
-    length: int
-    controls: tuple[Control, ...]
-    kept: tuple[str | None, ...] = ()  # a template's words, None where one is to be written; empty without a template
-
-    @property
-    def noise_seed(self) -> int:
-        return self.seed + self.candidate * SEED_STRIDE
-
-    @property
-    def batch_key(self) -> tuple[Any, ...]:
-        """Jobs that share this may run as rows of one batch."""
-        return tuple(
-            (id(c.classifier), c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
-        )
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a caller may show while a batch is denoised."""
-
-    done: int  # token-steps finished, over all batches
-    total: int
-    tokens: list[str]  # the first sample's words so far
-
-
-Watch = Callable[[Step], None]
 
 
 class Generator:
@@ -220,8 +87,25 @@ class Generator:
         if settings.guidance.method == "exact" and self.model.fixed_length:
             raise UsageError("this model predicts no words for exact guidance to correct: use --guidance gradient")
         jobs = [job for number, request in enumerate(requests) for job in self.jobs(number, request, settings)]
-        finished = self.sample(jobs, settings, watch)
-        return self.judge(requests, self.choose(finished, settings))
+        texts = self.choose(self.sample(jobs, settings, watch), settings)
+        samples = self.judge(requests, texts)
+        for attempt in range(1, settings.until_success + 1):
+            failed = [job for job, sample in samples.items() if sample.success is False]
+            jobs = [
+                again
+                for job in failed
+                for again in self.jobs(job.request, requests[job.request], settings, attempt, [job.index])
+            ]
+            if not jobs:
+                break
+            for job in failed:
+                del samples[job]
+            redrawn = self.choose(self.sample(jobs, settings, watch), settings)
+            texts |= redrawn
+            samples |= self.judge(requests, redrawn)
+        if settings.explain:
+            samples = explain(self, samples, texts, settings)
+        return [samples[job] for job in sorted(samples, key=lambda job: (job.request, job.index))]
 
     def sample(self, jobs: Sequence[Job], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
         """The word ids of every job."""
@@ -243,7 +127,7 @@ class Generator:
 
         return self.on_every_core(finish, jobs)
 
-    def on_every_core(self, work: Callable[[Sequence[Job], Event], list[T]], jobs: Sequence[Job]) -> dict[Job, T]:
+    def on_every_core(self, work: Callable[[Sequence[J], Event], list[T]], jobs: Sequence[J]) -> dict[J, T]:
         """What `work` makes of each job. It is given batches, and an event that is set when it should stop.
 
         On a CPU every core has a batch of its own: sentences are too small for cores to share one well.
@@ -259,13 +143,22 @@ class Generator:
         pairs = (zip(batch, result, strict=True) for batch, result in zip(batches, results, strict=True))
         return dict(chain.from_iterable(pairs))
 
-    def jobs(self, number: int, request: Request, settings: Settings) -> Iterator[Job]:
+    def jobs(
+        self,
+        number: int,
+        request: Request,
+        settings: Settings,
+        attempt: int = 0,
+        indices: Iterable[int] | None = None,
+    ) -> Iterator[Job]:
+        """The candidates of a request's samples, or of those with the indices given, for the first or a later draw."""
         lengths = self.lengths(request.controls, request.template)
-        for index in range(request.n):
+        first = attempt * settings.candidates
+        for index in range(request.n) if indices is None else indices:
             seed = request.seed + index
-            length = self.draw_length(lengths, seed)
-            for candidate in range(settings.candidates):
-                job = Job(number, index, candidate, seed, length, request.controls)
+            length = self.draw_length(lengths, seed + first * SEED_STRIDE)
+            for candidate in range(first, first + settings.candidates):
+                job = Job(number, index, candidate, seed, length, request.controls, attempt=attempt)
                 if request.template is not None:
                     job = replace(job, kept=request.template.fill(length, job.noise_seed))
                 yield job
@@ -280,8 +173,13 @@ class Generator:
         return lengths[int(torch.multinomial(counts, 1, generator=torch.Generator().manual_seed(seed)))]
 
     @torch.no_grad()
-    def sample_batch(self, batch: Sequence[Job], settings: Settings) -> Iterator[Tensor]:
-        """Denoise one batch, yielding the likeliest word ids (B, n) after each step."""
+    def sample_batch(
+        self, batch: Sequence[Job], settings: Settings, observe: Observe | None = None
+    ) -> Iterator[Tensor]:
+        """Denoise one batch, yielding the likeliest word ids (B, n) after each step.
+
+        `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1.
+        """
         model, guidance = self.model, settings.guidance
         terms = self.terms(batch)
         sizes = [job.length for job in batch]
@@ -292,15 +190,18 @@ class Generator:
         kept = self.kept_words(batch)
         denoiser = kept.told(model.denoiser, self.embeddings) if kept is not None else model.denoiser
 
-        def acting_at(log_snr: Tensor) -> list[Term]:
-            steps_before = int((log_snrs < log_snr).sum())
-            return active(terms, guidance, steps_before / max(1, len(log_snrs) - 1))
+        def progress_at(log_snr: Tensor) -> float:
+            return int((log_snrs < log_snr).sum()) / max(1, len(log_snrs) - 1)
 
         def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
-            acting = acting_at(log_snr)
+            progress = progress_at(log_snr)
+            acting = active(terms, guidance, progress)
             self_condition = previous.x0_hat if previous is not None else None
             told = log_snr if model.fixed_length else log_snr + settings.time_offset
             with self.autocast():
+                if observe is not None:
+                    asked = partial(denoiser, log_snr=told[None], self_condition=self_condition, lengths=lengths)
+                    observe(asked, x_t, progress)
                 denoised, shift = steer(denoiser, x_t, told[None], self_condition, lengths, acting, guidance)
             if guidance.method == "gradient" and log_snr == log_snrs[-1]:  # the words that this chooses are final
                 denoised = condition_words(denoised, acting)
@@ -313,7 +214,7 @@ class Generator:
             return Prediction(x_t, log_snr, x0_hat, logits)
 
         def move(x_s: Tensor, mean: Tensor, variance: Tensor, log_snr: Tensor) -> Tensor:
-            acting = acting_at(log_snr)
+            acting = active(terms, guidance, progress_at(log_snr))
             if not acting:
                 return x_s
             with self.autocast():
@@ -377,7 +278,7 @@ class Generator:
         with self.autocast():
             return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
 
-    def rows(self, batch: Sequence[Job], finished: dict[Job, list[int]]) -> Tensor:
+    def rows(self, batch: Sequence[J], finished: Mapping[J, list[int]]) -> Tensor:
         """The finished word ids of a batch, filled up with padding. (B, n)"""
         longest, pad = max(job.length for job in batch), self.model.tokenizer.pad_id
         rows = [finished[job] + [pad] * (longest - job.length) for job in batch]
@@ -428,8 +329,8 @@ class Generator:
         }
 
     @torch.no_grad()
-    def judge(self, requests: Sequence[Request], chosen: dict[Job, list[int]]) -> list[Sample]:
-        """Ask every oracle and every guide about the finished texts. In request order."""
+    def judge(self, requests: Sequence[Request], chosen: dict[Job, list[int]]) -> dict[Job, Sample]:
+        """Ask every oracle and every guide about the finished texts."""
         tokens = {job: self.words(job, ids) for job, ids in chosen.items()}
         results: dict[Job, list[ControlResult]] = {job: [] for job in chosen}
         for batch in make_batches(list(chosen)):
@@ -442,25 +343,30 @@ class Generator:
                 verdicts = check(controls, [tokens[job] for job in batch])
                 for job, *result in zip(batch, controls, verdicts, scores, strict=True):
                     results[job].append(ControlResult(*result))
-        ordered = sorted(chosen, key=lambda job: (job.request, job.index))
-        return [
-            Sample(
-                requests[job.request].id, job.index, detokenize(tokens[job]), tokens[job], job.seed, tuple(results[job])
+        return {
+            job: Sample(
+                requests[job.request].id,
+                job.index,
+                detokenize(tokens[job]),
+                tokens[job],
+                job.seed,
+                tuple(results[job]),
+                job.attempt + 1,
             )
-            for job in ordered
-        ]
+            for job in chosen
+        }
 
 
-def make_batches(jobs: Sequence[Job], workers: int = 1) -> list[list[Job]]:
+def make_batches(jobs: Sequence[J], workers: int = 1) -> list[list[J]]:
     """Jobs of the same kinds of control and about the same length together, enough batches for all workers."""
     share = sum(job.length for job in jobs) // (2 * workers)
     most = max(MIN_BATCH_TOKENS, min(MAX_BATCH_TOKENS, share))
-    groups: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[J]] = defaultdict(list)
     for job in jobs:
         groups[job.batch_key].append(job)
-    batches: list[list[Job]] = []
+    batches: list[list[J]] = []
     for group in groups.values():
-        batch: list[Job] = []
+        batch: list[J] = []
         for job in sorted(group, key=lambda job: job.length):  # the last one of a batch is its longest
             fits = batch and job.length <= MAX_STRETCH * batch[0].length
             if not fits or (len(batch) + 1) * job.length > most:

@@ -21,7 +21,7 @@ from ctrlgen.control import Verdict
 from ctrlgen.pipeline import Generator, Request, Sample, Settings
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
-KEYS = ["id", "index", "text", "tokens", "seed", "success", "score", "controls"]
+KEYS = ["id", "index", "text", "tokens", "seed", "success", "score", "attempts", "controls"]
 RECIPE = """
 [data]
 train = {data}
@@ -186,6 +186,7 @@ def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monke
         "generate", "-m", toy_model, "-c", SIMPLE, "-c", "not pos: NOUN ...", "-n", 3, "--steps", 9,
         "--sampler", "ddim", "--eta", 0.5, "--guidance", "exact", "--strength", 2, "--window", "0.1:0.9",
         "--temperature", 0.5, "--candidates", 4, "--select", "mbr", "--seed", 8, "--device", "cpu",
+        "--until-success", 3, "--explain",
     )  # fmt: skip
     assert outcome.code == 0
     (request,), settings, watch = seen
@@ -193,6 +194,7 @@ def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monke
     assert (request.n, request.seed, request.id) == (3, 8, None)
     assert (settings.steps, settings.sampler, settings.eta, settings.temperature) == (9, "ddim", 0.5, 0.5)
     assert (settings.candidates, settings.select) == (4, "mbr")
+    assert (settings.until_success, settings.explain) == (3, True)
     guidance = settings.guidance
     assert (guidance.method, guidance.strength, guidance.window) == ("exact", 2.0, (0.1, 0.9))
     assert watch is None  # no progress where there is no terminal
@@ -218,6 +220,51 @@ def test_require_success(ctrlgen: Run, toy_model: Path, oracle: list[Verdict]) -
     assert ctrlgen(*ask).code == 0
     oracle += [Verdict(None, "not installed")] * 2
     assert ctrlgen(*ask, "--require-success").code == 0  # unknown is no failure
+
+
+def test_until_success(ctrlgen: Run, toy_model: Path, oracle: list[Verdict]) -> None:
+    ask = ("generate", "-m", toy_model, "-c", SIMPLE, "-n", 3, "--steps", 2, "--until-success", 2)
+    failed = Verdict(False, "no")
+    oracle += [Verdict(True), failed, failed, failed, Verdict(True), failed]
+    outcome = ctrlgen(*ask, "--require-success", "--json")
+    assert (outcome.code, outcome.err) == (3, "1 of 3 samples still fail after 3 draws; 6 draws in all\n")
+    assert [(a["success"], a["attempts"]) for a in outcome.answers] == [(True, 1), (False, 3), (True, 2)]
+    oracle += [Verdict(True), failed, Verdict(True)]
+    outcome = ctrlgen(*ask, "--require-success")
+    assert (outcome.code, outcome.err) == (0, "0 of 3 samples still fail after 3 draws; 4 draws in all\n")
+    heading, *rows = outcome.out.splitlines()
+    assert heading.split() == ["text", "pos", "draws"]
+    assert [row.split()[-1] for row in rows] == ["1", "2", "1"]
+    assert ctrlgen(*ask).out.splitlines()[0].split() == ["text", "pos"]  # all passed at once
+
+
+def test_until_success_without_an_oracle(ctrlgen: Run, toy_model: Path, oracle: list[Verdict]) -> None:
+    ask = ("generate", "-m", toy_model, "-c", SIMPLE, "-n", 2, "--steps", 2, "--until-success", 2, "--require-success")
+    oracle += [Verdict(None, "pip install it")] * 2
+    outcome = ctrlgen(*ask)
+    unjudged = "2 of 2 samples could not be judged, so were not drawn again: pip install it\n"
+    assert (outcome.code, outcome.err) == (0, unjudged)
+
+
+def test_explain(ctrlgen: Run, toy_model: Path, generator: Generator, oracle: list[Verdict]) -> None:
+    ask = ("generate", "-m", toy_model, "-c", SIMPLE, "-c", "words: cat", "-n", 2, "--steps", 4, "--explain")
+    failed, passed = Verdict(False, "position 2 'cat': wanted NOUN, got VERB", (1,)), Verdict(True)
+    parts = [passed, failed, passed, passed, passed, passed]  # of the six tags
+    steps = [passed, passed, failed, failed]
+    oracle += [passed, failed, *parts, *steps]
+    first, second = ctrlgen(*ask, "--json").answers
+    assert [list(control) for control in first["controls"]] == [
+        ["control", "success", "score", "detail", "explanation"]
+    ] * 2
+    assert first["controls"][0]["explanation"] == []
+    (explained,) = second["controls"][0]["explanation"]
+    assert list(explained) == ["failed", "p", "steps", "last_held", "pulled_by"]
+    assert (explained["failed"], explained["steps"], explained["last_held"]) == (failed.detail, 4, 2)
+    assert 0.0 <= explained["p"] <= 1.0
+    oracle += [passed, failed, *parts, *steps]
+    assert "lost after step 2 of 4" in " ".join(ctrlgen(*ask).out.split())
+    unexplained = ctrlgen(*ask[:-1], "--json").answers
+    assert [answer["tokens"] for answer in unexplained] == [first["tokens"], second["tokens"]]
 
 
 REQUESTS = [
@@ -298,6 +345,9 @@ def test_controls(ctrlgen: Run, toy_model: Path) -> None:
     table = ctrlgen("controls", "-m", toy_model)
     assert table.code == 0
     assert pos.Pos.example in table.out
+    words = [line.split() for line in table.out.splitlines()]
+    assert ["pos"] not in words  # a name that the first column has is not said again
+    assert ["length"] not in words
 
 
 # infill
@@ -457,6 +507,8 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --strength", "-1", 2, ["strength"]),
         (f"{GENERATE} --strength", "nan", 2, ["strength"]),
         (f"{GENERATE} --candidates", "0", 2, ["--candidates"]),
+        (f"{GENERATE} --until-success", "-1", 2, ["--until-success"]),
+        (f"{GENERATE} -c 'pos: DET ...' -c", "pos: NOUN ...", 2, ["'pos: DET ...' and 'pos: NOUN ...' contradict"]),
         (f"{GENERATE} --sampler", "euler", 2, ["'euler'", "ancestral", "ddim", "dpm"]),
         (f"{GENERATE} --guidance", "magic", 2, ["'magic'", "gradient", "exact", "paper"]),
         (f"{GENERATE} --select", "best", 2, ["'best'", "score", "mbr"]),

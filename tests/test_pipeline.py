@@ -184,6 +184,74 @@ def test_mbr_without_sacrebleu_says_what_to_install(generator: Generator, monkey
         generator.generate([generator.request([SIMPLE])], Settings(steps=1, candidates=2, select="mbr"))
 
 
+# Drawing again what an oracle rejects
+
+
+@pytest.fixture
+def picky(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """An oracle of parts of speech that passes texts beginning with `a`, and keeps the texts it was shown."""
+    shown: list[Sequence[str]] = []
+
+    def check(self: Classifier, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
+        shown.extend(texts)
+        return [Verdict(words[0] == "a") for words in texts]
+
+    monkeypatch.setattr(type(generator.controls.classifier("pos")), "check", check)
+    return shown
+
+
+def first_that_passes(generator: Generator, request: Request, settings: Settings, most: int) -> tuple[list[str], int]:
+    """What one request of one sample should be answered with: its seed, and then those one stride on, in turn."""
+    for attempt in range(most + 1):
+        seed = request.seed + attempt * settings.candidates * SEED_STRIDE
+        (sample,) = generator.generate([dataclasses.replace(request, seed=seed)], settings)
+        if sample.success:
+            break
+    return sample.tokens, attempt + 1
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+@pytest.mark.usefixtures("picky")
+def test_a_rejected_sample_is_drawn_again_from_the_next_seeds(generator: Generator, candidates: int) -> None:
+    settings = dataclasses.replace(QUICK, candidates=candidates)
+    together = [
+        generator.request([SIMPLE], n=4, seed=3),
+        generator.request(["pos: DET ..."], n=3, seed=8),
+        generator.request(["pos: DET * * ..."], n=2, seed=8, template="___ cat ___"),
+        generator.request([], n=1, seed=8),
+    ]
+    samples = generator.generate(together, dataclasses.replace(settings, until_success=2))
+    each = [dataclasses.replace(r, n=1, seed=r.seed + i) for r in together for i in range(r.n)]
+    expected = [first_that_passes(generator, request, settings, 2) for request in each]
+    assert [(sample.tokens, sample.attempts) for sample in samples] == expected
+    assert [(sample.index, sample.seed) for sample in samples] == [
+        (i, request.seed + i) for request in together for i in range(request.n)
+    ]
+    assert {sample.attempts for sample in samples} >= {1, 2, 3}
+    assert samples[-1].attempts == 1  # without a control nothing can fail
+
+
+def test_what_passes_is_never_drawn_again(generator: Generator, picky: list[Sequence[str]]) -> None:
+    request = generator.request([SIMPLE], n=8, seed=3)
+    once = generator.generate([request], QUICK)
+    picky.clear()
+    samples = generator.generate([request], dataclasses.replace(QUICK, until_success=3))
+    assert [s.tokens for s in samples if s.attempts == 1] == [s.tokens for s in once if s.success]
+    assert len(picky) == sum(sample.attempts for sample in samples)
+    assert all(sample.attempts == 4 for sample in samples if not sample.success)
+    assert sum(sample.success is True for sample in samples) > sum(sample.success is True for sample in once)
+    assert generator.generate([request], dataclasses.replace(QUICK, until_success=0)) == once
+
+
+def test_what_no_oracle_judged_is_not_drawn_again(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    unsure = lambda self, texts, targets: shown.extend(texts) or [Verdict(None)] * len(texts)  # noqa: E731
+    monkeypatch.setattr(type(generator.controls.classifier("pos")), "check", unsure)
+    samples = generator.generate([generator.request([SIMPLE], n=3)], dataclasses.replace(QUICK, until_success=5))
+    assert [sample.attempts for sample in samples] == [1, 1, 1]
+    assert len(shown) == 3
+
+
 # Lengths
 
 
@@ -261,7 +329,7 @@ def made_sample(*outcomes: bool | None) -> Sample:
 def test_the_documented_json_form() -> None:
     assert json.dumps(made_sample(False).as_json()) == json.dumps({
         "id": "a1", "index": 0, "text": "a cat", "tokens": ["a", "cat"], "seed": 7, "success": False, "score": 0.5,
-        "controls": [{
+        "attempts": 1, "controls": [{
             "control": "length: 1-2", "success": False, "score": 0.5, "detail": "position 1 'a': wanted NOUN, got DET",
         }],
     })  # fmt: skip
@@ -300,7 +368,7 @@ def test_the_score_is_the_guides_joint_probability(generator: Generator) -> None
 def test_the_json_of_a_real_sample_reads_back(generator: Generator) -> None:
     (sample,) = generator.generate([generator.request([SIMPLE], seed=7, id={"any": ["thing"]})], QUICK)
     read = json.loads(json.dumps(sample.as_json()))
-    assert list(read) == ["id", "index", "text", "tokens", "seed", "success", "score", "controls"]
+    assert list(read) == ["id", "index", "text", "tokens", "seed", "success", "score", "attempts", "controls"]
     assert [list(control) for control in read["controls"]] == [["control", "success", "score", "detail"]]
     assert (read["id"], read["seed"], read["controls"][0]["control"]) == ({"any": ["thing"]}, 7, SIMPLE)
     assert len(read["tokens"]) == 6
@@ -541,6 +609,7 @@ def test_exact_guidance_of_a_fixed_length_model_is_refused(paper_model: Diffusio
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": math.nan}, "temperature"),
         ({"candidates": 0}, "candidates"),
+        ({"until_success": -1}, "until_success"),
         ({"sampler": "euler"}, "'euler'.*ancestral.*ddim.*dpm"),
         ({"select": "best"}, "'best'.*score.*mbr"),
         ({"guidance": Guidance("magic")}, "'magic'.*gradient.*exact.*paper"),  # type: ignore[arg-type]

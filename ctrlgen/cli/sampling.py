@@ -48,6 +48,18 @@ class SamplingOptions:
     device: DeviceOption = "auto"
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False
     out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None
+    until_success: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Draw again what an oracle rejects, at most this often. The oracle then chooses the texts, so its "
+            "verdicts measure nothing any more; not used in our reported numbers.",
+        ),
+    ] = 0
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Of each part that failed: when it was lost, and to which other control."),
+    ] = False
     require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
 
     def settings(self) -> "Settings":
@@ -65,6 +77,8 @@ class SamplingOptions:
             guidance=Guidance(**choice),
             candidates=self.candidates,
             select=self.select,
+            until_success=self.until_success,
+            explain=self.explain,
         )
 
 
@@ -93,9 +107,9 @@ def answer(
 
         settings = options.settings()
         generator = Generator(options.model, find_device(options.device))
-        failed = False
+        tally = Tally()
         for samples in answers(generator, make_requests(generator), settings):
-            failed = failed or any(sample.success is False for sample in samples)
+            tally.count(samples)
             if as_json or options.as_json:
                 for sample in samples:
                     file.write(json.dumps(sample.as_json(), ensure_ascii=False) + "\n")
@@ -104,8 +118,39 @@ def answer(
                 from ctrlgen.display import show_samples
 
                 show_samples(samples, file)
-    if options.require_success and failed:
+    if settings.until_success:
+        print(tally.line(1 + settings.until_success), file=sys.stderr)
+    if options.require_success and tally.failed:
         raise typer.Exit(UNSUCCESSFUL)
+
+
+@dataclass
+class Tally:
+    """What became of all samples."""
+
+    samples: int = 0
+    draws: int = 0
+    failed: int = 0
+    unjudged: int = 0
+    why: str | None = None  # they were not judged
+
+    def count(self, samples: Sequence["Sample"]) -> None:
+        self.samples += len(samples)
+        for sample in samples:
+            self.draws += sample.attempts
+            self.failed += sample.success is False
+            self.unjudged += sample.success is None
+            for result in sample.controls:
+                if result.verdict.success is None:
+                    self.why = self.why or result.verdict.detail
+
+    def line(self, most: int) -> str:
+        """One line on a run that drew each sample up to `most` times."""
+        said = f"{self.failed} of {self.samples} samples still fail after {most} draws; {self.draws} draws in all"
+        if not self.unjudged:
+            return said
+        unjudged = f"{self.unjudged} of {self.samples} samples could not be judged, so were not drawn again: {self.why}"
+        return f"{said}; {unjudged}" if self.failed or self.draws > self.samples else unjudged
 
 
 def answers(generator: "Generator", requests: Sequence["Request"], settings: "Settings") -> Iterator[list["Sample"]]:

@@ -1,0 +1,180 @@
+"""What is asked for and what is answered: settings, requests, the jobs they are split into, samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
+from ctrlgen.control import Control, Verdict
+from ctrlgen.errors import UsageError
+from ctrlgen.guidance import Guidance
+from ctrlgen.infill import Template
+
+SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. The defaults are the ones our reported numbers use."""
+
+    steps: int = 24
+    sampler: SamplerName = "ancestral"
+    eta: float = 0.0  # ddim only
+    temperature: float = 1.05
+    time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
+    restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
+    guidance: Guidance = field(default_factory=Guidance)
+    candidates: int = 1
+    select: Selection = "score"
+    until_success: int = 0  # how often what an oracle rejects is drawn again; our reported numbers do not use it
+    explain: bool = False  # tell of each part of a control that failed when it was lost, and to what
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.temperature < math.inf:
+            raise UsageError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 <= self.guidance.strength < math.inf:
+            raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
+        if self.candidates < 1:
+            raise UsageError(f"candidates must be at least 1, got {self.candidates}")
+        if self.until_success < 0:
+            raise UsageError(f"until_success must be at least 0, got {self.until_success}")
+        for what, value, names in (
+            ("sampler", self.sampler, SamplerName),
+            ("guidance", self.guidance.method, GuidanceMethod),
+            ("selection", self.select, Selection),
+        ):
+            if value not in get_args(names):
+                raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
+        if self.guidance.method == "paper" and self.sampler != "ancestral":
+            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
+
+
+@dataclass(frozen=True)
+class Request:
+    """N samples under the same controls. Sample i has seed `seed + i`. With a template its blanks are filled."""
+
+    controls: tuple[Control, ...] = ()
+    n: int = 1
+    seed: int = 0
+    id: Any = None
+    template: Template | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one part of a control was lost. Steps are counted from 1; `steps` is None where none were watched."""
+
+    failed: str  # the oracle's words
+    p: float  # the guide's probability of the part in the finished text
+    steps: int | None = None
+    last_held: int | None = None  # the last step whose likeliest words had the part, by the oracle
+    pulled_by: str | None = None  # the control whose gradient has pointed most against the part's since
+
+    def __str__(self) -> str:
+        said = f"{self.failed} (p={self.p:.2f})"
+        if self.steps is not None:
+            said += f", lost after step {self.last_held} of {self.steps}" if self.last_held else ", never there"
+        return said + (f'; pulled away by "{self.pulled_by}"' if self.pulled_by is not None else "")
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """One control's outcome: the oracle's verdict, and the guide's own probability of it in the finished text."""
+
+    control: Control
+    verdict: Verdict
+    score: float
+    explanation: tuple[Explanation, ...] | None = None  # of each part that failed, where it is asked for
+
+    def as_json(self) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "control": self.control.text,
+            "success": self.verdict.success,
+            "score": self.score,
+            "detail": self.verdict.detail,
+        }
+        if self.explanation is not None:
+            result["explanation"] = [asdict(part) for part in self.explanation]
+        return result
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished text."""
+
+    id: Any
+    index: int
+    text: str
+    tokens: list[str]
+    seed: int
+    controls: tuple[ControlResult, ...]
+    attempts: int = 1  # draws it took; with more than one the oracle has chosen it
+
+    @property
+    def success(self) -> bool | None:
+        """Whether every oracle agrees; None where one of them could not be asked."""
+        verdicts = [result.verdict.success for result in self.controls]
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    @property
+    def score(self) -> float | None:
+        """The guides' joint probability, None without controls."""
+        return math.prod(result.score for result in self.controls) if self.controls else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer's documented JSON form."""
+        return {
+            "id": self.id,
+            "index": self.index,
+            "text": self.text,
+            "tokens": self.tokens,
+            "seed": self.seed,
+            "success": self.success,
+            "score": self.score,
+            "attempts": self.attempts,
+            "controls": [result.as_json() for result in self.controls],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One candidate of one sample. The first attempt has candidates 0 to K - 1, the second K to 2 K - 1, and so on."""
+
+    request: int
+    index: int
+    candidate: int
+    seed: int
+    length: int
+    controls: tuple[Control, ...]
+    kept: tuple[str | None, ...] = ()  # a template's words, None where one is to be written; empty without a template
+    attempt: int = 0
+
+    @property
+    def noise_seed(self) -> int:
+        return self.seed + self.candidate * SEED_STRIDE
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Jobs that share this may run as rows of one batch."""
+        return tuple(
+            (id(c.classifier), c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a caller may show while a batch is denoised."""
+
+    done: int  # token-steps finished, over all batches
+    total: int
+    tokens: list[str]  # the first sample's words so far
+
+
+Watch = Callable[[Step], None]
