@@ -3,6 +3,7 @@
 import pytest
 
 from ctrlgen.checkpoint import bundled_models
+from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance
 from ctrlgen.pipeline import Generator, Settings
 
@@ -38,6 +39,21 @@ def test_it_obeys_a_pattern_that_its_unguided_texts_do_not_have(bundled: Generat
 
     assert right(Settings()) > 0.9
     assert right(Settings(guidance=Guidance(strength=0.0))) < 0.5
+
+
+def test_it_tells_which_control_stood_against_which(bundled: Generator) -> None:
+    """A text that serves Japanese food hardly has the word Italian."""
+    request = bundled.request(["food: Japanese", "words: Italian"], n=8)
+    plain, explained = (bundled.generate([request], Settings(explain=asked)) for asked in (False, True))
+    assert [sample.tokens for sample in plain] == [sample.tokens for sample in explained]
+    parts = [part for sample in explained for result in sample.controls for part in result.explanation or ()]
+    assert len(parts) == sum(result.verdict.success is False for sample in plain for result in sample.controls) > 0
+    assert {"food: Japanese", "words: Italian"} & {part.pulled_by for part in parts}
+
+
+def test_two_values_of_one_field_are_refused(bundled: Generator) -> None:
+    with pytest.raises(UsageError, match="'food: French' and 'food: Japanese' contradict each other"):
+        bundled.request(["food: French", "food: Japanese"])
 
 
 def test_its_texts_do_not_depend_on_their_company(bundled: Generator) -> None:

@@ -138,6 +138,21 @@ def test_the_other_control_is_named(generator: Generator, request_at_odds: Reque
         assert {part.steps for part in parts} == {SETTINGS.steps}
 
 
+def test_every_control_that_failed_is_explained(generator: Generator) -> None:
+    """Also two in one text: each as if the other had not failed."""
+    two = generator.request(["pos: VERB * VERB", "words: cat, dog, house"], n=2)
+    (three,) = generator.request(["length: 3"]).controls
+    unguided = dataclasses.replace(EXPLAINED, guidance=Guidance(strength=0.0))
+    for sample in generator.generate([two], unguided):
+        assert [result.verdict.success for result in sample.controls] == [False, False]
+        assert all("wanted VERB" in part.failed for part in explanations(sample))
+        assert all("missing: '" in part.failed for part in explanations(sample, 1))
+        for position, control in enumerate(two.controls):
+            (alone,) = generator.generate([Request((control, three), seed=sample.seed)], unguided)
+            assert alone.tokens == sample.tokens
+            assert explanations(alone) == explanations(sample, position)
+
+
 def test_the_probability_is_the_guides_in_the_finished_text(generator: Generator, request_at_odds: Request) -> None:
     (classifier, *_) = (c.classifier for c in request_at_odds.controls)
     for sample in generator.generate([request_at_odds], EXPLAINED):
