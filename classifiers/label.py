@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from classifiers.labelled import MIN_COUNT, OPEN, Ids, Row, Values, halves, learnable_values, make_examples, read_column
+from classifiers.labelled import (
+    MIN_COUNT,
+    OPEN,
+    Ids,
+    Row,
+    Values,
+    counterfactual,
+    halves,
+    learnable_values,
+    literal_phrases,
+    make_examples,
+    read_column,
+)
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import LengthBatches, find_text_column
@@ -138,10 +150,14 @@ class CleanClassifier(nn.Module):
         return by_field(self.output(self.dropout(h)), self.sizes)
 
 
-def train_oracle(oracle: CleanClassifier, examples: Sequence[Example[Ids]], seed: int) -> list[float]:
-    """Train on clean texts; the accuracy in each field on those held out."""
+def train_oracle(
+    oracle: CleanClassifier, examples: Sequence[Example[Ids]], phrases: Sequence[dict[int, Ids]], seed: int
+) -> list[float]:
+    """Train on clean texts and on their counterfactuals; the accuracy in each field on texts held out."""
     kept = max(1, int(len(examples) * ORACLE_HELD_OUT))
-    held_out, examples = examples[:kept], examples[kept:]
+    held_out, examples, rng = examples[:kept], list(examples[kept:]), Random(seed)
+    if any(phrases):
+        examples += [counterfactual(example, phrases, rng) for example in examples]
     batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)
     steps = min(ORACLE_MOST_STEPS, ORACLE_EPOCHS * len(batches.epoch(0)))
     order = chain.from_iterable(map(batches.epoch, count()))
@@ -260,7 +276,8 @@ class Label(Classifier):
         head, judge = cls.networks(model, values, HEAD_SIZE, ORACLE_SIZE)
         head.count(guides)
         frequencies = Frequencies.of(guides, head.sizes)
-        right = dict(zip(values, train_oracle(judge, oracles, config.seed), strict=True))
+        phrases = literal_phrases(oracles, values, model.tokenizer)
+        right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
         description = {
             "kind": cls.kind,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ctrlgen.checkpoint import DiffusionLM
+    from ctrlgen.tokenizer import WordTokenizer
 
 Values = dict[str, list[str]]  # each field's values, in the order of their ids
 Row = dict[str, str]  # what one text has: its value in each field
@@ -24,6 +25,7 @@ OPEN = -1  # a field that is not asked for, or not known
 ABSENT = "absent"  # the value of a field that a text does not mention
 MIN_COUNT = 5  # a value seen less often cannot be learned
 MIN_TEXTS = 40
+LEAST_MENTIONED, MOST_BY_OTHERS = 0.5, 0.05  # shares of the texts with and without a value that have its words
 
 
 def read_column(data: Dataset, column: str) -> list[str]:
@@ -68,6 +70,52 @@ def make_examples(
         if 0 < len(tokens) <= model.config.max_length and set(target) != {OPEN}:
             examples.append(Example(tokens, target))
     return examples
+
+
+def literal_phrases(examples: Sequence[Example[Ids]], values: Values, tokenizer: WordTokenizer) -> list[dict[int, Ids]]:
+    """For each field the values that texts mention by name: words that most texts of the value have and few others do.
+
+    By the value's id, the phrase's word ids.
+    """
+    phrases = []
+    for field, of_field in enumerate(values.values()):
+        known = [(id, tuple(tokenizer.encode(value))) for id, value in enumerate(of_field) if value != ABSENT]
+        found: dict[int, Ids] = {}
+        for id, phrase in known:
+            with_value = [e for e in examples if e.target[field] == id]
+            others = [e for e in examples if e.target[field] not in (OPEN, id)]
+            if (
+                tokenizer.unk_id not in phrase
+                and share_with(with_value, phrase) >= LEAST_MENTIONED
+                and share_with(others, phrase) <= MOST_BY_OTHERS
+            ):
+                found[id] = phrase
+        phrases.append(found)
+    return phrases
+
+
+def share_with(examples: Sequence[Example[Ids]], phrase: Ids) -> float:
+    return sum(find(e.tokens, phrase) >= 0 for e in examples) / max(1, len(examples))
+
+
+def find(tokens: Sequence[int], phrase: Ids) -> int:
+    """Where a phrase stands, or -1."""
+    size = len(phrase)
+    return next((i for i in range(len(tokens) - size + 1) if tuple(tokens[i : i + size]) == phrase), -1)
+
+
+def counterfactual(example: Example[Ids], phrases: Sequence[dict[int, Ids]], rng: Random) -> Example[Ids]:
+    """The text with the values that it mentions by name exchanged for others, each with an even chance, and the labels
+    with them: who learns from both reads what is written, not what goes together in the data (Kaushik et al. 2020).
+    """
+    tokens, target = list(example.tokens), list(example.target)
+    for field, of_field in enumerate(phrases):
+        phrase = of_field.get(target[field])
+        at = find(tokens, phrase) if phrase and len(of_field) > 1 and rng.random() < 0.5 else -1
+        if phrase and at >= 0:
+            target[field] = rng.choice([id for id in of_field if id != target[field]])
+            tokens[at : at + len(phrase)] = of_field[target[field]]
+    return Example(tokens, tuple(target))
 
 
 def halves(examples: Sequence[Example[Ids]], seed: int) -> tuple[list[Example[Ids]], list[Example[Ids]]]:

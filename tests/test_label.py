@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import datasets
@@ -18,8 +19,18 @@ from toy_grammar import toy_meaning, toy_sentences
 
 from classifiers import label
 from classifiers.field import Field, is_literal, read_meaning
-from classifiers.label import ORACLE, CleanClassifier, Frequencies, Label, LabelHead
-from classifiers.labelled import ABSENT, OPEN, halves, learnable_values, make_examples, read_column
+from classifiers.label import ORACLE, CleanClassifier, Frequencies, Label, LabelHead, likeliest, train_oracle
+from classifiers.labelled import (
+    ABSENT,
+    OPEN,
+    Ids,
+    counterfactual,
+    halves,
+    learnable_values,
+    literal_phrases,
+    make_examples,
+    read_column,
+)
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -106,6 +117,50 @@ def test_examples_have_an_id_for_each_field(toy: DiffusionLM) -> None:
     targets = [e.target for e in make_examples(toy, texts, given, values, True)]
     assert targets == [(1, 0), (OPEN, 2), (0, 0)]
     assert [e.target for e in make_examples(toy, texts, given, values, False)] == [(1, OPEN), (OPEN, 2)]
+
+
+def tied_examples(tokenizer: Any) -> list[Example[Ids]]:
+    """Texts whose subject and object always go together, with both as fields: cat with house, dog with river."""
+    texts = [f"the {adj} {a} {verb} a {b} ." for a, b in (("cat", "house"), ("dog", "river"))
+             for adj in ("red", "old", "small") for verb in ("sees", "likes", "finds")]  # fmt: skip
+    return [Example(tokenizer.encode(text), (int("dog" in text), int("river" in text))) for text in texts * 3]
+
+
+TIED_VALUES = {"subject": ["cat", "dog"], "object": ["house", "river"]}
+
+
+def test_values_that_texts_mention_by_name_are_found(toy: DiffusionLM) -> None:
+    examples = tied_examples(toy.tokenizer)
+    subject, object = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
+    assert subject == {0: tuple(toy.tokenizer.encode("cat")), 1: tuple(toy.tokenizer.encode("dog"))}
+    assert set(object) == {0, 1}
+    everywhere = {"subject": ["the", "dog"], "object": ["house", "red"]}
+    assert [set(found) for found in literal_phrases(examples, everywhere, toy.tokenizer)] == [{1}, {0}]
+
+
+def test_a_counterfactual_has_other_values_and_their_labels(toy: DiffusionLM) -> None:
+    examples = tied_examples(toy.tokenizer)
+    phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
+    seen = set()
+    for seed in range(40):
+        made = counterfactual(examples[0], phrases, Random(seed))
+        words = toy.tokenizer.decode(made.tokens)
+        assert made.target == (int("dog" in words), int("river" in words))
+        assert [w for w in words if w not in ("cat", "dog", "house", "river")] == ["the", "red", "sees", "a", "."]
+        seen.add(made.target)
+    assert seen == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_the_oracle_reads_what_is_written_not_what_goes_together(toy: DiffusionLM) -> None:
+    examples = tied_examples(toy.tokenizer)
+    phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
+    torch.manual_seed(0)
+    oracle = CleanClassifier([2, 2], len(toy.tokenizer), 8, 16)
+    train_oracle(oracle, examples, phrases, 0)
+    untied = torch.tensor(
+        [toy.tokenizer.encode("the old cat likes a river ."), toy.tokenizer.encode("the red dog sees a house .")]
+    )
+    assert likeliest(oracle(untied)).tolist() == [[0, 1], [1, 0]]
 
 
 def test_guide_and_oracle_share_no_text() -> None:
