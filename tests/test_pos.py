@@ -364,7 +364,7 @@ def test_the_oracle_tags_whole_texts() -> None:
     patterns = [parse_pattern(p) for p in ("DET NOUN VERB PUNCT", "DT JJ VBZ .", "DET ...")]
     first, second, third = Pos(None).check([WORDS, WORDS, ["Cats"]], patterns)  # type: ignore[arg-type]
     assert first == Verdict(True, None, (), 1.0, 4)
-    assert second == Verdict(False, "position 2 'cat': wanted JJ, got NN", (1,), 0.75)
+    assert second == Verdict(False, "position 2 'cat': wanted JJ, got NN", (1,), 0.75, 4)
     assert third.success is False
 
 

@@ -547,16 +547,16 @@ def test_the_oracle_reads_the_finished_text(generator: Generator) -> None:
     partly = verdict("tree: (S (* * * *) (VP * * * * * *) *)")
     assert (partly.success, partly.detail) == (True, None)
     assert partly.correct == pytest.approx(2 * 3 / (3 + 7))  # four constituents that were not asked for
-    assert verdict("span: NP 1-3, VP 4-9, * 7-9") == Verdict(True, None, (), 1.0)
-    assert verdict("span: NP 1-2, VP 4-9") == Verdict(False, "missing: NP 1-2", (0, 1), 0.5)
+    assert verdict("span: NP 1-3, VP 4-9, * 7-9") == Verdict(True, None, (), 1.0, 3)
+    assert verdict("span: NP 1-2, VP 4-9") == Verdict(False, "missing: NP 1-2", (0, 1), 0.5, 2)
     assert verdict("span: VP 1-2, VP 4-5, VP 6, VP 8, VP 4-9") == Verdict(
-        False, "missing: VP 1-2, VP 4-5, VP 6 and 1 more", (0, 1, 3, 4, 5, 7), pytest.approx(0.2)
+        False, "missing: VP 1-2, VP 4-5, VP 6 and 1 more", (0, 1, 3, 4, 5, 7), pytest.approx(0.2), 5
     )
     assert verdict("tree: (S (NP * *) (VP * * * * * * *) .)") == Verdict(
-        False, "missing: NP 1-2, VP 3-9", tuple(range(9)), pytest.approx(2 * 1 / (3 + 7))
+        False, "missing: NP 1-2, VP 3-9", tuple(range(9)), pytest.approx(2 * 1 / (3 + 7)), 10
     )
     assert verdict("tree: (S (NP the old *) (VP * (NP * * * * *)) .)") == Verdict(
-        False, "position 2 'red': wanted 'old'", (1,), pytest.approx(2 * 4 / (4 + 7))
+        False, "position 2 'red': wanted 'old'", (1,), pytest.approx(2 * 4 / (4 + 7)), 11
     )
     (short,) = generator.request(["tree: (S (NP * *) *)"]).controls
     (said,) = short.classifier.check([["the", "cat"]], [short.target])

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ctrlgen.cli import controls, generate, infill, train, train_classifier, train_lm
+from ctrlgen.cli import controls, evaluate, generate, infill, train, train_classifier, train_lm
 from ctrlgen.errors import CtrlgenError, UsageError
 
 OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -26,6 +26,7 @@ app.command("infill")(infill.infill)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)
+app.command("eval")(evaluate.evaluate)
 app.command("controls")(controls.controls)
 
 
