@@ -14,8 +14,10 @@ import torch
 from ctrlgen.checkpoint import from_pretrained, save_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
+from ctrlgen.evaluation.figures import evaluations
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
-from ctrlgen.evaluation.run import RECORDS, Plan, Results, evaluate, evaluations, vary
+from ctrlgen.evaluation.records import RECORDS
+from ctrlgen.evaluation.run import Plan, Results, evaluate, vary
 from ctrlgen.evaluation.targets import (
     Example,
     Target,

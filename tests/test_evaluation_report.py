@@ -15,13 +15,16 @@ from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.control import Control, Statement, Verdict
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.card import END, START, card_path, write_card
+from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Calibration, Estimate
 from ctrlgen.evaluation.published import comparison
+from ctrlgen.evaluation.records import HUMAN, Record
 from ctrlgen.evaluation.report import show_results, write_report
-from ctrlgen.evaluation.run import HUMAN, OURS, Plan, Progress, Record, Results, Row, evaluate
+from ctrlgen.evaluation.run import Plan, Progress, Results, evaluate
 from ctrlgen.evaluation.tables import control_table, markdown_table, notes, text_table
 from ctrlgen.evaluation.targets import Asked, Target
 from ctrlgen.evaluation.tradeoff import Point, curves, knee
+from ctrlgen.evaluation.writers import OURS
 from ctrlgen.pipeline import Generator, Request, Settings
 
 COMMAND = "ctrlgen eval --suite pos --data 'my data.jsonl'"

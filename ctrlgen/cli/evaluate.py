@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.errors import UsageError
 
 if TYPE_CHECKING:
-    from ctrlgen.evaluation.run import Judge
+    from ctrlgen.evaluation.figures import Judge
     from ctrlgen.pipeline import Generator
 
 
@@ -100,11 +99,9 @@ def evaluate(
     if comparison is not None:
         make_directory(comparison.parent)
     with evaluation_progress() as watch:
-        results = evaluate(
-            generator, plan, find_judges(generator, lm or []), find_peers(generator, plan), report, watch
-        )
-    command = shlex.join(["ctrlgen", *sys.argv[1:]])
-    results = replace(results, configuration=results.configuration | {"command": command})
+        judges, peers = find_judges(generator, lm or []), find_peers(generator, plan)
+        command = shlex.join(["ctrlgen", *sys.argv[1:]])
+        results = evaluate(generator, plan, judges, peers, report, watch, command)
     if as_json:
         for row in results.as_json()["rows"]:
             typer.echo(json.dumps(row, ensure_ascii=False))

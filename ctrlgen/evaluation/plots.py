@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctrlgen.evaluation.run import Row
+from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.tradeoff import Point, knee
 from ctrlgen.files import atomic_file
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctrlgen.evaluation.card import provenance
-from ctrlgen.evaluation.run import HUMAN, Results, Row
+from ctrlgen.evaluation.figures import Row
+from ctrlgen.evaluation.records import HUMAN
+from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tables import (
     Cell,
     Line,

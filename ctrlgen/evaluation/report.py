@@ -15,8 +15,10 @@ from rich.text import Text
 
 from ctrlgen.display import console
 from ctrlgen.evaluation.card import write_card
+from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.published import write_comparison
-from ctrlgen.evaluation.run import HUMAN, Record, Results, Row
+from ctrlgen.evaluation.records import HUMAN, Record
+from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tables import (
     control_table,
     html_table,

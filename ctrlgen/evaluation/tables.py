@@ -13,8 +13,10 @@ from html import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Estimate
-from ctrlgen.evaluation.run import HUMAN, Results, Row
+from ctrlgen.evaluation.records import HUMAN
+from ctrlgen.evaluation.run import Results
 
 NAMES = ("suite", "method", "setting", "also %")  # columns of words, set to the left
 

@@ -1,0 +1,211 @@
+"""Rows of figures from records: success, cost beside human text, diversity, novelty, calibration, speed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ctrlgen.diffusion import SCORED_LEVELS
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation import metrics
+from ctrlgen.evaluation.metrics import Estimate, Training, estimate, mean
+from ctrlgen.evaluation.records import HUMAN, Record
+from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
+from ctrlgen.evaluation.writers import OURS
+from ctrlgen.pipeline import Settings
+
+
+class Judge(Protocol):
+    """A language model that says what texts cost; it guided nothing."""
+
+    name: str
+
+    def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
+        """Nats a token of each text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one suite under one method and setting."""
+
+    suite: str
+    method: str
+    setting: str
+    targets: int
+    samples: int
+    success: Estimate | None  # share of texts whose controls all hold
+    parts: Estimate | None  # share of words (pos) or labelled F1 (tree), where the oracle counts parts
+    by_control: dict[str, Estimate]  # in compositions
+    also: dict[str, Estimate]  # further published tests
+    unchecked: int  # texts that no oracle could be asked about
+    cost: dict[str, Estimate]  # nats a token under each judge
+    exp_mean: dict[str, float]  # mean of exp(cost): the perplexity that Diffusion-LM prints
+    gap: dict[str, Estimate]  # cost above human text of the same targets
+    distinct: dict[str, float]
+    self_bleu: float | None
+    copies: float | None
+    longest_shared: float | None
+    bleu: float | None  # against references, infilling only
+    rouge_l: float | None
+    calibration: metrics.Calibration | None
+    seconds_per_sample: float | None
+    tokens_per_second: float | None
+    evaluations: int | None  # of the denoiser, a sample
+
+
+def summarise(
+    records: Sequence[Record],
+    asked: Mapping[str, Asked],
+    judges: Sequence[Judge],
+    training: Training | None,
+    variants: Mapping[str, Settings],
+) -> list[Row]:
+    """A row for every suite, method and setting."""
+    texts = list(dict.fromkeys(tuple(record.tokens) for record in records if record.tokens))
+    costs = {judge.name: dict(zip(texts, judge.costs(texts), strict=True)) for judge in judges}
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.group].append(record)
+    return [
+        summary(group, groups.get((group[0].suite, HUMAN, ""), []), asked[group[0].suite], costs, training, variants)
+        for group in groups.values()
+    ]
+
+
+def summary(
+    records: Sequence[Record],
+    human: Sequence[Record],
+    asked: Asked,
+    costs: Mapping[str, Mapping[Words, float]],
+    training: Training | None,
+    variants: Mapping[str, Settings],
+) -> Row:
+    suite, method, setting = records[0].group
+    texts = [record.tokens for record in records]
+    checked = [record for record in records if record.success is not None]
+    seconds, is_ours = sum(record.seconds for record in records), method == OURS
+    cost = {name: {record_key(r): of[tuple(r.tokens)] for r in records if r.tokens} for name, of in costs.items()}
+    return Row(
+        suite, method, setting, len(asked.targets), len(records),
+        success=estimate_by_target(checked, [float(bool(record.success)) for record in checked]),
+        parts=parts_right(checked),
+        by_control=success_by_control(records, asked),
+        also=further_tests(records, asked),
+        unchecked=0 if suite == UNGUIDED else len(records) - len(checked),
+        cost={name: e for name, of in cost.items() if (e := estimate(list(of.values())))},
+        exp_mean={name: mean(math.exp(value) for value in of.values()) for name, of in cost.items()},
+        gap={name: e for name, of in costs.items() if method != HUMAN and (e := gap(records, human, of))},
+        distinct={str(n): metrics.distinct(texts, n) for n in (1, 2, 4)},
+        self_bleu=optional_self_bleu(texts),
+        copies=mean(training.copied(words) for words in texts) if training else None,
+        longest_shared=mean(training.longest_shared(words) for words in texts) if training else None,
+        bleu=against_references(records, asked, lambda t, r: metrics.sentence_bleu(" ".join(t), [" ".join(r)])),
+        rouge_l=against_references(records, asked, metrics.rouge_l),
+        calibration=calibration(checked) if is_ours else None,
+        seconds_per_sample=seconds / len(records) if seconds else None,
+        tokens_per_second=sum(map(len, texts)) / seconds if seconds else None,
+        evaluations=evaluations(variants[setting]) if is_ours else None,
+    )  # fmt: skip
+
+
+def record_key(record: Record) -> tuple[int, int, int]:
+    return record.seed, record.target, record.index
+
+
+def estimate_by_target(records: Sequence[Record], values: Sequence[float]) -> Estimate | None:
+    """The mean of values with an interval over targets: samples of one target are not independent."""
+    sums: dict[int, list[float]] = defaultdict(list)
+    for record, value in zip(records, values, strict=True):
+        sums[record.target].append(value)
+    return estimate([sum(of) for of in sums.values()], [len(of) for of in sums.values()])
+
+
+def parts_right(records: Sequence[Record]) -> Estimate | None:
+    """Share of words (pos) or of brackets (tree) that are right, of oracles that count them."""
+    top: dict[int, float] = defaultdict(float)
+    bottom: dict[int, float] = defaultdict(float)
+    for record in records:
+        for verdict in record.verdicts:
+            if verdict.correct is not None:
+                top[record.target] += verdict.correct * verdict.parts
+                bottom[record.target] += verdict.parts
+    return estimate(list(top.values()), list(bottom.values()))
+
+
+def success_by_control(records: Sequence[Record], asked: Asked) -> dict[str, Estimate]:
+    """Where several controls are asked for at once, the success of each kind of them."""
+    found: dict[str, list[tuple[Record, float]]] = defaultdict(list)
+    for record in records:
+        controls = asked.requests[record.target].controls
+        if len(controls) > 1:
+            for control, verdict in zip(controls, record.verdicts, strict=False):
+                if verdict.success is not None:
+                    found[control.classifier.kind].append((record, float(verdict.success)))
+    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+    return {name: e for name, e in estimates.items() if e is not None}
+
+
+def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate]:
+    """Tests beside the oracle's that the field reports."""
+    found: dict[str, list[tuple[Record, float]]] = defaultdict(list)
+    for record in records:
+        for verdict in record.verdicts:
+            for name, passed in verdict.also.items():
+                found[name].append((record, float(passed)))
+    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+    ending = [
+        r for r in records if asked.targets[r.target].newline and r.verdicts and r.verdicts[0].correct is not None
+    ]
+    if ending:  # Diffusion-LM counts the newline token as well; no text here ends in one
+        right = [(r.verdicts[0].correct or 0.0) * r.verdicts[0].parts for r in ending]
+        estimates["with the newline token"] = estimate(right, [r.verdicts[0].parts + 1 for r in ending])
+    return {name: e for name, e in estimates.items() if e is not None}
+
+
+def gap(records: Sequence[Record], human: Sequence[Record], costs: Mapping[Words, float]) -> Estimate | None:
+    """Mean cost above human text of the same targets."""
+    of_people: dict[int, list[float]] = defaultdict(list)
+    for record in human:
+        if record.tokens:
+            of_people[record.target].append(costs[tuple(record.tokens)])
+    with_people = [record for record in records if of_people[record.target] and record.tokens]
+    return estimate_by_target(
+        with_people, [costs[tuple(record.tokens)] - mean(of_people[record.target]) for record in with_people]
+    )
+
+
+def optional_self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
+    try:
+        return metrics.self_bleu(texts)
+    except CtrlgenError:  # left empty where sacrebleu is not installed, as the install hint of a verdict
+        return None
+
+
+def against_references(records: Sequence[Record], asked: Asked, measure: Any) -> float | None:
+    """The mean of a measure of text and reference, for infilling."""
+    if asked.suite != INFILL or records[0].method == HUMAN:
+        return None
+    pairs = [(r.tokens, asked.targets[r.target].references[0]) for r in records if asked.targets[r.target].references]
+    try:
+        return mean(measure(text, reference) for text, reference in pairs)
+    except CtrlgenError:
+        return None
+
+
+def calibration(records: Sequence[Record]) -> metrics.Calibration | None:
+    pairs = [
+        (score, bool(verdict.success))
+        for record in records
+        for score, verdict in zip(record.scores or (), record.verdicts, strict=False)
+    ]
+    return metrics.calibrate([score for score, _ in pairs], [success for _, success in pairs]) if pairs else None
+
+
+def evaluations(settings: Settings) -> int:
+    """Calls of the denoiser for one sample: every step of every candidate, and the levels at which they are scored."""
+    scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0
+    return settings.candidates * (settings.steps + scoring)

@@ -1,0 +1,158 @@
+"""Single texts with their verdicts, from which every figure is computed.
+
+They are kept in a directory if one is given, so that an evaluation that was interrupted continues, and gives the same
+figures.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ctrlgen.control import Verdict, check
+from ctrlgen.errors import UsageError
+from ctrlgen.evaluation.targets import Asked
+from ctrlgen.evaluation.writers import Draft, Writer
+from ctrlgen.files import make_directory, write_text
+from ctrlgen.pipeline import Request
+from ctrlgen.tokenizer import detokenize
+
+HUMAN = "human"
+RECORDS = "samples.jsonl"
+CHUNK = 64  # targets that are written between two saves
+
+
+@dataclass(frozen=True)
+class Record:
+    """One text with its verdicts."""
+
+    suite: str
+    method: str
+    setting: str
+    seed: int
+    target: int
+    index: int
+    tokens: list[str]
+    verdicts: list[Verdict]
+    scores: list[float] | None = None
+    seconds: float = 0.0  # this text's share of the time
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        return self.suite, self.method, self.setting
+
+    @property
+    def success(self) -> bool | None:
+        said = [verdict.success for verdict in self.verdicts]
+        return False if False in said else None if None in said or not said else True
+
+    @property
+    def text(self) -> str:
+        return detokenize(self.tokens)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        read = json.loads(line)
+        verdicts = [Verdict(**v | {"failed": tuple(v["failed"])}) for v in read.pop("verdicts")]
+        return cls(**read, verdicts=verdicts)
+
+
+Key = tuple[str, str, str, int, int]  # suite, method, setting, seed, first target of the chunk
+
+
+class Store:
+    """Records by chunk, in memory and in a JSON Lines file that a killed run leaves whole but for its last line."""
+
+    def __init__(self, directory: Path | None, configuration: Mapping[str, Any]):
+        self.records: list[Record] = []
+        self.chunks: dict[Key, list[Record]] = {}
+        self.path = None if directory is None else directory / RECORDS
+        if self.path is not None:
+            make_directory(self.path.parent)
+            identity = {key: configuration[key] for key in ("model", "plan")}
+            self.load(json.loads(json.dumps(identity)))
+
+    def load(self, identity: dict[str, Any]) -> None:
+        assert self.path is not None
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        whole = []
+        for line in lines:
+            try:
+                whole.append(json.loads(line))
+            except ValueError:
+                break
+        if whole and whole[0] != identity:
+            raise UsageError(f"{self.path.parent}: holds another evaluation; choose another --report")
+        for chunk in whole[1:]:
+            key = tuple(chunk["chunk"])
+            self.chunks[key] = [Record.from_json(json.dumps(record)) for record in chunk["records"]]
+        whole = whole or [identity]
+        write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
+
+    def fill(self, key: Key, work: Any, every_time: bool = False) -> list[Record]:
+        """The records of a chunk: from the file if they are there, else by doing the work."""
+        if key not in self.chunks or every_time:
+            self.chunks[key] = work()
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    records = [asdict(record) for record in self.chunks[key]]
+                    file.write(json.dumps({"chunk": list(key), "records": records}, ensure_ascii=False) + "\n")
+        self.records += self.chunks[key]
+        return self.chunks[key]
+
+
+def write(writer: Writer, key: Key, asked: Asked, seconds: float | None) -> list[Record]:
+    """One chunk by one writer, judged. Sampling seeds move with the evaluation's seed."""
+    suite, method, setting, seed, start = key
+    requests = [replace(r, seed=r.seed + seed * 1_000_003) for r in asked.requests[start : start + CHUNK]]
+    started = time.monotonic()
+    drafts = writer.write(requests, seconds)
+    share = (time.monotonic() - started) / max(1, len(drafts))
+    return [
+        Record(
+            suite, method, setting, seed, start + draft.request, draft.index, list(draft.words), list(verdicts),
+            list(draft.scores) if draft.scores is not None else None, share,
+        )
+        for draft, verdicts in zip(drafts, judged(requests, drafts), strict=True)
+    ]  # fmt: skip
+
+
+def human_records(asked: Asked) -> list[Record]:
+    """The references of every target, under the same oracles."""
+    drafts = [
+        Draft(number, index, words)
+        for number, target in enumerate(asked.targets)
+        for index, words in enumerate(target.references)
+    ]
+    verdicts = judged(asked.requests, drafts)
+    return [
+        Record(asked.suite, HUMAN, "", 0, draft.request, draft.index, list(draft.words), list(of_draft))
+        for draft, of_draft in zip(drafts, verdicts, strict=True)
+    ]
+
+
+def judged(requests: Sequence[Request], drafts: Sequence[Draft]) -> list[tuple[Verdict, ...]]:
+    """Every oracle's verdict on every draft; each oracle is asked once about all its texts."""
+    verdicts: list[dict[int, Verdict]] = [{} for _ in drafts]
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, draft in enumerate(drafts):
+        if draft.verdicts is not None:
+            verdicts[number] = dict(enumerate(draft.verdicts))
+            continue
+        for position, control in enumerate(requests[draft.request].controls):
+            groups[position, id(control.classifier)].append(number)
+    for (position, _), numbers in groups.items():
+        controls = [requests[drafts[number].request].controls[position] for number in numbers]
+        for number, verdict in zip(numbers, check(controls, [drafts[n].words for n in numbers]), strict=True):
+            verdicts[number][position] = verdict
+    for number, draft in enumerate(drafts):
+        template = requests[draft.request].template
+        if template is not None:
+            kept = template.matches(draft.words)
+            verdicts[number][len(verdicts[number])] = Verdict(kept, None if kept else "the given words were changed")
+    return [tuple(of_draft[position] for position in sorted(of_draft)) for of_draft in verdicts]
