@@ -122,7 +122,8 @@ def evaluate(
 ) -> Results:
     """Carry out a plan. With a directory its records are kept there, and those it holds already are used.
 
-    `command` is what a person would type to run it again. Raises UsageError for a plan that this model cannot be asked, CtrlgenError where targets or data cannot be read.
+    `command` is what a person would type to run it again. Raises UsageError for a plan that this model cannot be asked,
+    CtrlgenError where targets or data cannot be read.
     """
     variants = plan.variants()
     asked = ask_all(generator, plan)
