@@ -44,6 +44,7 @@ RESTART_SHARE = 0.4
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 MAX_SEED = 2**62
 SCORE_SEED = 0
+LEAST_DOUBT = 1e-6  # a score is at least this far from 0 and 1
 FORBIDDEN = -1e9  # logit of words that may not be generated
 
 
@@ -338,8 +339,9 @@ class Generator:
                 continue
             clean = self.on_clean_text(self.rows(batch, chosen), self.row_lengths(batch))
             for position, term in enumerate(self.terms(batch)):
-                scores = term.log_prob(clean).exp().tolist()
                 controls = [job.controls[position] for job in batch]
+                temperature = controls[0].classifier.score_temperature
+                scores = term.log_prob(clean).exp().logit(eps=LEAST_DOUBT).div(temperature).sigmoid().tolist()
                 verdicts = check(controls, [tokens[job] for job in batch])
                 for job, *result in zip(batch, controls, verdicts, scores, strict=True):
                     results[job].append(ControlResult(*result))

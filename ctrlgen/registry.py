@@ -22,6 +22,7 @@ from ctrlgen.control import Classifier, Control, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import make_directory
 
+SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
 
 
@@ -139,7 +140,10 @@ class Controls:
             kind = names.get(name, name)
             if kind not in kinds:
                 raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
-            self._loaded[name] = kinds[kind].load(self.model, name)
+            self._loaded[name] = classifier = kinds[kind].load(self.model, name)
+            if classifier.trained:
+                config = read_config(trained_classifiers(self.model)[name] / CONFIG)
+                classifier.score_temperature = float(config.get(SCORE_TEMPERATURE, 1.0))
         return self._loaded[name]
 
     def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:

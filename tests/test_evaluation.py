@@ -8,12 +8,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from toy_grammar import TAG_OF
 
 from ctrlgen.checkpoint import from_pretrained, save_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
+from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
 from ctrlgen.evaluation.figures import evaluations
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
 from ctrlgen.evaluation.records import RECORDS
@@ -353,3 +356,31 @@ def test_a_missing_oracle_leaves_the_column_empty(
 
 def test_examples_need_not_be_labelled(generator: Generator) -> None:
     assert make_targets(generator, "length", [Example(("the", "cat"), {})], 5, 0)[0].controls == ("length: 2",)
+
+
+def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pos texts of a few steps, judged by their tags: the temperature written is the one that fits, and is used."""
+    from classifiers.pos import Pos
+    from ctrlgen.control import Verdict
+
+    def check(self: Pos, texts: list[list[str]], targets: list[Any]) -> list[Verdict]:
+        return [
+            Verdict([TAG_OF.get(w) for w in words] == list(t.tags)) for words, t in zip(texts, targets, strict=True)
+        ]
+
+    monkeypatch.setattr(Pos, "check", check)
+    monkeypatch.setattr(Pos, "values_of", lambda self, texts, rows, rng: [row["tags"] for row in rows])
+    generator = Generator(str(model_copy))
+    plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=replace(QUICK, steps=2))
+    results = evaluate(generator, plan, [])
+    (found,) = fit_temperatures(results, generator).values()
+    write_temperatures({model_copy / "classifiers" / "pos": found})
+    again = Generator(str(model_copy))
+    assert again.controls.classifier("pos").score_temperature == pytest.approx(found.temperature, abs=1e-3)
+    after = evaluate(again, plan, [])
+
+    def scores(results: Results) -> list[float]:
+        return [record.scores[0] for record in results.records if record.scores]
+
+    expected = metrics.tempered(np.clip(np.asarray(scores(results)), 1e-6, 1 - 1e-6), found.temperature)
+    assert scores(after) == pytest.approx(expected.tolist(), abs=1e-3)

@@ -16,6 +16,7 @@ from ctrlgen.errors import UsageError
 
 if TYPE_CHECKING:
     from ctrlgen.evaluation.figures import Judge
+    from ctrlgen.evaluation.run import Results
     from ctrlgen.pipeline import Generator
 
 
@@ -47,6 +48,9 @@ def evaluate(
     comparison: Annotated[
         Path | None, typer.Option("--results", help="Write a Markdown page with published figures beside these.")
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Fit the classifiers' `score` to the verdicts; not on test texts.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="How x_t walks to x_0.")] = None,
     guidance: Annotated[GuidanceMethod | None, typer.Option(help="How to steer.")] = None,
@@ -110,6 +114,8 @@ def evaluate(
     if report is not None:
         write_report(results, report)
         typer.echo(f"report written to {report / 'report.html'}", err=True)
+    if calibrate:
+        recalibrate(results, generator)
     if update_card:
         write_card(results, generator.model)
     if comparison is not None:
@@ -127,6 +133,22 @@ def find_judges(generator: Generator, names: list[str]) -> list[Judge]:
     except CtrlgenError as error:
         typer.echo(f"fluency under the domain's LM is left empty: {error}", err=True)
     return judges + [NamedJudge(name) for name in names]
+
+
+def recalibrate(results: Results, generator: Generator) -> None:
+    """Write the classifiers' temperatures and say what changed."""
+    from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
+
+    fitted = fit_temperatures(results, generator)
+    write_temperatures(fitted)
+    for directory, found in fitted.items():
+        typer.echo(
+            f"{directory.name}: scores at temperature {found.temperature:.2f}, calibration error {found.error:.3f} "
+            f"before and {found.error_after:.3f} after",
+            err=True,
+        )
+    if not fitted:
+        typer.echo("nothing was calibrated: too few texts with a verdict", err=True)
 
 
 def find_peers(generator: Generator, plan: Any) -> list[Any]:

@@ -1,0 +1,44 @@
+"""Makes `score` mean what it says: a temperature for each trained classifier, fitted to its oracle's verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.evaluation.metrics import Calibration, calibrate
+from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.writers import OURS
+from ctrlgen.files import write_text
+from ctrlgen.pipeline import Generator
+from ctrlgen.registry import SCORE_TEMPERATURE, trained_classifiers
+
+
+def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calibration]:
+    """For each trained classifier with enough texts, how far its scores are from the verdicts, by its directory.
+
+    Texts under several controls are left out: there each control disturbs the others.
+    """
+    directory_of = {
+        id(generator.controls.classifier(name)): directory
+        for name, directory in trained_classifiers(generator.model).items()
+    }
+    seen: dict[Path, list[tuple[float, bool]]] = defaultdict(list)
+    for record in results.records:
+        controls = results.asked[record.suite].requests[record.target].controls
+        if record.method != OURS or record.setting or len(controls) != 1 or not record.scores:
+            continue
+        directory = directory_of.get(id(controls[0].classifier))
+        if directory is not None and record.verdicts[0].success is not None:
+            seen[directory].append((record.scores[0], record.verdicts[0].success))
+    fitted = {directory: calibrate(*map(list, zip(*pairs, strict=True))) for directory, pairs in seen.items()}
+    return {directory: found for directory, found in fitted.items() if found is not None}
+
+
+def write_temperatures(fitted: dict[Path, Calibration]) -> None:
+    """Keep the temperatures in the classifiers' config.json, on top of those they had when they were measured."""
+    for directory, found in fitted.items():
+        config = read_config(directory / CONFIG)
+        config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
+        write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
