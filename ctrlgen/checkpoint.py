@@ -26,6 +26,7 @@ from ctrlgen.schedule import Schedule, make_schedule
 from ctrlgen.tokenizer import WordTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+MEASURED = "measured.json"  # the success of each control, as `ctrlgen eval --update-card` found it
 
 
 @dataclass(frozen=True)

@@ -340,7 +340,8 @@ def test_controls(ctrlgen: Run, toy_model: Path) -> None:
     outcome = ctrlgen("controls", "-m", toy_model, "--json")
     assert (outcome.code, outcome.err) == (0, "")
     (row,) = [answer for answer in outcome.answers if answer["kind"] == "pos"]
-    assert list(row) == ["kind", "names", "summary", "syntax", "example", "checked_by"]
+    assert list(row) == ["kind", "names", "summary", "syntax", "example", "checked_by", "measured"]
+    assert row["measured"] is None
     assert row["names"] == ["pos"]
     table = ctrlgen("controls", "-m", toy_model)
     assert table.code == 0

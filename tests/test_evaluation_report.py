@@ -1,6 +1,7 @@
 """What people see of an evaluation: the tables, the page, the model card, the comparison."""
 
 import io
+import json
 import re
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from ctrlgen import display
 from ctrlgen.checkpoint import from_pretrained
+from ctrlgen.cli import main
 from ctrlgen.control import Control, Statement, Verdict
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.card import END, START, card_path, write_card
@@ -26,6 +28,7 @@ from ctrlgen.evaluation.targets import Asked, Target
 from ctrlgen.evaluation.tradeoff import Point, curves, knee
 from ctrlgen.evaluation.writers import OURS
 from ctrlgen.pipeline import Generator, Request, Settings
+from ctrlgen.registry import weights_fingerprint
 
 COMMAND = "ctrlgen eval --suite pos --data 'my data.jsonl'"
 
@@ -338,3 +341,24 @@ def test_progress_is_shown_on_a_terminal_only(
     error = capsys.readouterr().err
     assert "3/12" in error
     assert "pos ctrlgen [odd]" in error
+
+
+def test_controls_shows_what_was_measured_of_these_weights(
+    model_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = from_pretrained(str(model_copy))
+
+    def shown() -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["controls", "-m", str(model_copy), "--json"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {line["kind"]: line["measured"] for line in lines}
+
+    results = made([PEOPLE, FULL])
+    write_card(results, model)
+    assert shown()["pos"] is None  # of other weights
+    configuration = results.configuration | {"model": {"weights": weights_fingerprint(model)}}
+    write_card(replace(results, configuration=configuration), model)
+    found = shown()
+    assert found["pos"]["success"] == pytest.approx(0.986, abs=1e-3)
+    assert found["length"] is None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_language_model import SMALL, TRAINING
+from torch import Tensor
 from toy_grammar import TAG_OF
 
 from classifiers import pos
@@ -20,8 +21,8 @@ from ctrlgen.control import check
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.peers import best_of, finetuned, fudge, make_peers, training
 from ctrlgen.evaluation.peers.best_of import PermittedEnds, guide_log_probs
-from ctrlgen.evaluation.peers.finetuned import Finetuned
-from ctrlgen.evaluation.peers.fudge import Asking, Fudge, Future, reweight
+from ctrlgen.evaluation.peers.finetuned import ConditionalLoss, Finetuned, pieces, prompted_costs
+from ctrlgen.evaluation.peers.fudge import STRENGTHS, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.peers.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.peers.rejection import Rejection
 from ctrlgen.evaluation.peers.training import Known, constituents
@@ -192,8 +193,8 @@ def test_reweighting_is_bayes_rule() -> None:
     candidates = torch.stack([torch.randperm(6, generator=generator) for _ in range(3)])
     p_word, p_control = logits.softmax(-1), log_p.exp()
     expected = p_word * p_control / (p_word * p_control).sum(-1, keepdim=True)
-    torch.testing.assert_close(reweight(logits, candidates, log_p.gather(1, candidates), 1.0).softmax(-1), expected)
-    few = reweight(logits, candidates[:, :2], log_p.gather(1, candidates[:, :2]), 1.0).softmax(-1)
+    torch.testing.assert_close(reweight(logits, candidates, log_p.gather(1, candidates)).softmax(-1), expected)
+    few = reweight(logits, candidates[:, :2], log_p.gather(1, candidates[:, :2])).softmax(-1)
     assert ((few > 0).sum(-1) == 2).all()
 
 
@@ -220,13 +221,15 @@ def test_a_perfect_prefix_classifier_gives_the_conditional_distribution() -> Non
                 break
             logits = (start if place == 0 else step[text[place - 1]]).log()[None]
             log_p = torch.tensor([[p_control((*text[:place], word)) for word in range(3)]]).log()
-            drawn *= float(reweight(logits, torch.arange(3)[None], log_p, 1.0).softmax(-1)[0, text[place]])
+            drawn *= float(reweight(logits, torch.arange(3)[None], log_p).softmax(-1)[0, text[place]])
         assert drawn == pytest.approx(fulfilling.get(text, 0.0) / sum(fulfilling.values()), abs=1e-6)
 
 
 def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: LanguageModel) -> None:
     """Word by word with cached states, as with the whole text at once."""
-    outputs = Outputs(Known(["pos", "food"], {"food": ["Thai", "French"]}), ["DET", "NOUN"], ["food"], ["NP", "S+VP"])
+    outputs = Outputs(
+        Known({"pos": "pos", "food": "field"}, {"food": ["Thai", "French"]}), ["DET", "NOUN"], ["food"], ["NP", "S+VP"]
+    )
     torch.manual_seed(0)
     size = {"width": fudge.SIZE["width"], "span_width": 8}
     classifier = PrefixClassifier(outputs, SMALL["hidden_size"], len(lm.tokenizer), 12, **size).eval()
@@ -250,8 +253,8 @@ def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: L
             lm.lm.model(input_ids=torch.cat([torch.tensor([lm.tokenizer.end_id]), text[:place]])[None])
             got = future.log_prob(text[None, :place], word[None, None], torch.tensor([0]))
             expected = 3.0 * labels[place, 1]
-            expected += remaining[place, 5 - place] if place < 6 else 0.0
-            asked = {0: (1, 1.0), 1: (2, 2.0), 6: (END_TAG, 1.0)}
+            expected += STRENGTHS["length"] * remaining[place, 5 - place] if place < 6 else 0.0
+            asked = {0: (1, 1.0), 1: (2, 2.0), 6: (END_TAG, STRENGTHS["pos"])}
             for ahead in range(LOOKAHEAD):
                 if place + ahead in asked:
                     tag, weight = asked[place + ahead]
@@ -298,9 +301,35 @@ def test_a_prompt_is_of_words_and_of_ids_behind_them(toy: Generator, peers: dict
     words = toy.model.tokenizer
     ids = peer.prompt(toy.request(["words: river", PATTERN]), 0)
     assert ids == peer.prompt(toy.request([PATTERN, "words: river"]), 0)
-    assert [i < len(words) for i in ids] == [False] * 9 + [True]
-    assert ids[-1] == words.ids(["river"])[0]
+    assert [i < len(words) for i in ids] == [False] * 8 + [True, False]
+    assert ids[-2] == words.ids(["river"])[0]
     assert peer.prompt(toy.request(["length: 7"]), 0) == peer.prompt(toy.request(["length: 7-7"]), 0)
+
+
+def test_prompted_costs_are_those_of_drawing(peers: dict[str, Any]) -> None:
+    """The whole at once, and word by word with cached states."""
+    peer: Finetuned = peers["finetuned"]
+    prompt, text = peer.prompts.ids({"words": "river", "pos": "DET NOUN VERB"}), peer.lm.tokenizer.ids(["the", "river"])
+    nats: list[Tensor] = []
+
+    def follow(words: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        following = [*text, peer.lm.tokenizer.end_id][words.shape[1]]
+        nats.append(-logits.log_softmax(-1)[0, following])
+        return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([following]), 0.0)
+
+    unspeakable = peer.lm.unspeakable
+    peer.lm.unspeakable = torch.zeros_like(unspeakable)
+    peer.lm.draw([0], adjust=follow, prompts=[prompt])
+    peer.lm.unspeakable = unspeakable
+    costs = prompted_costs(ConditionalLoss(peer.lm.lm), [(prompt, text)] * 2, peer.lm.tokenizer.end_id)
+    assert costs == pytest.approx([float(sum(nats)) / 3] * 2, abs=1e-4)
+
+
+def test_pieces_of_values() -> None:
+    assert pieces("words", "cheap, St. John's") == ["cheap", ",", "St", ".", "John", "'", "s"]
+    assert pieces("tree", "(TOP (S (NP * *) *))") == ["(TOP(S(NP*", "*)", "*))"]
+    assert pieces("span", "NP 2-3") == ["(TOP*", "(NP*", "*))"]
+    assert pieces("span", "NP 2-3, VP 2-4") == ["(TOP*", "(VP(NP*", "*)", "*))"]
 
 
 def test_training_is_done_once(

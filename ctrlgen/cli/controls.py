@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctrlgen.cli.common import ModelOption
+
+if TYPE_CHECKING:
+    from ctrlgen.checkpoint import DiffusionLM
 
 
 def controls(
@@ -23,13 +26,16 @@ def controls(
     from ctrlgen.display import console
     from ctrlgen.registry import Controls, classifier_kinds
 
-    ready = Controls(from_pretrained(model)).names()
+    loaded = from_pretrained(model)
+    ready = Controls(loaded).names()
+    measured = measured_success(loaded)
     rows: list[dict[str, Any]] = []
     for kind, classifier in classifier_kinds().items():
         names = [name for name, of_kind in ready.items() if of_kind == kind]
         rows.append({
             "kind": kind, "names": names, "summary": classifier.summary, "syntax": classifier.syntax,
             "example": classifier.example, "checked_by": classifier.oracle,
+            "measured": measured.get(kind),
         })  # fmt: skip
     if as_json:
         for row in rows:
@@ -42,5 +48,29 @@ def controls(
         names = [name for name in row["names"] if name != row["kind"]]
         also = ", ".join(names) if row["names"] else f"not trained on {model}"
         what = Text(f"{row['summary']}\n{also}".rstrip())
-        table.add_row(row["kind"], what, Text(f"{row['syntax']}\n{row['example']}"), row["checked_by"])
+        how = Text(f"{row['syntax']}\n{row['example']}")
+        table.add_row(row["kind"], what, how, Text(f"{row['checked_by']}\n{in_words(row['measured'])}".rstrip()))
     console(sys.stdout).print(table)
+    if any(measured.values()):
+        print("success: measured by `ctrlgen eval` on texts held out, and human texts under the same check")
+
+
+def measured_success(model: DiffusionLM) -> dict[str, dict[str, Any]]:
+    """What evaluation found for each control of these very weights."""
+    from ctrlgen.checkpoint import MEASURED, read_config
+    from ctrlgen.registry import weights_fingerprint
+
+    if model.directory is None or not (model.directory / MEASURED).is_file():
+        return {}
+    found = read_config(model.directory / MEASURED)
+    suites: dict[str, dict[str, Any]] = found.get("suites", {})
+    return suites if found.get("weights") == weights_fingerprint(model) else {}
+
+
+def in_words(measured: dict[str, Any] | None) -> str:
+    """`success 78.0%, parts 99.0%; human 100.0%`"""
+    if not measured:
+        return ""
+    parts = f", parts {measured['parts']:.1%}" if measured.get("parts") is not None else ""
+    human = f"; human {measured['human']:.1%}" if measured.get("human") is not None else ""
+    return f"success {measured['success']:.1%}{parts}{human}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.checkpoint import MEASURED, DiffusionLM
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation.records import HUMAN
 from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tables import card_table, legend, markdown_table, notes
-from ctrlgen.files import atomic_file, make_directory
+from ctrlgen.evaluation.writers import OURS
+from ctrlgen.files import atomic_file, make_directory, write_text
 
 START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end of figures -->"
 
@@ -16,7 +20,8 @@ START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end
 def write_card(results: Results, model: DiffusionLM) -> None:
     """Replace the block of figures in the model's README.md, or add it; everything else stays byte for byte.
 
-    Raises CtrlgenError where the card cannot be read or written, or its block has no end.
+    What `ctrlgen controls` shows of them goes into measured.json beside it. Raises CtrlgenError where the card cannot
+    be read or written, or its block has no end.
     """
     path = card_path(model)
     try:
@@ -25,6 +30,22 @@ def write_card(results: Results, model: DiffusionLM) -> None:
         raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     with atomic_file(path) as temporary:
         temporary.write_bytes(with_block(card, figures(results), str(path)).encode("utf-8"))
+    write_text(path.with_name(MEASURED), json.dumps(measured(results), indent=2) + "\n")
+
+
+def measured(results: Results) -> dict[str, Any]:
+    """Success by suite, human text's beside it, and the weights that it is true of."""
+    suites = {}
+    for suite in results.asked:
+        ours, human = results.row(suite, OURS), results.row(suite, HUMAN)
+        if ours is not None and ours.success is not None:
+            suites[suite] = {
+                "targets": ours.targets,
+                "success": round(ours.success.mean, 4),
+                "parts": round(ours.parts.mean, 4) if ours.parts is not None else None,
+                "human": round(human.success.mean, 4) if human is not None and human.success is not None else None,
+            }
+    return {"weights": results.configuration["model"]["weights"], "suites": suites}
 
 
 def card_path(model: DiffusionLM) -> Path:

@@ -1,5 +1,8 @@
 """The language model trained further on controls with their texts: the upper bound that Diffusion-LM compares with
 (Li et al. 2022, section 6.1). A control stands before its text as a prompt, its name and the pieces of its value.
+
+The places of a text are counted from one number on, however long its prompt: so the i-th tag of a pattern, or the i-th
+leaf of a tree with its brackets, is always as far from the i-th word, and a small model learns to look there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ctrlgen.evaluation.peers.training import (
     SEED,
     Corpus,
     Known,
+    constituents,
     held_out,
     is_negated,
     name_of,
@@ -43,14 +47,33 @@ FINETUNING = TrainingConfig(
     steps=2000, tokens_per_batch=4096, lr=0.001, matrix_lr=0.0, ema=0.995, log_every=20, validate_every=500
 )
 EXAMPLES = 4  # a text
-COMPOSED_SHARE = 1 / 3  # of the examples, with two controls
+COMPOSED_SHARE = 0.5  # of the examples, with two controls
+TEXT_PLACE = 128  # where a text begins
 MOST_PIECES = 2000
 TEMPERATURE = 0.7
 LENGTH = "length"  # its value is drawn among those that all controls allow
 PROMPTS = "prompts.json"
 PIECE = re.compile(r"\w+|[^\w\s]")
+LEAF = re.compile(r"[^*]*\*\)*")  # of a tree, with the brackets around it
 
 Prompted = tuple[list[int], list[int]]  # the ids of a prompt, and of its text
+
+
+def pieces(kind: str, value: str) -> list[str]:
+    """Words and marks; of a tree, or of spans written as one, its leaves with their brackets."""
+    if kind not in ("tree", "span"):
+        return PIECE.findall(value)
+    tree = value if value.startswith("(") else write_tree(list(constituents(value)))
+    return [leaf.replace(" ", "") for leaf in LEAF.findall(tree)]
+
+
+def write_tree(spans: Sequence[tuple[int, int, str]]) -> str:
+    """Spans as brackets with open leaves, up to the last word that one of them holds."""
+    leaves = []
+    for place in range(max(end for _, end, _ in spans)):
+        opening = [label for start, end, label in sorted(spans, key=lambda span: -span[1]) if start == place]
+        leaves.append("".join(f"({label} " for label in opening) + "*" + ")" * sum(e == place + 1 for _, e, _ in spans))
+    return f"(TOP {' '.join(leaves)})"
 
 
 @dataclass(frozen=True)
@@ -64,15 +87,21 @@ class Prompts:
     @classmethod
     def learn(cls, corpus: Corpus) -> Prompts:
         tokenizer, known = corpus.generator.model.tokenizer, Known.of(corpus)
-        pieces = Counter(piece for of in corpus.values.values() for v in filter(None, of) for piece in PIECE.findall(v))
-        others = [piece for piece, _ in pieces.most_common() if piece not in tokenizer][:MOST_PIECES]
-        names = [f"<{name}>" for name in known.names]
+        seen = Counter(
+            piece
+            for name, of_texts in corpus.values.items()
+            for value in filter(None, of_texts)
+            for piece in pieces(known.kinds[name], value)
+        )
+        others = [piece for piece, _ in seen.most_common() if piece not in tokenizer][:MOST_PIECES]
+        names = [f"<{name}>" for name in known.kinds]
         return cls(tokenizer, {piece: len(tokenizer) + i for i, piece in enumerate([*names, *others])}, known)
 
     def ids(self, controls: Mapping[str, str]) -> list[int]:
-        """Values by control name, in whatever order."""
-        pieces = [[f"<{name}>", *PIECE.findall(value)] for name, value in sorted(controls.items())]
-        return [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in chain(*pieces)]
+        """Values by control name, in whatever order: here the longest is first, the one that says most of each word."""
+        written = [[*pieces(self.known.kinds[name], value), f"<{name}>"] for name, value in sorted(controls.items())]
+        in_order = chain(*sorted(written, key=len, reverse=True))
+        return [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in in_order]
 
     def as_json(self) -> dict[str, Any]:
         return {"own": self.own, "known": asdict(self.known)}
@@ -94,7 +123,7 @@ class Finetuned(BestOf):
         name = name_of(self.generator, control)
         if is_negated(control):
             return f"it learned nothing of `not {name}`"
-        if name not in self.prompts.known.names:
+        if name not in self.prompts.known.kinds:
             return f"it did not learn {name}"
         labels = self.prompts.known.labels
         return (
@@ -128,6 +157,26 @@ class Finetuned(BestOf):
         return {(text.request, number): (0.0, -costs[number]) for number, text in enumerate(drawn)}
 
 
+def places(length: int, starts: Tensor) -> Tensor:
+    """Of prompts from 0 on, of texts from TEXT_PLACE on. starts (B,) -> (B, length)"""
+    place = torch.arange(length, device=starts.device).expand(len(starts), -1)
+    return torch.where(place < starts[:, None], place, place - starts[:, None] + TEXT_PLACE)
+
+
+class PromptedLM(LlamaForCausalLM):
+    """A language model that counts places so when a `LanguageModel` draws from it: a prompt with <end> at once, then
+    word by word.
+    """
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, **more: Any) -> Any:
+        written = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if written == 0:
+            self.prompt_length = input_ids.shape[1] - 1
+        starts = torch.full((len(input_ids),), self.prompt_length, device=input_ids.device)
+        now = places(written + input_ids.shape[1], starts)[:, written:]
+        return super().forward(input_ids=input_ids, position_ids=now, past_key_values=past_key_values, **more)
+
+
 class ConditionalLoss(nn.Module):
     """Nats a word of a text given its prompt. Without the output layer, which is the embeddings."""
 
@@ -137,7 +186,13 @@ class ConditionalLoss(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, n): prompt, <end>, text, <end>; starts (B,), where the first <end> is -> (B,), no statistics"""
-        hidden = self.trunk(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state  # (B, n - 1, d)
+        tokens_before = tokens[:, :-1]
+        hidden = self.trunk(
+            input_ids=tokens_before,
+            position_ids=places(tokens_before.shape[1], starts),
+            attention_mask=torch.ones_like(tokens_before),  # without it a jump of places is taken for a new sequence
+            use_cache=False,
+        ).last_hidden_state  # (B, n - 1, d)
         logits = F.linear(hidden, self.trunk.embed_tokens.weight).float()
         nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(tokens[:, 1:])
         is_text = torch.arange(nats.shape[1], device=nats.device) >= starts[:, None]
@@ -233,14 +288,15 @@ def extended(lm: LlamaForCausalLM, words: int, longest: int) -> LlamaForCausalLM
 
 def make_finetuned(lm: LanguageModel, corpus: Corpus) -> Finetuned:
     """The language model after training on the texts of a corpus with their controls, now or earlier."""
-    made_of = [asdict(FINETUNING), EXAMPLES, COMPOSED_SHARE, MOST_PIECES]
+    made_of = [asdict(FINETUNING), EXAMPLES, COMPOSED_SHARE, TEXT_PLACE, MOST_PIECES]
     directory = peer_directory(lm, Finetuned.name, corpus, made_of)
 
     def task() -> FinetuningTask:
         prompts = Prompts.learn(corpus)
         examples = make_examples(prompts, corpus)
-        longest = max(len(prompt) + len(text) + 2 for prompt, text in examples)
-        larger = extended(lm.lm, len(lm.tokenizer) + len(prompts.own), longest)
+        larger = extended(
+            lm.lm, len(lm.tokenizer) + len(prompts.own), TEXT_PLACE + lm.lm.config.max_position_embeddings
+        )
         return FinetuningTask(larger, prompts, examples, FINETUNING)
 
     train_once(task, Finetuned.name, FINETUNING, directory)
@@ -251,5 +307,7 @@ def load_finetuned(generator: Generator, directory: Path) -> Finetuned:
     model: DiffusionLM = generator.model
     read = json.loads((directory / PROMPTS).read_text(encoding="utf-8"))
     prompts = Prompts(model.tokenizer, read["own"], Known(**read["known"]))
-    lm = load_causal_lm(str(directory), local_files_only=True)
+    loaded = load_causal_lm(str(directory), local_files_only=True)
+    lm: Any = PromptedLM(loaded.config)
+    lm.load_state_dict(loaded.state_dict())
     return Finetuned(generator, LanguageModel(lm.to(model.device), model.tokenizer), prompts)

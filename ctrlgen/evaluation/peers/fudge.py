@@ -50,7 +50,8 @@ FUDGE_TRAINING = TrainingConfig(
     steps=2000, tokens_per_batch=4096, lr=0.002, matrix_lr=0.0, ema=0.99, log_every=20, validate_every=500
 )
 SIZE = {"width": 256, "span_width": 128}
-STRENGTH = 2.0  # λ
+STRENGTHS = {"pos": 2.0, "length": 2.0, "words": 2.0, "span": 4.0, "tree": 2.0}  # λ, of each kind
+LABEL_STRENGTH = 3.0
 CANDIDATES = 100  # of the next word, the likeliest
 TAIL = ("...", "…")
 OPEN = (UNKNOWN, 0.0)  # what is not asked for, with its weight
@@ -68,7 +69,7 @@ class Asking:
 
     def at_places(self, lengths: Sequence[int]) -> dict[int, tuple[int, float]]:
         """The tags, and that the text ends where it must."""
-        return self.tags | ({lengths[0]: (END_TAG, 1.0)} if self.tags and len(lengths) == 1 else {})
+        return self.tags | ({lengths[0]: (END_TAG, STRENGTHS["pos"])} if self.tags and len(lengths) == 1 else {})
 
 
 class CannotAskError(Exception):
@@ -116,8 +117,8 @@ class Fudge(BestOf):
 
     def ask(self, control: Control, asking: Asking) -> None:
         """Add one control."""
-        name, value, weight = name_of(self.generator, control), control.statement.value, control.statement.weight
-        kind = control.classifier.kind
+        name, kind = name_of(self.generator, control), control.classifier.kind
+        value, weight = control.statement.value, control.statement.weight * STRENGTHS.get(kind, LABEL_STRENGTH)
         if is_negated(control) and not control.classifier.structural:
             raise CannotAskError(f"it knows no `not {name}`")
         if kind == "pos":
@@ -202,7 +203,7 @@ class Future:
         """words (B, t), logits (B, V), rows (B,) -> (B, V)"""
         logits = self.begun(words, logits, rows)
         candidates = logits.topk(min(CANDIDATES, logits.shape[1])).indices  # (B, k)
-        return reweight(logits, candidates, self.log_prob(words, candidates, rows), STRENGTH)
+        return reweight(logits, candidates, self.log_prob(words, candidates, rows))
 
     def begun(self, words: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """Only the words that the text is to begin with, where it is to."""
@@ -215,13 +216,13 @@ class Future:
         return logits.masked_fill(~allowed, -torch.inf)
 
     def log_prob(self, words: Tensor, candidates: Tensor, rows: Tensor) -> Tensor:
-        """The weighted log p(controls | words so far, candidate). words (B, t), candidates (B, k) -> (B, k)"""
+        """λ log p(controls | words so far, candidate). words (B, t), candidates (B, k) -> (B, k)"""
         written = words.shape[1]
         self.evidence[rows] = self.evidence[rows].maximum(self.classifier.evidence(self.hidden.float()))
         after = self.hidden[:, None].float(), self.evidence[rows, None]
         features = self.classifier.features(*after, self.embeddings[candidates].float())
         lengths = self.lengths[rows, written + 1 : written + 2 + self.classifier.longest]
-        log_p = (self.classifier.log_remaining(features) + lengths[:, None]).logsumexp(-1)
+        log_p = STRENGTHS["length"] * (self.classifier.log_remaining(features) + lengths[:, None]).logsumexp(-1)
         log_p = log_p.masked_fill(candidates == self.end_id, 0.0)  # it is allowed here or not a candidate
         log_p = log_p + self.of_tags(features, written, rows) + self.of_labels(features, rows)
         return log_p + self.of_words(features, words, candidates, rows) + self.of_spans(features, written, rows)
@@ -266,12 +267,12 @@ class Future:
         return total
 
 
-def reweight(logits: Tensor, candidates: Tensor, log_p: Tensor, strength: float) -> Tensor:
-    """Bayes' rule among the candidates, the control's probability to the power of `strength` (equation 2).
+def reweight(logits: Tensor, candidates: Tensor, log_p: Tensor) -> Tensor:
+    """Bayes' rule among the candidates (equation 2).
 
     logits (B, V), candidates (B, k), log_p (B, k), of the control given each candidate -> (B, V)
     """
-    kept = logits.gather(1, candidates) + strength * log_p
+    kept = logits.gather(1, candidates) + log_p
     return torch.full_like(logits, -torch.inf).scatter(1, candidates, kept.to(logits))
 
 

@@ -113,16 +113,16 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) ->
 
 @dataclass(frozen=True)
 class Known:
-    """The values of labels that were learned; other values are read by whoever learned them."""
+    """The controls that were learned. The values of labels are listed; others are read by whoever learned them."""
 
-    names: list[str]  # of all controls that were learned
+    kinds: dict[str, str]  # by name
     labels: dict[str, list[str]]
 
     @classmethod
     def of(cls, corpus: Corpus) -> Known:
         kinds, values = corpus.generator.controls.names(), corpus.values
         labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kinds[name] in LABEL_KINDS}
-        return cls(list(values), labels)
+        return cls({name: kinds[name] for name in values}, labels)
 
     def value(self, control: Control, name: str) -> str | None:
         """A label's value as it was learned, or None."""
