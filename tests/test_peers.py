@@ -301,8 +301,9 @@ def test_a_prompt_is_of_words_and_of_ids_behind_them(toy: Generator, peers: dict
     words = toy.model.tokenizer
     ids = peer.prompt(toy.request(["words: river", PATTERN]), 0)
     assert ids == peer.prompt(toy.request([PATTERN, "words: river"]), 0)
-    assert [i < len(words) for i in ids] == [False] * 8 + [True, False]
-    assert ids[-2] == words.ids(["river"])[0]
+    assert [i < len(words) for i in ids] == [False] * 8 + [True, False] + [True] * 6
+    assert ids[8] == words.ids(["river"])[0]
+    assert ids[10:] == [words.pad_id] * 6
     assert peer.prompt(toy.request(["length: 7"]), 0) == peer.prompt(toy.request(["length: 7-7"]), 0)
 
 

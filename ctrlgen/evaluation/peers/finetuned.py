@@ -44,12 +44,13 @@ from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.train import TrainingConfig
 
 FINETUNING = TrainingConfig(
-    steps=2000, tokens_per_batch=4096, lr=0.001, matrix_lr=0.0, ema=0.995, log_every=20, validate_every=500
+    steps=2500, tokens_per_batch=4096, lr=0.0015, matrix_lr=0.0, ema=0.995, log_every=20, validate_every=500
 )
 EXAMPLES = 4  # a text
 COMPOSED_SHARE = 0.5  # of the examples, with two controls
 TEXT_PLACE = 128  # where a text begins
 MOST_PIECES = 2000
+PROMPT_STEP = 8  # prompts are filled up to a multiple of this, so that those of one length are drawn for together
 TEMPERATURE = 0.7
 LENGTH = "length"  # its value is drawn among those that all controls allow
 PROMPTS = "prompts.json"
@@ -101,7 +102,8 @@ class Prompts:
         """Values by control name, in whatever order: here the longest is first, the one that says most of each word."""
         written = [[*pieces(self.known.kinds[name], value), f"<{name}>"] for name, value in sorted(controls.items())]
         in_order = chain(*sorted(written, key=len, reverse=True))
-        return [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in in_order]
+        ids = [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in in_order]
+        return ids + [self.tokenizer.pad_id] * (-len(ids) % PROMPT_STEP)
 
     def as_json(self) -> dict[str, Any]:
         return {"own": self.own, "known": asdict(self.known)}
@@ -288,7 +290,7 @@ def extended(lm: LlamaForCausalLM, words: int, longest: int) -> LlamaForCausalLM
 
 def make_finetuned(lm: LanguageModel, corpus: Corpus) -> Finetuned:
     """The language model after training on the texts of a corpus with their controls, now or earlier."""
-    made_of = [asdict(FINETUNING), EXAMPLES, COMPOSED_SHARE, TEXT_PLACE, MOST_PIECES]
+    made_of = [asdict(FINETUNING), EXAMPLES, COMPOSED_SHARE, TEXT_PLACE, MOST_PIECES, PROMPT_STEP]
     directory = peer_directory(lm, Finetuned.name, corpus, made_of)
 
     def task() -> FinetuningTask:
