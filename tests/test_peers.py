@@ -16,12 +16,12 @@ from toy_grammar import TAG_OF
 
 from classifiers import pos
 from ctrlgen import language_model
-from ctrlgen.checkpoint import WEIGHTS
+from ctrlgen.checkpoint import CONFIG, WEIGHTS
 from ctrlgen.control import check
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.peers import best_of, finetuned, fudge, make_peers, training
 from ctrlgen.evaluation.peers.best_of import PermittedEnds, guide_log_probs
-from ctrlgen.evaluation.peers.finetuned import ConditionalLoss, Finetuned, pieces, prompted_costs
+from ctrlgen.evaluation.peers.finetuned import PROMPTS, ConditionalLoss, Finetuned, pieces, prompted_costs
 from ctrlgen.evaluation.peers.fudge import STRENGTHS, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.peers.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.peers.rejection import Rejection
@@ -367,13 +367,17 @@ def test_mistakes(toy: Generator, toy_model: Path, toy_data: Path, tmp_path: Pat
         make_peers(toy, ["fudge"], str(few))
 
 
-def test_damaged_files(toy: Generator, peers: dict[str, Any], toy_data: Path, home: Path, tmp_path: Path) -> None:
+def test_damaged_files(toy: Generator, peers: dict[str, Any], toy_data: Path, home: Path) -> None:
     root = home.parent / "data" / "ctrlgen" / "baselines" / "toy"
-    for name in ("fudge", "finetuned"):
+    for name, about, damaged in (
+        ("fudge", WEIGHTS, b"nothing"), ("fudge", CONFIG, b"{}"), ("fudge", CONFIG, b'{"known": {"names": []}}'),
+        ("finetuned", WEIGHTS, b"nothing"), ("finetuned", PROMPTS, b"[1"), ("finetuned", PROMPTS, b'{"own": 1}'),
+    ):  # fmt: skip
         (directory,) = root.glob(f"{name}-*")
-        saved = shutil.copytree(directory, tmp_path / name)
-        (directory / WEIGHTS).write_bytes(b"nothing")
-        with pytest.raises(CtrlgenError, match=WEIGHTS if name == "fudge" else directory.name):
+        saved = (directory / about).read_bytes()
+        (directory / about).write_bytes(damaged)
+        with pytest.raises(CtrlgenError, match=directory.name) as caught:
             make_peers(toy, [name], str(toy_data))
-        shutil.rmtree(directory)
-        saved.rename(directory)
+        assert "\n" not in str(caught.value)
+        (directory / about).write_bytes(saved)
+    assert make_peers(toy, ["fudge", "finetuned"], str(toy_data))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.checkpoint import DiffusionLM, read_config
 from ctrlgen.control import Control
 from ctrlgen.data import LengthBatches
 from ctrlgen.evaluation.peers.best_of import BestOf, Drawn, Pair, Rank
@@ -35,6 +35,7 @@ from ctrlgen.evaluation.peers.training import (
     is_negated,
     name_of,
     peer_directory,
+    reading,
     train_once,
 )
 from ctrlgen.files import write_text
@@ -307,9 +308,10 @@ def make_finetuned(lm: LanguageModel, corpus: Corpus) -> Finetuned:
 
 def load_finetuned(generator: Generator, directory: Path) -> Finetuned:
     model: DiffusionLM = generator.model
-    read = json.loads((directory / PROMPTS).read_text(encoding="utf-8"))
-    prompts = Prompts(model.tokenizer, read["own"], Known(**read["known"]))
+    read = read_config(directory / PROMPTS)
     loaded = load_causal_lm(str(directory), local_files_only=True)
-    lm: Any = PromptedLM(loaded.config)
-    lm.load_state_dict(loaded.state_dict())
+    with reading(directory):
+        prompts = Prompts(model.tokenizer, dict(read["own"]), Known(**read["known"]))
+        lm: Any = PromptedLM(loaded.config)
+        lm.load_state_dict(loaded.state_dict())
     return Finetuned(generator, LanguageModel(lm.to(model.device), model.tokenizer), prompts)

@@ -39,6 +39,7 @@ from ctrlgen.evaluation.peers.training import (
     is_negated,
     name_of,
     peer_directory,
+    reading,
     train_once,
 )
 from ctrlgen.heads import load_head
@@ -300,8 +301,9 @@ def make_fudge(lm: LanguageModel, corpus: Corpus) -> Fudge:
 
     train_once(task, Fudge.name, FUDGE_TRAINING, directory)
     read = read_config(directory / CONFIG)
-    outputs = Outputs(Known(**read.pop("known")), **read)
-    classifier = new_classifier(outputs, lm, generator)
+    with reading(directory):
+        outputs = Outputs(Known(**read.pop("known")), **read)
+        classifier = new_classifier(outputs, lm, generator)
     return Fudge(generator, lm, outputs, load_head(classifier, directory).to(generator.model.device))
 
 

@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
 SEED = 0
+FORMAT = 1  # of what is kept
 BRACKET = re.compile(r"[()]|[^\s()]+")
 SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
 
@@ -83,7 +85,7 @@ def held_out(count: int) -> int:
 def peer_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
     """Where a peer is kept: named by all that it is made of."""
     generator = corpus.generator
-    digest = hashlib.sha256(json.dumps([name, config], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, name, config], sort_keys=True).encode())
     for key, tensor in sorted(lm.lm.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().numpy().tobytes())
     for path in sorted(set(trained_classifiers(generator.model).values())):
@@ -109,6 +111,15 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) ->
     follow_training(fit(made, config, working, resume=resume))
     (working / RESUME).unlink(missing_ok=True)
     working.rename(directory)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Raises CtrlgenError in one line where what is kept of a peer is damaged."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CtrlgenError(f"{directory}: is damaged; remove it to train the baseline again") from error
 
 
 @dataclass(frozen=True)
