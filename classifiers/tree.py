@@ -61,7 +61,7 @@ HEADS = 4  # of attention
 ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 64, "width": 128}
 TAGS = frozenset(UNIVERSAL + PENN)
-EMPTY_WEIGHT = 0.3  # of a span that should be no constituent, where 1 is that of a constituent
+EMPTY_WEIGHT = 0.1  # of a span that should be no constituent, where 1 is that of a constituent
 NO_WORD = -1  # a leaf that may be any word
 MOST_LISTED = 3  # missing constituents named in a verdict
 

@@ -87,6 +87,7 @@ class Classifier(ABC):
     example: ClassVar[str]
     oracle: ClassVar[str]  # what checks it
     trained: ClassVar[bool] = True  # whether it needs weights trained on a model
+    weight: ClassVar[float] = 1.0  # of its log-probability in guidance, beside the user's `@`
     score_temperature: float = 1.0  # of the log-odds of `score`; `ctrlgen eval --calibrate` fits it to the oracle
     structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
 

@@ -269,7 +269,8 @@ class Generator:
         for position, control in enumerate(batch[0].controls):
             encoded = control.classifier.encode([job.controls[position].target for job in batch], sizes)
             said = control.statement
-            terms.append(Term(control.classifier, encoded, said.weight, said.negated, said.window))
+            weight = said.weight * control.classifier.weight
+            terms.append(Term(control.classifier, encoded, weight, said.negated, said.window))
         return terms
 
     def on_clean_text(self, ids: Tensor, lengths: Tensor | None) -> Denoised:

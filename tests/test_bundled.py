@@ -18,7 +18,11 @@ def bundled() -> Generator:
 
 def test_it_is_small_and_has_a_card() -> None:
     for directory in bundled_models().values():
-        assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= 16e6
+        lm = sum(path.stat().st_size for path in (directory / "lm").glob("*"))
+        tree = sum(path.stat().st_size for path in (directory / "classifiers" / "tree").glob("*"))
+        assert lm <= 6e6
+        assert tree <= 8e6
+        assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) - lm - tree <= 16e6
         card = (directory / "README.md").read_text(encoding="utf-8")
         assert all(word in card for word in CARD)
 

@@ -160,6 +160,7 @@ def evaluate(
     configuration["command"] = command
     configuration["peak_memory_mb"] = round(peak_memory())
     notes = [note for of_suite in asked.values() for note in left_out(of_suite)]
+    notes += [note for peer in peers for note in peer.notes]
     results = Results(configuration, rows, asked, store.records, notes)
     if directory is not None:
         write_text(directory / RESULTS, json.dumps(results.as_json(), ensure_ascii=False, indent=1) + "\n")

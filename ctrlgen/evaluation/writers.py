@@ -31,6 +31,7 @@ class Writer(Protocol):
     """A method that is evaluated."""
 
     name: str
+    notes: list[str]  # what it could not be asked
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
         """n texts for each request, in order. `seconds`: what ctrlgen took for the same requests, if it was asked."""
@@ -44,6 +45,7 @@ class Ours:
 
     def __init__(self, generator: Generator, settings: Settings):
         self.generator, self.settings = generator, settings
+        self.notes: list[str] = []
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
         numbered = [replace(request, id=number) for number, request in enumerate(requests)]
@@ -72,6 +74,7 @@ class Given:
             raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self.texts = [self.words(line, generator) for line in lines]
         self.taken = 0
+        self.notes: list[str] = []
 
     def words(self, line: str, generator: Generator) -> Words:
         try:
