@@ -208,7 +208,8 @@ class Label(Classifier):
     syntax = "NAME: VALUE, after `ctrlgen train-classifier label --label-column COLUMN --name NAME`"
     example = "sentiment: positive"
     oracle = "a classifier trained on other, clean texts"
-    weight: ClassVar[float] = 3.0  # one value must hold its own against a tag for every word
+    weight: ClassVar[float] = 3.0
+    weight_in_company: ClassVar[float] = 6.0  # one value must hold its own against a tag for every word
     may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
 
     def __init__(self, model: DiffusionLM, name: str, values: Values, head: LabelHead, judge: CleanClassifier):

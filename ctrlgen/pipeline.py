@@ -266,10 +266,12 @@ class Generator:
         """The controls of a batch, their targets encoded row by row."""
         sizes = [job.length for job in batch]
         terms = []
+        in_company = sum(not control.classifier.structural for control in batch[0].controls) > 1
         for position, control in enumerate(batch[0].controls):
             encoded = control.classifier.encode([job.controls[position].target for job in batch], sizes)
             said = control.statement
-            weight = said.weight * control.classifier.weight
+            own = control.classifier.weight_in_company if in_company else control.classifier.weight
+            weight = said.weight * own
             terms.append(Term(control.classifier, encoded, weight, said.negated, said.window))
         return terms
 

@@ -144,7 +144,7 @@ def recalibrate(results: Results, generator: Generator) -> None:
     for directory, found in fitted.items():
         typer.echo(
             f"{directory.name}: scores at temperature {found.temperature:.2f}, calibration error {found.error:.3f} "
-            f"before and {found.error_after:.3f} after",
+            f"before and {found.error_after:.3f} after{'' if found.error_after < found.error else ': left as it was'}",
             err=True,
         )
     if not fitted:

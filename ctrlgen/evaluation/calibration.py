@@ -37,8 +37,13 @@ def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calib
 
 
 def write_temperatures(fitted: dict[Path, Calibration]) -> None:
-    """Keep the temperatures in the classifiers' config.json, on top of those they had when they were measured."""
+    """Keep the temperatures in the classifiers' config.json, on top of those they had when they were measured.
+
+    One that does not help on the texts it was not fitted to is not written.
+    """
     for directory, found in fitted.items():
+        if found.error_after >= found.error:
+            continue
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
         write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
