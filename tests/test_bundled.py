@@ -8,7 +8,7 @@ from ctrlgen.guidance import Guidance
 from ctrlgen.pipeline import Generator, Settings
 
 PATTERN = "pos: DET NOUN AUX DET ADJ NOUN ADP PROPN PROPN PUNCT"
-CARD = ("success a word", "distinct-4", "CC BY-SA 4.0")
+CARD = ("success %", "above human", "distinct-4", "CC BY-SA 4.0")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
 from ctrlgen.evaluation.figures import evaluations
+from ctrlgen.evaluation.judges import NgramJudge
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
 from ctrlgen.evaluation.records import RECORDS
 from ctrlgen.evaluation.run import Plan, Results, evaluate, vary
@@ -384,3 +385,17 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
 
     expected = metrics.tempered(np.clip(np.asarray(scores(results)), 1e-6, 1 - 1e-6), found.temperature)
     assert scores(after) == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_the_ngram_judge_is_kneser_neys(generator: Generator, tmp_path: Path) -> None:
+    """Two training texts: every probability can be worked out, and they sum to one."""
+    (tmp_path / "t.txt").write_text("the cat sees a dog .\nthe cat likes a dog .\n")
+    judge = NgramJudge(generator.model, str(tmp_path / "t.txt"))
+    likely, unlikely, unknown = judge.costs([t.split() for t in ("the cat sees a dog .", "dog a the .", "the zebra .")])
+    assert 0 < likely < unknown < unlikely
+    ngrams = judge.ngrams
+    words = {gram[-1] for gram in ngrams.counts[1]}
+    for context in (("<s>",) * 4, ("<s>", "<s>", "the", "cat"), ("a", "b", "c", "d")):
+        total = sum(ngrams.probability((*context, word)) for word in words)
+        unseen = ngrams.probability((*context, "zebra"))
+        assert total + unseen == pytest.approx(1.0)

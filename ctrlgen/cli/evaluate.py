@@ -103,7 +103,7 @@ def evaluate(
     if comparison is not None:
         make_directory(comparison.parent)
     with evaluation_progress() as watch:
-        judges, peers = find_judges(generator, lm or []), find_peers(generator, plan)
+        judges, peers = find_judges(generator, lm or [], training_data), find_peers(generator, plan)
         command = shlex.join(["ctrlgen", *sys.argv[1:]])
         results = evaluate(generator, plan, judges, peers, report, watch, command)
     if as_json:
@@ -122,16 +122,18 @@ def evaluate(
         write_comparison(results, comparison)
 
 
-def find_judges(generator: Generator, names: list[str]) -> list[Judge]:
-    """The model's own autoregressive LM where it has one, and those named."""
+def find_judges(generator: Generator, names: list[str], training_data: str | None) -> list[Judge]:
+    """The model's own autoregressive LM where it has one, n-grams of the training texts if given, and LMs named."""
     from ctrlgen.errors import CtrlgenError
-    from ctrlgen.evaluation.judges import DomainJudge, NamedJudge
+    from ctrlgen.evaluation.judges import DomainJudge, NamedJudge, NgramJudge
 
     judges: list[Judge] = []
     try:
         judges.append(DomainJudge(generator.model))
     except CtrlgenError as error:
         typer.echo(f"fluency under the domain's LM is left empty: {error}", err=True)
+    if training_data is not None:
+        judges.append(NgramJudge(generator.model, training_data))
     return judges + [NamedJudge(name) for name in names]
 
 

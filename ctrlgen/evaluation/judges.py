@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.data import read_texts
+from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.language_model import CausalLM, LanguageModel
-from ctrlgen.tokenizer import detokenize
+from ctrlgen.tokenizer import UNK, detokenize
 
 
 class DomainJudge:
@@ -22,6 +24,22 @@ class DomainJudge:
 
     def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
         return self.lm.costs(texts)
+
+
+class NgramJudge:
+    """A Kneser-Ney 5-gram model of the training texts, over the model's own words: nothing neural in it."""
+
+    name = "5-gram"
+
+    def __init__(self, model: DiffusionLM, training_data: str):
+        self.tokenizer = model.tokenizer
+        self.ngrams = KneserNey([self.known(model.tokenizer.split(text)) for text in read_texts(training_data)])
+
+    def known(self, words: Sequence[str]) -> list[str]:
+        return [word if word in self.tokenizer else UNK for word in words]
+
+    def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
+        return [self.ngrams.cost(self.known(words)) for words in texts]
 
 
 class NamedJudge:

@@ -81,7 +81,11 @@ def further(row: Row) -> str:
 
 
 def of_people(row: Row, human: Row | None) -> Cell:
-    return Cell(percent(human.success.mean), further(human)) if human and human.success else Cell()
+    if human is None or human.success is None:
+        return Cell()
+    some_wrong = human.parts is not None and human.parts.mean not in (1.0, human.success.mean)
+    parts = f"{PARTS.removesuffix(' %')} {percent(human.parts.mean)}" if human.parts and some_wrong else ""
+    return Cell(percent(human.success.mean), ", ".join(filter(None, [parts, further(human)])))
 
 
 def judges(results: Results) -> list[str]:
