@@ -146,7 +146,10 @@ class Tally:
 
     def line(self, most: int) -> str:
         """One line on a run that drew each sample up to `most` times."""
-        said = f"{self.failed} of {self.samples} samples still fail after {most} draws; {self.draws} draws in all"
+        still = (
+            f"{self.failed} of {self.samples} samples still fail after {most} draws" if self.failed else "none fails"
+        )
+        said = f"{still}; {self.draws} draws in all"
         if not self.unjudged:
             return said
         unjudged = f"{self.unjudged} of {self.samples} samples could not be judged, so were not drawn again: {self.why}"
