@@ -44,7 +44,7 @@ RESTART_SHARE = 0.4
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 MAX_SEED = 2**62
 SCORE_SEED = 0
-LEAST_DOUBT = 1e-6  # a score is at least this far from 0 and 1
+LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
 FORBIDDEN = -1e9  # logit of words that may not be generated
 
 
@@ -343,8 +343,7 @@ class Generator:
             clean = self.on_clean_text(self.rows(batch, chosen), self.row_lengths(batch))
             for position, term in enumerate(self.terms(batch)):
                 controls = [job.controls[position] for job in batch]
-                temperature = controls[0].classifier.score_temperature
-                scores = term.log_prob(clean).exp().logit(eps=LEAST_DOUBT).div(temperature).sigmoid().tolist()
+                scores = calibrated(term.log_prob(clean).exp(), controls[0].classifier.score_temperature).tolist()
                 verdicts = check(controls, [tokens[job] for job in batch])
                 for job, *result in zip(batch, controls, verdicts, scores, strict=True):
                     results[job].append(ControlResult(*result))
@@ -379,6 +378,11 @@ def make_batches(jobs: Sequence[J], workers: int = 1) -> list[list[J]]:
                 batches.append(batch)
             batch.append(job)
     return batches
+
+
+def calibrated(p: Tensor, temperature: float) -> Tensor:
+    """Probabilities with their log-odds divided by a temperature, as `ctrlgen eval --calibrate` fitted it."""
+    return p if temperature == 1.0 else p.logit(eps=LEAST_DOUBT).div(temperature).sigmoid()
 
 
 def sample_texts(model: DiffusionLM, count: int, seed: int = 0, settings: Settings = Settings()) -> list[str]:
