@@ -148,8 +148,8 @@ def test_the_average_is_not_the_weights(recipe: Recipe, tmp_path: Path) -> None:
 def test_an_interruption_leaves_what_a_resume_continues_bit_for_bit(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = signal.getsignal(signal.SIGINT)
     """Ctrl-C strikes between the optimizers' step and the average's; the step is finished first."""
+    before = signal.getsignal(signal.SIGINT)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(recipe, whole)
     calls = []

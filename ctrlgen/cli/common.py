@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import CtrlgenError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -29,3 +30,21 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} is not to be had here: use auto or cpu") from error
     return device
+
+
+def check_place(directory: Path, force: bool, what: str, key: str, option: str) -> None:
+    """Refuse, before any work, a place that cannot be written to or that would lose something.
+
+    `what` may be replaced there, known by a `key` of its config.json; `option` chooses another place.
+    """
+    from ctrlgen.checkpoint import CONFIG, read_config
+    from ctrlgen.files import make_directory
+
+    make_directory(directory.parent)
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists():
+        if not (directory / CONFIG).is_file() or key not in read_config(directory / CONFIG):
+            raise CtrlgenError(f"{directory}: holds something else than a {what}; choose another --out")
+        if not force:
+            raise CtrlgenError(f"{directory}: already holds a {what}; use --force or choose another {option}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device
+from ctrlgen.errors import UsageError, did_you_mean
 
 
 def train_classifier(
@@ -42,7 +42,7 @@ def train_classifier(
         raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
     loaded = from_pretrained(model, find_device(device))
     directory = out or new_classifier_directory(loaded, name or kind, kind)
-    check_place(directory, force)
+    check_place(directory, force, "classifier", "trained_on", "--name")
     rows, column = load_data(data, text_column)
     if label_column is not None:
         for wanted in label_column.split(","):
@@ -63,18 +63,3 @@ def train_classifier(
     shutil.rmtree(directory, ignore_errors=True)
     working.rename(directory)
     typer.echo(f"classifier written to {directory}", err=True)
-
-
-def check_place(directory: Path, force: bool) -> None:
-    """Refuse, before any work, a place that cannot be written to or that would lose something."""
-    from ctrlgen.checkpoint import CONFIG, read_config
-    from ctrlgen.files import make_directory
-
-    make_directory(directory.parent)
-    if directory.is_dir() and not any(directory.iterdir()):
-        return
-    if directory.exists():
-        if not (directory / CONFIG).is_file() or "trained_on" not in read_config(directory / CONFIG):
-            raise CtrlgenError(f"{directory}: holds something else than a classifier; choose another place")
-        if not force:
-            raise CtrlgenError(f"{directory}: already holds a classifier; use --force or choose another --name")

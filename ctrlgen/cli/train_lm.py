@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlgen.cli.common import ModelOption
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.cli.common import ModelOption, check_place
 
 
 def train_lm(
@@ -37,7 +36,7 @@ def train_lm(
 
     loaded = from_pretrained(model)
     directory = out or lm_directories(loaded)[0]
-    check_place(directory, force)
+    check_place(directory, force, "language model", "vocabulary", "--out")
     config = TrainingConfig(
         steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
     )
@@ -54,18 +53,3 @@ def train_lm(
     shutil.rmtree(directory, ignore_errors=True)
     working.rename(directory)
     typer.echo(f"language model written to {directory}", err=True)
-
-
-def check_place(directory: Path, force: bool) -> None:
-    """Refuse, before any work, a place that cannot be written to or that would lose something."""
-    from ctrlgen.checkpoint import CONFIG, read_config
-    from ctrlgen.files import make_directory
-
-    make_directory(directory.parent)
-    if directory.is_dir() and not any(directory.iterdir()):
-        return
-    if directory.exists():
-        if not (directory / CONFIG).is_file() or "vocabulary" not in read_config(directory / CONFIG):
-            raise CtrlgenError(f"{directory}: holds something else than a language model; choose another --out")
-        if not force:
-            raise CtrlgenError(f"{directory}: already holds a language model; use --force or choose another --out")
