@@ -79,7 +79,8 @@ Published row: the same paper, Table 3.
 * Success in length and in semantic content is an exact rule in both; only the targets differ.
 
 Masked-Diffuse LM (Chen et al. 2023, arXiv 2304.04746) and TTA-Diffusion (Kim and Do 2025, arXiv 2510.26200) are left
-out, and so are the other rows of Table 3: their figures could not be checked against the papers.
+out, and so are the other rows of Table 3: their figures could not be checked against the papers. The published rows
+above were written down without the paper at hand: look them up before you cite them.
 
 ## The whole evaluation
 
