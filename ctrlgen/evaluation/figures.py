@@ -88,7 +88,8 @@ def summary(
     texts = [record.tokens for record in records]
     checked = [record for record in records if record.success is not None]
     seconds, is_ours = sum(record.seconds for record in records), method == OURS
-    cost = {name: {record_key(r): of[tuple(r.tokens)] for r in records if r.tokens} for name, of in costs.items()}
+    written = [record for record in records if record.tokens]
+    cost = {name: [of[tuple(record.tokens)] for record in written] for name, of in costs.items()}
     return Row(
         suite, method, setting, len(asked.targets), len(records),
         success=estimate_by_target(checked, [float(bool(record.success)) for record in checked]),
@@ -96,8 +97,8 @@ def summary(
         by_control=success_by_control(records, asked),
         also=further_tests(records, asked),
         unchecked=0 if suite == UNGUIDED else len(records) - len(checked),
-        cost={name: e for name, of in cost.items() if (e := estimate(list(of.values())))},
-        exp_mean={name: mean(math.exp(value) for value in of.values()) for name, of in cost.items()},
+        cost={name: e for name, of in cost.items() if (e := estimate_by_target(written, of))},
+        exp_mean={name: mean(math.exp(value) for value in of) for name, of in cost.items()},
         gap={name: e for name, of in costs.items() if method != HUMAN and (e := gap(records, human, of))},
         distinct={str(n): metrics.distinct(texts, n) for n in (1, 2, 4)},
         self_bleu=optional_self_bleu(texts),
@@ -112,16 +113,18 @@ def summary(
     )  # fmt: skip
 
 
-def record_key(record: Record) -> tuple[int, int, int]:
-    return record.seed, record.target, record.index
-
-
 def estimate_by_target(records: Sequence[Record], values: Sequence[float]) -> Estimate | None:
     """The mean of values with an interval over targets: samples of one target are not independent."""
     sums: dict[int, list[float]] = defaultdict(list)
     for record, value in zip(records, values, strict=True):
         sums[record.target].append(value)
     return estimate([sum(of) for of in sums.values()], [len(of) for of in sums.values()])
+
+
+def estimates_by_name(found: Mapping[str, Sequence[tuple[Record, float]]]) -> dict[str, Estimate]:
+    """The mean of each name's values, with its interval over targets."""
+    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+    return {name: e for name, e in estimates.items() if e is not None}
 
 
 def parts_right(records: Sequence[Record]) -> Estimate | None:
@@ -145,8 +148,7 @@ def success_by_control(records: Sequence[Record], asked: Asked) -> dict[str, Est
             for control, verdict in zip(controls, record.verdicts, strict=False):
                 if verdict.success is not None:
                     found[control.classifier.kind].append((record, float(verdict.success)))
-    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
-    return {name: e for name, e in estimates.items() if e is not None}
+    return estimates_by_name(found)
 
 
 def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate]:
@@ -156,14 +158,16 @@ def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate
         for verdict in record.verdicts:
             for name, passed in verdict.also.items():
                 found[name].append((record, float(passed)))
-    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+    estimates = estimates_by_name(found)
     ending = [
         r for r in records if asked.targets[r.target].newline and r.verdicts and r.verdicts[0].correct is not None
     ]
     if ending:  # Diffusion-LM counts the newline token as well; no text here ends in one
         right = [(r.verdicts[0].correct or 0.0) * r.verdicts[0].parts for r in ending]
-        estimates["with the newline token"] = estimate(right, [r.verdicts[0].parts + 1 for r in ending])
-    return {name: e for name, e in estimates.items() if e is not None}
+        with_newline = estimate(right, [r.verdicts[0].parts + 1 for r in ending])
+        if with_newline is not None:
+            estimates["with the newline token"] = with_newline
+    return estimates
 
 
 def gap(records: Sequence[Record], human: Sequence[Record], costs: Mapping[Words, float]) -> Estimate | None:

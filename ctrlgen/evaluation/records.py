@@ -56,10 +56,9 @@ class Record:
         return detokenize(self.tokens)
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
-        read = json.loads(line)
-        verdicts = [Verdict(**v | {"failed": tuple(v["failed"])}) for v in read.pop("verdicts")]
-        return cls(**read, verdicts=verdicts)
+    def from_json(cls, read: Mapping[str, Any]) -> Record:
+        verdicts = [Verdict(**v | {"failed": tuple(v["failed"])}) for v in read["verdicts"]]
+        return cls(**{**read, "verdicts": verdicts})
 
 
 Key = tuple[str, str, str, int, int]  # suite, method, setting, seed, first target of the chunk
@@ -90,7 +89,7 @@ class Store:
             raise UsageError(f"{self.path.parent}: holds another evaluation; choose another --report")
         for chunk in whole[1:]:
             key = tuple(chunk["chunk"])
-            self.chunks[key] = [Record.from_json(json.dumps(record)) for record in chunk["records"]]
+            self.chunks[key] = [Record.from_json(record) for record in chunk["records"]]
         whole = whole or [identity]
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
 
