@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from classifiers.label import Label
+from classifiers.label import Label, Target
 from classifiers.labelled import ABSENT, Row, read_column
 from ctrlgen.control import Verdict
 from ctrlgen.data import find_text_column
@@ -54,10 +54,10 @@ class Field(Label):
         fields = {fold(name): value for text in columns for name, value in read_meaning(text).items()}
         return fields.get(fold(self.name)) or super().value_in(row)
 
-    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[int]) -> list[Verdict]:
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
         verdicts = super().check(texts, targets)
         return [
-            self.compared_with_literal(verdict, words, self.values[target])
+            self.compared_with_literal(verdict, words, self.written(target))
             for verdict, words, target in zip(verdicts, texts, targets, strict=True)
         ]
 

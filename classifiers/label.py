@@ -7,6 +7,7 @@ own, of which one text may have any; a label is the case of one field, and `clas
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -202,6 +203,14 @@ class Frequencies:
         return float(-(joint / torch.tensor([len(e.tokens) for e in examples])).mean())
 
 
+@dataclass(frozen=True)
+class Target:
+    """A value of a field, by their ids."""
+
+    field: int
+    value: int
+
+
 class Label(Classifier):
     kind = "label"
     summary = "any label that your data has"
@@ -214,10 +223,24 @@ class Label(Classifier):
 
     def __init__(self, model: DiffusionLM, name: str, values: Values, head: LabelHead, judge: CleanClassifier):
         self.tokenizer = model.tokenizer
-        self.name = name
-        self.values = values[name]
-        self.field, self.fields = list(values).index(name), len(values)
+        self.all_values = values
         self.head, self.judge = head, judge
+        self.answer(name)
+
+    def answer(self, name: str) -> None:
+        """Be the classifier of this field."""
+        self.name = name
+        self.values, self.field = self.all_values[name], list(self.all_values).index(name)
+
+    def sharing(self, name: str) -> Label:
+        other = copy.copy(self)
+        other.answer(name)
+        return other
+
+    @property
+    def group(self) -> int:
+        """All fields of one training: its head answers for them at once."""
+        return id(self.head)
 
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Label:
@@ -295,8 +318,8 @@ class Label(Classifier):
             yield compared_with_guessing(progress, description) if progress.validation else progress
         write_weights(directory / ORACLE, judge.state_dict())
 
-    def parse(self, value: str) -> int:
-        """The id of a value, whatever its case, spaces and hyphens."""
+    def parse(self, value: str) -> Target:
+        """A value, whatever its case, spaces and hyphens."""
         written = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
         same = [known for known in self.values if known.casefold() == written.strip().casefold()]
         same = same or [known for known in self.values if fold(known) and fold(known) == fold(written)]
@@ -304,7 +327,7 @@ class Label(Classifier):
             listed = ", ".join(self.values[:MOST_LISTED]) + (", …" if len(self.values) > MOST_LISTED else "")
             hint = did_you_mean(written, self.values, 3)
             raise UsageError(f"{self.name}: unknown value {written!r}; its values are {listed}.{hint}")
-        return self.values.index(same[0])
+        return Target(self.field, self.values.index(same[0]))
 
     def values_of(
         self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
@@ -318,27 +341,31 @@ class Label(Classifier):
         """From the column that has this control's name."""
         return next((str(value) for column, value in row.items() if fold(column) == fold(self.name) and value), None)
 
-    def contradiction(self, target: int, other: Classifier, others_target: Any) -> str | None:
-        if other is not self or target == others_target:
+    def contradiction(self, target: Target, other: Classifier, others_target: Any) -> str | None:
+        if other.group != self.group or target.field != others_target.field or target == others_target:
             return None
-        return f"a text has one {self.name}, {self.values[target]} or {self.values[others_target]}"
+        return f"a text has one {self.name}, {self.values[target.value]} or {self.values[others_target.value]}"
 
-    def encode(self, targets: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """(B, K), only this field asked for."""
-        encoded = torch.full((len(targets), self.fields), OPEN)
-        encoded[:, self.field] = torch.tensor(targets)
+    def encode(self, targets: Sequence[Target], lengths: Sequence[int]) -> Tensor:
+        """(B, K), one field asked for in each row."""
+        encoded = torch.full((len(targets), len(self.all_values)), OPEN)
+        for row, target in enumerate(targets):
+            encoded[row, target.field] = target.value
         return encoded.to(self.head.frequency.device)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         return self.head.log_prob(denoised, encoded)
 
-    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[int]) -> list[Verdict]:
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
         verdicts = []
         for words, target in zip(texts, targets, strict=True):
             ids = self.tokenizer.ids(words) or [self.tokenizer.pad_id]
-            got = int(self.judge(torch.tensor([ids]))[self.field].argmax())
-            verdicts.append(Verdict(got == target, None if got == target else f"reads as {self.values[got]}"))
+            got = Target(target.field, int(self.judge(torch.tensor([ids]))[target.field].argmax()))
+            verdicts.append(Verdict(got == target, None if got == target else f"reads as {self.written(got)}"))
         return verdicts
+
+    def written(self, target: Target) -> str:
+        return list(self.all_values.values())[target.field][target.value]
 
 
 def compared_with_guessing(progress: Progress, description: dict[str, Any]) -> Progress:

@@ -21,7 +21,7 @@ def refuse_contradictions(controls: Sequence[Control]) -> None:
 def contradiction(one: Control, other: Control) -> str | None:
     """Why no text can have both, or None."""
     if one.statement.negated != other.statement.negated:
-        same = one.classifier is other.classifier and one.target == other.target
+        same = one.classifier.group == other.classifier.group and one.target == other.target
         return "one asks for what the other avoids" if same else None
     if one.statement.negated:
         return None

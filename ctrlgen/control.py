@@ -115,6 +115,18 @@ class Classifier(ABC):
         """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
         raise UsageError(f"{cls.kind} is an exact rule and needs no training")
 
+    def sharing(self, name: str) -> Classifier | None:
+        """The classifier of another `name` that was trained with this one, or None where it is to be loaded by itself.
+
+        The two share weights, and each can encode and check the other's targets: they are of one `group`.
+        """
+        return None
+
+    @property
+    def group(self) -> int:
+        """Identifies the classifiers whose targets may be guided in the same batch."""
+        return id(self)
+
     def negate(self, target: Any) -> Any | None:
         """The target that `not` asks for, of kinds that have one; others are guided by log(1 - p)."""
         return None

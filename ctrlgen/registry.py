@@ -140,11 +140,23 @@ class Controls:
             kind = names.get(name, name)
             if kind not in kinds:
                 raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
-            self._loaded[name] = classifier = kinds[kind].load(self.model, name)
-            if classifier.trained:
-                config = read_config(trained_classifiers(self.model)[name] / CONFIG)
-                classifier.score_temperature = float(config.get(SCORE_TEMPERATURE, 1.0))
+            self._loaded[name] = self.load(kinds[kind], name)
         return self._loaded[name]
+
+    def load(self, kind: type[Classifier], name: str) -> Classifier:
+        """A classifier by its exact name; one that was trained with others shares their weights."""
+        if not kind.trained:
+            return kind.load(self.model, name)
+        trained = trained_classifiers(self.model)
+        for other, classifier in self._loaded.items():
+            if type(classifier) is kind and trained.get(other) == trained.get(name):
+                shared = classifier.sharing(name)
+                if shared is not None:
+                    return shared
+        classifier = kind.load(self.model, name)
+        config = read_config(trained[name] / CONFIG)
+        classifier.score_temperature = float(config.get(SCORE_TEMPERATURE, 1.0))
+        return classifier
 
     def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:
         """Controls in the order written. Raises UsageError where one cannot be understood."""

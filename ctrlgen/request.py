@@ -164,7 +164,7 @@ class Job:
     def batch_key(self) -> tuple[Any, ...]:
         """Jobs that share this may run as rows of one batch."""
         return tuple(
-            (id(c.classifier), c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
+            (c.classifier.group, c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
         )
 
 

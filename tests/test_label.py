@@ -386,6 +386,16 @@ def test_fields_compose_and_can_be_avoided(generator: Generator) -> None:
     assert sum("sees" in sample.tokens for sample in generator.generate([without])) <= 2
 
 
+def test_fields_of_one_training_share_batches_and_weights(generator: Generator) -> None:
+    alone = [generator.request([control], n=4, seed=5) for control in ("subject: cat", "action: sees")]
+    jobs = [job for number, request in enumerate(alone) for job in generator.jobs(number, request, Settings())]
+    assert len({job.batch_key for job in jobs}) == 1
+    apart = [sample.text for request in alone for sample in generator.generate([request])]
+    assert [sample.text for sample in generator.generate(alone)] == apart
+    judges = {id(control.classifier.judge) for request in alone for control in request.controls}  # type: ignore[attr-defined]
+    assert len(judges) == 1
+
+
 # The oracle
 
 
@@ -454,13 +464,13 @@ def test_where_the_literal_test_says_otherwise_the_detail_tells(
 @pytest.mark.parametrize("written", ["verb: sees", "Verb: SEES", 'verb: "sees"', "verb: 's e-es' @2[0:0.5]"])
 def test_values_match_whatever_their_case_and_marks(generator: Generator, written: str) -> None:
     (control,) = generator.request([written]).controls
-    assert control.target == 2
+    assert control.target.value == 2
 
 
 @pytest.mark.parametrize("name", ["placeName", "place name", "PLACE-NAME"])
 def test_fields_match_whatever_their_case_and_spaces(generator: Generator, name: str) -> None:
     (control,) = generator.request([f"{name}: river"]).controls
-    assert control.target == 4
+    assert control.target.value == 4
 
 
 def classifier_of(model: DiffusionLM, values: Sequence[str]) -> Label:
@@ -471,8 +481,8 @@ def classifier_of(model: DiffusionLM, values: Sequence[str]) -> Label:
 def test_marks_count_where_only_they_tell_values_apart(toy: DiffusionLM) -> None:
     values = ["+", "-", "C", "C++", "north, far: out", 'say "no"']
     classifier = classifier_of(toy, values)
-    assert [classifier.parse(value) for value in values] == [0, 1, 2, 3, 4, 5]
-    assert classifier.parse('"north, far: out"') == 4
+    assert [classifier.parse(value).value for value in values] == [0, 1, 2, 3, 4, 5]
+    assert classifier.parse('"north, far: out"').value == 4
     for unknown in ("C#", "*", ""):  # C# is as near to C as to C++
         with pytest.raises(UsageError, match="area: unknown value"):
             classifier.parse(unknown)
