@@ -36,13 +36,14 @@ from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import LengthBatches, find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.heads import Example, Head, load_head, mix_layers, train_head
+from ctrlgen.heads import Example, Head, load_head, mix_layers, starting_point, train_head
 from ctrlgen.model import Denoised
 from ctrlgen.registry import check_name, find_trained, fold, weights_fingerprint
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ctrlgen.heads import Start
     from ctrlgen.train import Progress, TrainingConfig
 
 MOST_LISTED = 12  # values named in an error
@@ -301,16 +302,23 @@ class Label(Classifier):
         head, judge = cls.networks(model, values, HEAD_SIZE, ORACLE_SIZE)
         head.count(guides)
         frequencies = Frequencies.of(guides, head.sizes)
-        phrases = literal_phrases(oracles, values, model.tokenizer)
-        right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
+        counts = {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)}
+        start = starting_point(config, cls.kind)
+        if start is None:
+            phrases = literal_phrases(oracles, values, model.tokenizer)
+            right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
+        else:  # its oracle reads clean texts, whatever the denoiser
+            refuse_other_texts(start, values, counts, config.seed)
+            load_head(judge, start.directory, ORACLE)
+            right = start.said("oracle", "accuracy")
         description = {
             "kind": cls.kind,
             "names": list(values),
             "head": HEAD_SIZE,
             "oracle": {"size": ORACLE_SIZE, "accuracy": right},
             "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
-            "texts": {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)},
+            "texts": counts,
             "trained_on": weights_fingerprint(model),
             "values": values,
         }
@@ -366,6 +374,12 @@ class Label(Classifier):
 
     def written(self, target: Target) -> str:
         return list(self.all_values.values())[target.field][target.value]
+
+
+def refuse_other_texts(start: Start, values: Values, counts: dict[str, int], seed: int) -> None:
+    """The oracle that is kept must never have seen the guide's texts: same data, same halves."""
+    if (start.said("values"), start.said("texts"), start.said("training", "seed")) != (values, counts, seed):
+        raise CtrlgenError(f"{start.directory}: was trained on other texts or with another seed; train without --init")
 
 
 def compared_with_guessing(progress: Progress, description: dict[str, Any]) -> Progress:

@@ -45,7 +45,7 @@ from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.data import find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.heads import Example, Head, load_head, mix_layers, train_head
+from ctrlgen.heads import Example, Head, load_head, mix_layers, starting_point, train_head
 from ctrlgen.model import LEAST_WIDTH, TIME_FEATURES, Block, Denoised, DenoiserConfig, rotary
 from ctrlgen.registry import find_trained, trained_classifiers, weights_fingerprint
 
@@ -174,11 +174,17 @@ class Tree(Classifier):
     ) -> Iterator[Progress]:
         torch.manual_seed(config.seed)
         examples = training_examples(model, data, label_column)
-        chains = frequent_chains((e.target for e in examples), MIN_COUNT)
-        if not chains:
-            raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
-        head, parser = cls.networks(model, Labels(chains), HEAD_SIZE, ORACLE_SIZE)
-        measured = yield from train_parser(parser, examples, config.seed)
+        start = starting_point(config, Tree.kind)
+        if start is None:
+            chains = frequent_chains((e.target for e in examples), MIN_COUNT)
+            if not chains:
+                raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
+            head, parser = cls.networks(model, Labels(chains), HEAD_SIZE, ORACLE_SIZE)
+            measured = yield from train_parser(parser, examples, config.seed)
+        else:  # its oracle reads clean texts, whatever the denoiser
+            chains, measured = start.said("chains"), start.said("oracle", "measured")
+            head, parser = cls.networks(model, Labels(chains), HEAD_SIZE, ORACLE_SIZE)
+            load_head(parser, start.directory, ORACLE)
         skipped = len(data) - len(examples)
         notes = [f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else []
         notes.append(f"oracle: labelled F1 {measured['f1']:.3f} on {measured['sentences']} trees held out")

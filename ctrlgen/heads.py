@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_weights, write_weights
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_config, read_weights, write_weights
 from ctrlgen.data import LengthBatches
 from ctrlgen.diffusion import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
@@ -156,13 +156,21 @@ def train_head(
     directory: Path,
     description: dict[str, Any],
 ) -> Iterator[Progress]:
-    """Train a head and leave its files in `directory`. `description` becomes its config.json."""
+    """Train a head and leave its files in `directory`. `description` becomes its config.json.
+
+    Where `config.init` is the directory of a classifier, the head starts from that one's weights.
+    """
     from ctrlgen.train import fit  # only training needs accelerate
 
+    start = starting_point(config, description["kind"])
+    if start is not None:
+        fill(head, start.directory)
+        description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
     task = HeadTask(model, head, examples, config)
     for progress in fit(task, config, directory):
         if progress.validation:
-            text = json.dumps(description | {"measured": progress.validation, "training": asdict(config)}, indent=2)
+            training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths
+            text = json.dumps(description | {"measured": progress.validation, "training": training}, indent=2)
             write_text(directory / CONFIG, text + "\n")
         yield progress
 
@@ -173,10 +181,42 @@ def mix_layers(layer_mix: Tensor, denoised: Denoised) -> Tensor:
     return sum(w * F.layer_norm(h, h.shape[-1:]) for w, h in zip(weights, denoised.hidden, strict=True))
 
 
-def load_head(module: AnyModule, directory: Path, file: str = WEIGHTS) -> AnyModule:
-    """Fill a head, or the oracle beside it, with its saved weights. Raises CtrlgenError where they do not fit."""
+@dataclass(frozen=True)
+class Start:
+    """A trained classifier from which another one starts."""
+
+    directory: Path
+    config: dict[str, Any]  # its config.json
+
+    def said(self, *keys: str) -> Any:
+        """What its config.json says under these keys, one within another. Raises CtrlgenError where nothing."""
+        value: Any = self.config
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                raise CtrlgenError(f"{self.directory / CONFIG}: says nothing of {'.'.join(keys)}")
+            value = value[key]
+        return value
+
+
+def starting_point(config: TrainingConfig, kind: str) -> Start | None:
+    """What `config.init` is the directory of. Raises CtrlgenError where that is no classifier of this kind."""
+    if config.init is None:
+        return None
+    start = Start(Path(config.init), read_config(Path(config.init) / CONFIG))
+    if start.config.get("kind") != kind:
+        raise CtrlgenError(f"{start.directory}: is no {kind} classifier to start from")
+    return start
+
+
+def fill(module: AnyModule, directory: Path, file: str = WEIGHTS) -> AnyModule:
+    """Give a head, or the oracle beside it, its saved weights. Raises CtrlgenError where they do not fit."""
     try:
         module.load_state_dict(read_weights(directory / file))
     except RuntimeError as error:
         raise CtrlgenError(f"{directory / file}: does not fit {CONFIG}") from error
-    return module.eval().requires_grad_(False)
+    return module
+
+
+def load_head(module: AnyModule, directory: Path, file: str = WEIGHTS) -> AnyModule:
+    """The same for use, not for training."""
+    return fill(module, directory, file).eval().requires_grad_(False)

@@ -113,6 +113,14 @@ def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
     return roots[0] / name
 
 
+def classifier_directory(model: DiffusionLM, name: str) -> Path:
+    """Where the classifier that was trained as `name` lies. Raises CtrlgenError where there is none."""
+    for root in classifier_roots(model):
+        if (root / name / CONFIG).exists():
+            return root / name
+    raise CtrlgenError(f"{model.directory}: holds no classifier trained as {name!r}")
+
+
 class Controls:
     """Reads controls for one model; each classifier is loaded once."""
 

@@ -31,7 +31,7 @@ from classifiers.labelled import (
     make_examples,
     read_column,
 )
-from ctrlgen.checkpoint import DiffusionLM, from_pretrained
+from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.guidance import Guidance
@@ -351,6 +351,42 @@ def test_guide_and_oracle_learn(taught: Path) -> None:
         assert config["measured"]["validation_loss"] < 0.85 * config["guessing"]["validation_loss"]
 
 
+def test_a_head_may_start_from_another_and_keep_its_oracle(taught: Path, tmp_path: Path) -> None:
+    model, start = from_pretrained(str(taught)), taught / "classifiers" / "meaning"
+    still = dataclasses.replace(TEACHING, steps=1, lr=0.0, init=str(start))
+    teach(Field, model, "meaning", rows(800), "meaning", still, tmp_path / "again")
+    before, after = read_weights(start / "model.safetensors"), read_weights(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert (tmp_path / "again" / ORACLE).read_bytes() == (start / ORACLE).read_bytes()
+    text = (tmp_path / "again" / "config.json").read_text()
+    was, config = described(taught, "meaning"), json.loads(text)
+    assert config["started_from"] == {"trained_on": was["trained_on"], "training": was["training"]}
+    assert config["oracle"] == was["oracle"]
+    assert str(tmp_path.parent) not in text  # no path of this machine
+    taught_more = dataclasses.replace(TEACHING, steps=20, init=str(start))
+    teach(Field, model, "meaning", rows(800), "meaning", taught_more, tmp_path / "more")
+    more = json.loads((tmp_path / "more" / "config.json").read_text())
+    assert more["measured"]["validation_loss"] < 1.05 * was["measured"]["validation_loss"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "count", "seed", "message"),
+    [
+        (Field, "meaning", 800, TEACHING.seed + 1, "was trained on other texts or with another seed"),
+        (Field, "meaning", 700, TEACHING.seed, "was trained on other texts or with another seed"),
+        (Label, "verb", 800, TEACHING.seed, "is no label classifier to start from"),
+    ],
+)
+def test_a_kept_oracle_must_not_have_seen_the_guides_texts(
+    taught: Path, tmp_path: Path, kind: type[Label], name: str, count: int, seed: int, message: str
+) -> None:
+    config = dataclasses.replace(TEACHING, seed=seed, init=str(taught / "classifiers" / "meaning"))
+    with pytest.raises(CtrlgenError, match=message):
+        teach(kind, from_pretrained(str(taught)), name, rows(count), name, config, tmp_path / "again")
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("control", "field", "value"),
     [
@@ -629,6 +665,13 @@ def test_from_a_csv_to_samples(
     code, out, _ = run(capsys, "generate", "-m", model_copy, "-c", "Mood: LIKES", "-n", 2, "--json", "--steps", 4)
     assert code == 0
     assert [json.loads(line)["controls"][0]["control"] for line in out.splitlines()] == ["Mood: LIKES"] * 2
+    again = run(capsys, *teaching, "--label-column", "verb", "--init", model_copy, "--force")
+    assert (again[0], json.loads((directory / "config.json").read_text())["started_from"]["training"]["steps"]) == (
+        0,
+        3,
+    )
+    code, _, err = run(capsys, *teaching[:7], "temper", "--label-column", "verb", "--init", model_copy)
+    assert (code, err) == (1, f"ctrlgen: {model_copy}: holds no classifier trained as 'temper'\n")
     columns = ("--label-column", "meaning,verb", "--steps", 3)
     assert run(capsys, "train-classifier", "field", "-m", model_copy, "--data", path, *columns)[0] == 0
     _, out, _ = run(capsys, "controls", "-m", model_copy, "--json")

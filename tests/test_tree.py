@@ -394,6 +394,16 @@ def test_guide_and_oracle_learn(taught: Path) -> None:
     assert by_noise[0] > by_noise[-1] > 0.3
 
 
+def test_a_head_may_start_from_another_and_keep_its_oracle(taught: Path, tmp_path: Path) -> None:
+    start = taught / "classifiers" / "tree"
+    teach(from_pretrained(str(taught)), tmp_path / "again", rows(600), steps=1, lr=0.0, init=str(start))
+    was, config = (json.loads((at / "config.json").read_text()) for at in (start, tmp_path / "again"))
+    assert (tmp_path / "again" / ORACLE).read_bytes() == (start / ORACLE).read_bytes()
+    assert (config["oracle"], config["chains"]) == (was["oracle"], was["chains"])
+    assert config["started_from"]["training"] == was["training"]
+    assert config["measured"]["validation_loss"] == pytest.approx(was["measured"]["validation_loss"], rel=0.01)
+
+
 TREE = "(S (NP * *) (VP * (NP (NP * * *) (PP * (NP * *)))) .)"
 GRAMMAR = re.compile("DET( ADJ)? NOUN VERB DET( ADJ)? NOUN( ADP DET NOUN)? PUNCT")
 

@@ -23,6 +23,7 @@ def train_classifier(
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
+    init: Annotated[str | None, typer.Option(help="Start from this model's classifier; its oracle is kept.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
     force: Annotated[bool, typer.Option(help="Replace a classifier of that name.")] = False,
     device: DeviceOption = "auto",
@@ -34,7 +35,7 @@ def train_classifier(
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.data import find_text_column, load_data
     from ctrlgen.display import follow_training
-    from ctrlgen.registry import classifier_kinds, new_classifier_directory
+    from ctrlgen.registry import classifier_directory, classifier_kinds, new_classifier_directory
     from ctrlgen.train import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
@@ -47,8 +48,9 @@ def train_classifier(
     if label_column is not None:
         for wanted in label_column.split(","):
             find_text_column(rows.column_names, wanted.strip(), data)
+    start = str(classifier_directory(from_pretrained(init), name or kind)) if init is not None else None
     config = TrainingConfig(
-        steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=0.0, lr=lr, seed=seed, ema=0.995,
+        steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=0.0, lr=lr, seed=seed, init=start, ema=0.995,
         checkpoint_every=100, validate_every=max(1, steps // 3),
     )  # fmt: skip
     working = directory.with_name(f".{directory.name}.partial")
