@@ -1,11 +1,12 @@
 """Charts: a score for every label of every span of words, and the best tree in them.
 
 Cell (i, j) of a chart is the span of words i to j. Its class is 0 where no constituent stands there, else a chain of
-labels (see `classifiers.brackets`).
+labels (see `classifiers.brackets`). Scores are kept only of the n (n + 1) / 2 cells where i <= j, row by row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -68,6 +69,20 @@ def fill_chart(cells: Sequence[Sequence[tuple[int, int, int]]], closed: Sequence
     return chart
 
 
+def upper(chart: Tensor) -> Tensor:
+    """The cells of a square chart that are spans. (B, n, n) -> (B, spans)"""
+    first, last = torch.triu_indices(chart.shape[1], chart.shape[1], device=chart.device)
+    return chart[:, first, last]
+
+
+def square(cells: Tensor, n: int) -> Tensor:
+    """The square chart of n words that has these spans, 0 elsewhere. (B, spans) -> (B, n, n)"""
+    first, last = torch.triu_indices(n, n, device=cells.device)
+    chart = cells.new_zeros(len(cells), n, n)
+    chart[:, first, last] = cells
+    return chart
+
+
 class SpanScorer(nn.Module):
     """Scores of every class for every span: an MLP over the two ends, each with its neighbour (Stern et al. 2017).
 
@@ -81,18 +96,20 @@ class SpanScorer(nn.Module):
         self.output = nn.Linear(hidden, classes)
 
     def forward(self, h: Tensor) -> Tensor:
-        """h (B, n, width), 0 beyond a row's end -> (B, n, n, classes)"""
+        """h (B, n, width), 0 beyond a row's end -> (B, spans, classes)"""
         before, after = F.pad(h, (0, 0, 1, 0))[:, :-1], F.pad(h, (0, 0, 0, 1))[:, 1:]
         left = self.left(torch.cat([before, h], -1))  # (B, n, hidden)
         right = self.right(torch.cat([h, after], -1))
-        return self.output(F.relu(left[:, :, None] + right[:, None]))
+        first, last = torch.triu_indices(h.shape[1], h.shape[1], device=h.device)
+        return self.output(F.relu(left[:, first] + right[:, last]))
 
 
 def best_trees(log_p: Tensor, labels: Labels) -> list[tuple[Constituent, ...]]:
-    """The likeliest constituents that do not cross, by the CKY algorithm. log_p (B, n, n, classes), rows all n long."""
+    """The likeliest constituents that do not cross, by the CKY algorithm. log_p (B, spans, classes), of one length."""
     # relative to no constituent everywhere, a tree's log-probability is the sum of its constituents' gains
-    gain, best_class = (log_p - log_p[..., :1]).max(-1)  # (B, n, n)
-    batch, n = gain.shape[:2]
+    gain, best_class = (log_p - log_p[..., :1]).max(-1)  # (B, spans)
+    batch, n = len(gain), math.isqrt(2 * gain.shape[1])
+    gain, best_class = square(gain, n), square(best_class, n)  # (B, n, n)
     starting = gain.new_zeros(batch, n + 1, n + 1)  # [i, w]: the best of the w words from i on
     ending = gain.new_zeros(batch, n + 1, n + 1)  # [j, w]: the best of the w words before j
     split = torch.zeros(batch, n + 1, n + 1, dtype=torch.long)  # [i, w]: the size of its left part

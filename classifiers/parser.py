@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from classifiers.brackets import Bracketing, Constituent, labelled_f1
-from classifiers.chart import Labels, SpanScorer, best_trees
+from classifiers.chart import Labels, SpanScorer, best_trees, upper
 from ctrlgen.data import LengthBatches
 from ctrlgen.heads import Example
 
@@ -42,7 +42,7 @@ class CleanParser(nn.Module):
         self.scorer = SpanScorer(2 * width, width, len(labels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, n) -> (B, n, n, classes)"""
+        """tokens (B, n) -> (B, spans, classes)"""
         if self.training:
             tokens = tokens.masked_fill(torch.rand(tokens.shape) < UNKNOWN_SHARE, self.unk_id)
         h, _ = self.lstm(self.dropout(self.embedding(tokens)))
@@ -75,7 +75,7 @@ def train_parser(
         for group in optimizer.param_groups:
             group["lr"] = LR * min((step + 1) / WARMUP_STEPS, 1.0 - step / len(order))
         tokens = batches.tokens(indices)
-        asked = parser.labels.chart([examples[i].target for i in indices], tokens.shape[1])  # (B, n, n)
+        asked = upper(parser.labels.chart([examples[i].target for i in indices], tokens.shape[1]))  # (B, spans)
         log_p = parser(tokens)[asked > 0]  # (spans, classes)
         loss = -log_p.gather(-1, asked[asked > 0][:, None] - 1).sum() / tokens.numel()
         optimizer.zero_grad()

@@ -38,7 +38,7 @@ from classifiers.brackets import (
     smallest_around,
     write_tree,
 )
-from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart
+from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, fill_chart, upper
 from classifiers.parser import CleanParser, train_parser
 from classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
@@ -86,7 +86,7 @@ class TreeHead(Head):
         nn.init.normal_(self.words.weight, std=1.0)
 
     def forward(self, denoised: Denoised) -> Tensor:
-        """(B, n, n, classes), meaningless where a span ends before it starts or beyond its row."""
+        """(B, spans, classes), meaningless where a span ends beyond its row."""
         mixed = mix_layers(self.layer_mix, denoised)
         h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
         n = h.shape[1]
@@ -97,20 +97,21 @@ class TreeHead(Head):
         for block in self.blocks:
             h = block(h, self.no_time, rotation, inside[:, None, None])
         h = F.layer_norm(h, h.shape[-1:]) * inside[..., None]
-        return self.scorer(h).log_softmax(-1)[:, :n, :n]
+        return self.scorer(h[:, :n]).log_softmax(-1)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor, empty_weight: float = 1.0) -> Tensor:
         """encoded: asks (B, n, n), see `Labels` -> (B,)"""
-        log_p = self(denoised).masked_fill(~self.allowed[encoded], -torch.inf).logsumexp(-1)  # (B, n, n)
-        weight = (encoded != OPEN) + (empty_weight - 1.0) * (encoded == EMPTY)
-        return (weight * log_p).double().sum((1, 2)).to(log_p)  # in float64 no row's sum depends on the batch's longest
+        asked = upper(encoded)
+        log_p = self(denoised).masked_fill(~self.allowed[asked], -torch.inf).logsumexp(-1)  # (B, spans)
+        weight = (asked != OPEN) + (empty_weight - 1.0) * (asked == EMPTY)
+        return (weight * log_p).double().sum(1).to(log_p)  # in float64 no row's sum depends on the batch's longest
 
     def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """F1 of the classes guessed for each span alone, the chart being asks for exactly one class."""
-        guess = EMPTY + self(denoised).argmax(-1)
-        there, guessed = encoded > EMPTY, (guess > EMPTY) & (encoded != OPEN)
-        found = (there & (guess == encoded)).sum((1, 2))
-        return 2 * found / (there.sum((1, 2)) + guessed.sum((1, 2))).clamp(min=1)
+        guess, asked = EMPTY + self(denoised).argmax(-1), upper(encoded)
+        there, guessed = asked > EMPTY, (guess > EMPTY) & (asked != OPEN)
+        found = (there & (guess == asked)).sum(1)
+        return 2 * found / (there.sum(1) + guessed.sum(1)).clamp(min=1)
 
     def encode(self, targets: Sequence[Bracketing], lengths: Sequence[int]) -> Tensor:
         return self.labels.chart(targets, max(lengths))

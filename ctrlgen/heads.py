@@ -189,7 +189,7 @@ class Start:
     config: dict[str, Any]  # its config.json
 
     def said(self, *keys: str) -> Any:
-        """What its config.json says under these keys, one within another. Raises CtrlgenError where nothing."""
+        """What its config.json says under these keys, one within another. Raises CtrlgenError where it says nothing."""
         value: Any = self.config
         for key in keys:
             if not isinstance(value, dict) or key not in value:

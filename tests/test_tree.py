@@ -19,7 +19,7 @@ from toy_grammar import TAG_OF, toy_sentences
 
 from classifiers import parser, pos, tree
 from classifiers.brackets import Bracketing, Constituent, Leaf, labelled_f1, missing, read_spans, read_tree
-from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, best_trees, fill_chart
+from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, best_trees, fill_chart, square, upper
 from classifiers.parser import CleanParser, agreement, hold_out
 from classifiers.pos import parse_pattern
 from classifiers.tree import ORACLE, Span, Syntax, Tree, TreeHead
@@ -210,12 +210,13 @@ def test_a_span_is_scored_by_its_ends_and_their_neighbours() -> None:
     torch.manual_seed(0)
     scorer, h = SpanScorer(width=3, hidden=5, classes=4), torch.randn(2, 6, 3)
     scores = scorer(h)
-    assert scores.shape == (2, 6, 6, 4)
+    assert scores.shape == (2, 21, 4)
+    cell = square(torch.arange(21)[None], 6)[0]
     padded = torch.cat([torch.zeros(2, 1, 3), h, torch.zeros(2, 1, 3)], 1)
     for i, j in ((0, 0), (0, 5), (2, 4)):
         ends = torch.cat([padded[:, i], padded[:, i + 1], padded[:, j + 1], padded[:, j + 2]], -1)
         weight = torch.cat([scorer.left.weight, scorer.right.weight], -1)
-        torch.testing.assert_close(scores[:, i, j], scorer.output((ends @ weight.T + scorer.left.bias).relu()))
+        torch.testing.assert_close(scores[:, cell[i, j]], scorer.output((ends @ weight.T + scorer.left.bias).relu()))
 
 
 def binary_trees(start: int, end: int) -> Iterator[list[tuple[int, int]]]:
@@ -232,7 +233,7 @@ def test_the_best_tree_is_that_of_an_exhaustive_search(n: int) -> None:
     labels, rng = Labels(["A", "B"]), torch.Generator().manual_seed(n)
     log_p = (2 * torch.randn(8, n, n, 3, generator=rng)).log_softmax(-1)
     gain = (log_p - log_p[..., :1]).amax(-1)
-    for row, found in enumerate(best_trees(log_p, labels)):
+    for row, found in enumerate(best_trees(upper(log_p), labels)):
         best = max(sum(float(gain[row, i, j - 1]) for i, j in spans) for spans in binary_trees(0, n))
         classes = {(span.start, span.end): labels.class_of(span.chain) for span in found}
         reached = sum(float(log_p[row, i, j - 1, k] - log_p[row, i, j - 1, 0]) for (i, j), k in classes.items())
@@ -248,7 +249,7 @@ def test_a_certain_chart_gives_its_tree_back() -> None:
         n = len(one.leaves)
         classes = labels.chart([one], n) - EMPTY
         log_p = torch.nn.functional.one_hot(classes.clamp(min=0), len(labels)).float().log_softmax(-1)
-        assert best_trees(log_p, labels) == [one.constituents]
+        assert best_trees(upper(log_p), labels) == [one.constituents]
 
 
 # The head
@@ -298,8 +299,7 @@ def test_an_ask_is_the_sum_of_what_fulfils_it(head: TreeHead, make_model: MakeMo
 
 def test_accuracy_is_the_f1_of_each_span_alone(head: TreeHead, make_model: MakeModel) -> None:
     denoised = make_model(perturbed=True)(draw(1, 4), torch.zeros(1))
-    guess = EMPTY + head(denoised).argmax(-1).triu()
-    guess = torch.where(torch.ones(4, 4).triu() > 0, guess, OPEN)
+    guess = square(EMPTY + head(denoised).argmax(-1), 4)
     there = (guess > EMPTY).nonzero()
     assert len(there) > 2
     assert head.accuracy(denoised, guess).tolist() == [1.0]
@@ -314,9 +314,12 @@ def test_padding_changes_nothing(head: TreeHead, make_model: MakeModel, training
     head.train(training)
     model, x_t, log_snr = make_model(perturbed=True), draw(2, 7), torch.tensor([0.3, -1.0])
     together = head(model(x_t, log_snr, lengths=torch.tensor([4, 7])))
+    cell = square(torch.arange(28)[None], 7)[0]
     for row, length in enumerate((4, 7)):
         alone = head(model(x_t[row : row + 1, :length], log_snr[row : row + 1]))
-        torch.testing.assert_close(together[row, :length, :length], alone[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together[row, upper(cell[None, :length, :length])[0]], alone[0], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_gradient_is_that_of_finite_differences(head: TreeHead, make_model: MakeModel) -> None:
