@@ -387,10 +387,9 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     assert scores(after) == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_the_ngram_judge_is_kneser_neys(generator: Generator, tmp_path: Path) -> None:
+def test_the_ngram_judge_is_kneser_neys(generator: Generator) -> None:
     """Two training texts: every probability can be worked out, and they sum to one."""
-    (tmp_path / "t.txt").write_text("the cat sees a dog .\nthe cat likes a dog .\n")
-    judge = NgramJudge(generator.model, str(tmp_path / "t.txt"))
+    judge = NgramJudge(generator.model, Training(["the cat sees a dog .".split(), "the cat likes a dog .".split()]))
     likely, unlikely, unknown = judge.costs([t.split() for t in ("the cat sees a dog .", "dog a the .", "the zebra .")])
     assert 0 < likely < unknown < unlikely
     ngrams = judge.ngrams

@@ -16,6 +16,7 @@ from ctrlgen.errors import UsageError
 
 if TYPE_CHECKING:
     from ctrlgen.evaluation.figures import Judge
+    from ctrlgen.evaluation.metrics import Training
     from ctrlgen.evaluation.run import Results
     from ctrlgen.pipeline import Generator
 
@@ -79,7 +80,7 @@ def evaluate(
     from ctrlgen.display import evaluation_progress
     from ctrlgen.evaluation.card import card_path
     from ctrlgen.evaluation.report import show_results, write_card, write_comparison, write_report
-    from ctrlgen.evaluation.run import Plan, evaluate, vary
+    from ctrlgen.evaluation.run import Plan, evaluate, read_training, vary
     from ctrlgen.files import make_directory
     from ctrlgen.pipeline import Generator, Settings
 
@@ -103,9 +104,10 @@ def evaluate(
     if comparison is not None:
         make_directory(comparison.parent)
     with evaluation_progress() as watch:
-        judges, peers = find_judges(generator, lm or [], training_data), find_peers(generator, plan)
+        training = read_training(generator, plan)
+        judges, peers = find_judges(generator, lm or [], training), find_peers(generator, plan)
         command = shlex.join(["ctrlgen", *sys.argv[1:]])
-        results = evaluate(generator, plan, judges, peers, report, watch, command)
+        results = evaluate(generator, plan, judges, peers, training, report, watch, command)
     if as_json:
         for row in results.as_json()["rows"]:
             typer.echo(json.dumps(row, ensure_ascii=False))
@@ -122,7 +124,7 @@ def evaluate(
         write_comparison(results, comparison)
 
 
-def find_judges(generator: Generator, names: list[str], training_data: str | None) -> list[Judge]:
+def find_judges(generator: Generator, names: list[str], training: Training | None) -> list[Judge]:
     """The model's own autoregressive LM where it has one, n-grams of the training texts if given, and LMs named."""
     from ctrlgen.errors import CtrlgenError
     from ctrlgen.evaluation.judges import DomainJudge, NamedJudge, NgramJudge
@@ -132,8 +134,8 @@ def find_judges(generator: Generator, names: list[str], training_data: str | Non
         judges.append(DomainJudge(generator.model))
     except CtrlgenError as error:
         typer.echo(f"fluency under the domain's LM is left empty: {error}", err=True)
-    if training_data is not None:
-        judges.append(NgramJudge(generator.model, training_data))
+    if training is not None:
+        judges.append(NgramJudge(generator.model, training))
     return judges + [NamedJudge(name) for name in names]
 
 

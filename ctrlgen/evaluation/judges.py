@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.data import read_texts
 from ctrlgen.evaluation.kneser_ney import KneserNey
+from ctrlgen.evaluation.metrics import Training
 from ctrlgen.language_model import CausalLM, LanguageModel
 from ctrlgen.tokenizer import UNK, detokenize
 
@@ -31,9 +31,9 @@ class NgramJudge:
 
     name = "5-gram"
 
-    def __init__(self, model: DiffusionLM, training_data: str):
+    def __init__(self, model: DiffusionLM, training: Training):
         self.tokenizer = model.tokenizer
-        self.ngrams = KneserNey([self.known(model.tokenizer.split(text)) for text in read_texts(training_data)])
+        self.ngrams = KneserNey([self.known(words) for words in training.sentences])
 
     def known(self, words: Sequence[str]) -> list[str]:
         return [word if word in self.tokenizer else UNK for word in words]

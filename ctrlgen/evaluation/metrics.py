@@ -66,10 +66,11 @@ def rouge_l(text: Words, reference: Words) -> float:
 
 
 class Training:
-    """The training texts, for what of a sample is copied from them."""
+    """The training texts in words, for what of a sample is copied from them."""
 
-    def __init__(self, texts: Iterable[Words]):
-        self.texts = {tuple(words) for words in texts}
+    def __init__(self, sentences: Iterable[Words]):
+        self.sentences = list(sentences)
+        self.texts = {tuple(words) for words in self.sentences}
         self.grams: dict[int, set[tuple[str, ...]]] = {}
 
     def copied(self, words: Words) -> bool:

@@ -116,12 +116,14 @@ def evaluate(
     plan: Plan,
     judges: Sequence[Judge],
     peers: Sequence[Writer] = (),
+    training: Training | None = None,
     directory: Path | None = None,
     watch: Callable[[Progress], None] | None = None,
     command: str = "",
 ) -> Results:
     """Carry out a plan. With a directory its records are kept there, and those it holds already are used.
 
+    `training` is what the plan's training data hold, read here if it is not given (see `read_training`).
     `command` is what a person would type to run it again. Raises UsageError for a plan that this model cannot be asked,
     CtrlgenError where targets or data cannot be read.
     """
@@ -154,8 +156,7 @@ def evaluate(
                     if writer.name == OURS and seconds is None:
                         seconds = sum(record.seconds for record in records)
                     done += len(of_suite.requests[start : start + CHUNK])
-    texts = read_texts(plan.training_data) if plan.training_data else []
-    training = Training(generator.model.tokenizer.split(text) for text in texts) if texts else None
+    training = training or read_training(generator, plan)
     rows = summarise(store.records, asked, judges, training, variants)
     configuration["command"] = command
     configuration["peak_memory_mb"] = round(peak_memory())
@@ -165,6 +166,13 @@ def evaluate(
     if directory is not None:
         write_text(directory / RESULTS, json.dumps(results.as_json(), ensure_ascii=False, indent=1) + "\n")
     return results
+
+
+def read_training(generator: Generator, plan: Plan) -> Training | None:
+    """A plan's training texts, split as the model reads them; the n-gram judge needs them as well."""
+    if plan.training_data is None:
+        return None
+    return Training(generator.model.tokenizer.split(text) for text in read_texts(plan.training_data))
 
 
 def ask_all(generator: Generator, plan: Plan) -> dict[str, Asked]:
