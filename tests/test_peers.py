@@ -16,7 +16,7 @@ from toy_grammar import TAG_OF
 
 from classifiers import pos
 from ctrlgen import language_model
-from ctrlgen.checkpoint import CONFIG, WEIGHTS
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, read_config
 from ctrlgen.control import check
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.peers import best_of, finetuned, fudge, make_peers, training
@@ -343,12 +343,18 @@ def test_training_is_done_once(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "fit", refuse)
+    described = read_config
+    monkeypatch.setattr(training, "read_config", lambda path: described(path) | {"measured": {}, "trained_on": "later"})
     request = toy.request(["words: river"])
     for peer in make_peers(toy, ["finetuned", "fudge"], str(toy_data)):
         assert peer.write([request], 0.0) == peers[peer.name].write([request], 0.0)
-    monkeypatch.setattr(fudge, "FUDGE_TRAINING", replace(SHORT, steps=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(fudge, "FUDGE_TRAINING", replace(SHORT, steps=2))
+        with pytest.raises(AssertionError, match="trained again"):
+            make_peers(toy, ["fudge"], str(toy_data))
+    monkeypatch.setattr(training, "read_config", lambda path: described(path) | {"values": {"mood": ["good", "bad"]}})
     with pytest.raises(AssertionError, match="trained again"):
-        make_peers(toy, ["fudge"], str(toy_data))
+        make_peers(toy, ["finetuned"], str(toy_data))
 
 
 # One line for every mistake

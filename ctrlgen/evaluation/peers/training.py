@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ctrlgen.checkpoint import CONFIG
+from ctrlgen.checkpoint import CONFIG, read_config
 from ctrlgen.control import Control, parse_statement
 from ctrlgen.data import load_data
 from ctrlgen.display import follow_training
@@ -27,12 +27,10 @@ from ctrlgen.pipeline import Generator
 from ctrlgen.registry import trained_classifiers, user_directory
 from ctrlgen.train import RESUME, Task, TrainingConfig, fit
 
-if TYPE_CHECKING:
-    pass
-
 MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
 SEED = 0
+LEARNED_FROM = ("kind", "names", "values", "chains", "oracle")  # of a classifier's config.json; the guide is none of it
 FORMAT = 1  # of what is kept
 BRACKET = re.compile(r"[()]|[^\s()]+")
 SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
@@ -89,7 +87,8 @@ def peer_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) ->
     for key, tensor in sorted(lm.lm.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().numpy().tobytes())
     for path in sorted(set(trained_classifiers(generator.model).values())):
-        digest.update((path / CONFIG).read_bytes())
+        described = read_config(path / CONFIG)
+        digest.update(json.dumps([described.get(key) for key in LEARNED_FROM], sort_keys=True).encode())
     digest.update(json.dumps([sorted(generator.controls.names()), corpus.texts]).encode())
     where = generator.model.directory
     return (
