@@ -43,8 +43,8 @@ from ctrlgen.registry import check_name, find_trained, fold, weights_fingerprint
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ctrlgen.fit import Progress, TrainingConfig
     from ctrlgen.heads import Start
-    from ctrlgen.train import Progress, TrainingConfig
 
 MOST_LISTED = 12  # values named in an error
 HEAD_SIZE = {"width": 96}

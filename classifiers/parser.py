@@ -21,7 +21,7 @@ from ctrlgen.data import LengthBatches
 from ctrlgen.heads import Example
 
 if TYPE_CHECKING:
-    from ctrlgen.train import Progress
+    from ctrlgen.fit import Progress
 
 EPOCHS, MOST_STEPS, TOKENS, LR = 60, 3000, 2048, 3e-3
 WARMUP_STEPS, CLIP = 50, 1.0
@@ -63,7 +63,7 @@ def train_parser(
     parser: CleanParser, examples: Sequence[Example[Bracketing]], seed: int
 ) -> Generator[Progress, None, dict[str, float]]:
     """Train on clean texts, yielding progress; returns the agreement with trees held out, whose texts it never saw."""
-    from ctrlgen.train import Progress
+    from ctrlgen.fit import Progress
 
     examples, held_out = hold_out(examples, seed)
     batches = LengthBatches([e.tokens for e in examples], TOKENS, seed)

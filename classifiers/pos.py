@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from spacy.language import Language
 
-    from ctrlgen.train import Progress, TrainingConfig
+    from ctrlgen.fit import Progress, TrainingConfig
 
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 PENN = tuple(  # as spaCy writes them

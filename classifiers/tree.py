@@ -52,7 +52,7 @@ from ctrlgen.registry import find_trained, trained_classifiers, weights_fingerpr
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ctrlgen.train import Progress, TrainingConfig
+    from ctrlgen.fit import Progress, TrainingConfig
 
 TREE_COLUMNS = ("tree", "trees", "parse")
 MIN_COUNT = 5  # a chain seen less often is taken for its beginning

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctrlgen.checkpoint import DiffusionLM
+    from ctrlgen.fit import Progress, TrainingConfig
     from ctrlgen.model import Denoised
-    from ctrlgen.train import Progress, TrainingConfig
 
 WEIGHT = re.compile(r"\s@\s*(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
 

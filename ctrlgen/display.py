@@ -15,8 +15,8 @@ from ctrlgen.tokenizer import spacing
 
 if TYPE_CHECKING:
     from ctrlgen.evaluation.run import Progress as EvaluationProgress
+    from ctrlgen.fit import Progress as TrainingProgress
     from ctrlgen.request import ControlResult, Sample, Step
-    from ctrlgen.train import Progress as TrainingProgress
 
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
 MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}

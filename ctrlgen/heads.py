@@ -28,7 +28,7 @@ from ctrlgen.files import write_text
 from ctrlgen.model import Denoised
 
 if TYPE_CHECKING:
-    from ctrlgen.train import Progress, TrainingConfig
+    from ctrlgen.fit import Progress, TrainingConfig
 
 Target = TypeVar("Target")
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -160,7 +160,7 @@ def train_head(
 
     Where `config.init` is the directory of a classifier, the head starts from that one's weights.
     """
-    from ctrlgen.train import fit  # only training needs accelerate
+    from ctrlgen.fit import fit  # only training needs accelerate
 
     start = starting_point(config, description["kind"])
     if start is not None:

@@ -30,7 +30,7 @@ from ctrlgen.registry import user_directory
 from ctrlgen.tokenizer import WordTokenizer, detokenize
 
 if TYPE_CHECKING:
-    from ctrlgen.train import Progress, TrainingConfig
+    from ctrlgen.fit import Progress, TrainingConfig
 
 SIZE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 SCORED_TOKENS = 2048  # in one batch; with a vocabulary of 50,000 its logits take 400 MB
@@ -348,7 +348,7 @@ def train_lm(
 
     Without `validation` a share of the texts is held out.
     """
-    from ctrlgen.train import fit  # only training needs accelerate
+    from ctrlgen.fit import fit  # only training needs accelerate
 
     def sentences(source: str) -> list[list[int]]:
         encoded = model.tokenizer.encode_training(read_texts(source, text_column))

@@ -18,9 +18,10 @@ from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.data import load_data
+from ctrlgen.fit import TrainingConfig
 from ctrlgen.model import Denoiser, DenoiserConfig
 from ctrlgen.pipeline import Generator
-from ctrlgen.train import DataConfig, ModelConfig, Recipe, TrainingConfig, train
+from ctrlgen.train import DataConfig, ModelConfig, Recipe, train
 
 settings.register_profile("ctrlgen", deadline=None, max_examples=60, database=None, derandomize=True)
 settings.load_profile("ctrlgen")

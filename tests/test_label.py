@@ -34,11 +34,11 @@ from classifiers.labelled import (
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.fit import Progress, TrainingConfig
 from ctrlgen.guidance import Guidance
 from ctrlgen.heads import Example
 from ctrlgen.model import Denoiser
 from ctrlgen.pipeline import Generator, Settings
-from ctrlgen.train import Progress, TrainingConfig
 
 MakeModel = Callable[..., Denoiser]
 SIZES = [2, 3, 4]

@@ -20,9 +20,9 @@ from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import atomic_file
+from ctrlgen.fit import Progress, TrainingConfig
 from ctrlgen.language_model import CausalLM, LanguageModel, new_lm, pick, save_lm, train_lm
 from ctrlgen.tokenizer import WordTokenizer
-from ctrlgen.train import Progress, TrainingConfig
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TRAINING = TrainingConfig(

@@ -16,11 +16,11 @@ from classifiers.pos import PENN, TAG_COUNT, TAG_IDS, UNIVERSAL, Pattern, Pos, P
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.control import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.fit import TrainingConfig
 from ctrlgen.guidance import Guidance
 from ctrlgen.heads import Example
 from ctrlgen.model import Denoised, Denoiser
 from ctrlgen.pipeline import Generator, Sample, Settings
-from ctrlgen.train import TrainingConfig
 
 MakeModel = Callable[..., Denoiser]
 BRIEF = TrainingConfig(

@@ -19,18 +19,8 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.train import (
-    METRICS,
-    RESUME,
-    DataConfig,
-    ModelConfig,
-    Progress,
-    Recipe,
-    TrainingConfig,
-    differing_keys,
-    train,
-    update_average,
-)
+from ctrlgen.fit import METRICS, RESUME, Progress, TrainingConfig, differing_keys, update_average
+from ctrlgen.train import DataConfig, ModelConfig, Recipe, train
 
 SMALL = ModelConfig(embedding_dim=4, width=16, layers=1, heads=2, max_length=11, dropout=0.1)
 BRIEF = TrainingConfig(
@@ -161,7 +151,7 @@ def test_an_interruption_leaves_what_a_resume_continues_bit_for_bit(
         update_average(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ctrlgen.train.update_average", interrupted)
+        patch.setattr("ctrlgen.fit.update_average", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, stopped)
     assert metrics(stopped)[-1]["step"] == 11
@@ -185,7 +175,7 @@ def test_a_step_that_is_torn_is_not_saved(recipe: Recipe, tmp_path: Path, monkey
         update_average(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ctrlgen.train.update_average", interrupted)
+        patch.setattr("ctrlgen.fit.update_average", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, stopped)
     assert run(recipe, stopped, resume=True)[0].step == 9

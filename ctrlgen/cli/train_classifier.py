@@ -35,8 +35,8 @@ def train_classifier(
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.data import find_text_column, load_data
     from ctrlgen.display import follow_training
+    from ctrlgen.fit import RESUME, TrainingConfig
     from ctrlgen.registry import classifier_directory, classifier_kinds, new_classifier_directory
-    from ctrlgen.train import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
     if kind not in kinds:

@@ -30,9 +30,9 @@ def train_lm(
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.display import follow_training
+    from ctrlgen.fit import RESUME, TrainingConfig
     from ctrlgen.language_model import lm_directories
     from ctrlgen.language_model import train_lm as run
-    from ctrlgen.train import RESUME, TrainingConfig
 
     loaded = from_pretrained(model)
     directory = out or lm_directories(loaded)[0]

@@ -39,10 +39,10 @@ from ctrlgen.evaluation.peers.training import (
     train_once,
 )
 from ctrlgen.files import write_text
+from ctrlgen.fit import TrainingConfig
 from ctrlgen.language_model import LanguageModel, load_causal_lm, save_lm
 from ctrlgen.pipeline import Generator, Request
 from ctrlgen.tokenizer import WordTokenizer
-from ctrlgen.train import TrainingConfig
 
 FINETUNING = TrainingConfig(
     steps=2500, tokens_per_batch=4096, lr=0.0015, matrix_lr=0.0, ema=0.995, log_every=20, validate_every=500

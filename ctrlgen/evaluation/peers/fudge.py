@@ -42,10 +42,10 @@ from ctrlgen.evaluation.peers.training import (
     reading,
     train_once,
 )
+from ctrlgen.fit import TrainingConfig
 from ctrlgen.heads import load_head
 from ctrlgen.language_model import LanguageModel
 from ctrlgen.pipeline import Generator, Request
-from ctrlgen.train import TrainingConfig
 
 FUDGE_TRAINING = TrainingConfig(
     steps=2000, tokens_per_batch=4096, lr=0.002, matrix_lr=0.0, ema=0.99, log_every=20, validate_every=500

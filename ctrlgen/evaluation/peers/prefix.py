@@ -23,9 +23,9 @@ from ctrlgen.checkpoint import CONFIG, WEIGHTS, write_weights
 from ctrlgen.data import LengthBatches
 from ctrlgen.evaluation.peers.training import SEED, Corpus, Known, constituents, held_out
 from ctrlgen.files import write_text
+from ctrlgen.fit import TrainingConfig
 from ctrlgen.language_model import LanguageModel
 from ctrlgen.tokenizer import WordTokenizer
-from ctrlgen.train import TrainingConfig
 
 LOOKAHEAD = 4  # tags foreseen: the next word's and those behind it
 SPANS = 8  # that hold and that do not, a text, when training

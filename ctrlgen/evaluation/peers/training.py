@@ -22,10 +22,10 @@ from ctrlgen.display import follow_training
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.targets import LABEL_KINDS, Words
 from ctrlgen.files import make_directory
+from ctrlgen.fit import RESUME, Task, TrainingConfig, fit
 from ctrlgen.language_model import LanguageModel
 from ctrlgen.pipeline import Generator
 from ctrlgen.registry import trained_classifiers, user_directory
-from ctrlgen.train import RESUME, Task, TrainingConfig, fit
 
 MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
