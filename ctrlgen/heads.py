@@ -1,7 +1,8 @@
 """Training attribute classifiers: heads that read the frozen denoiser's hidden states of noised text.
 
-A head learns log p(target | x_t) at every noise level, so that its gradient can steer every step. Which
-targets there are and how they are scored is the head's; noise, batches and the loop are here.
+A head learns log p(target | x_t) at every noise level, so that its gradient can steer every step. It sees the denoiser
+as sampling does, told of more noise than there is (`Settings.time_offset`). Which targets there are and how they are
+scored is the head's; noise, batches and the loop are here.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from ctrlgen.diffusion import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.model import Denoised
+from ctrlgen.request import Settings
 
 if TYPE_CHECKING:
     from ctrlgen.fit import Progress, TrainingConfig
 
 Target = TypeVar("Target")
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+TIME_OFFSET = Settings().time_offset
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
+LARGEST_OFFSET = 1.5  # of the log-SNR told in training, in time offsets of sampling; the smallest is 0
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,19 @@ class HeadLoss(nn.Module):
         self.head = head
         self._model = (model,)  # hidden from parameters(): the trunk is neither trained nor saved
 
-    def denoise(self, tokens: Tensor, t: Tensor, eps: Tensor, self_condition: Tensor) -> Denoised:
+    def denoise(self, tokens: Tensor, t: Tensor, offset: Tensor, eps: Tensor, self_condition: Tensor) -> Denoised:
+        """What the denoiser says of noised tokens, told a log-SNR that is off by `offset` (B,)."""
         (model,) = self._model
         with torch.no_grad():
             log_snr = model.schedule.log_snr(t)
             x_t = q_sample(model.denoiser.embed(tokens), eps, log_snr)
-            return denoise(model.denoiser, x_t, log_snr, None, bool(self_condition))
+            told = log_snr if model.fixed_length else log_snr + offset
+            return denoise(model.denoiser, x_t, told, None, bool(self_condition))
 
     def forward(
-        self, tokens: Tensor, encoded: Tensor, t: Tensor, eps: Tensor, self_condition: Tensor
+        self, tokens: Tensor, encoded: Tensor, t: Tensor, offset: Tensor, eps: Tensor, self_condition: Tensor
     ) -> tuple[Tensor, Tensor]:
-        denoised = self.denoise(tokens, t, eps, self_condition)
+        denoised = self.denoise(tokens, t, offset, eps, self_condition)
         return -self.head.log_prob(denoised, encoded) / tokens.shape[1], t.new_zeros(0)
 
 
@@ -104,14 +110,16 @@ class HeadTask:
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
         encoded = self.module.head.encode([self.examples[i].target for i in indices], [length] * batch)
-        return (tokens[rows], encoded[rows], noise.t[rows], noise.eps[rows], noise.self_condition), tokens.numel()
+        offset = LARGEST_OFFSET * TIME_OFFSET * torch.rand(batch, generator=rng)
+        by_row = (part[rows] for part in (tokens, encoded, noise.t, offset, noise.eps))
+        return (*by_row, noise.self_condition), tokens.numel()
 
     def observe(self, statistics: Tensor) -> None:
         pass
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, Any]:
-        """Held-out accuracy, overall and by noise level sigma/alpha."""
+        """Held-out accuracy with sampling's time offset, overall and by noise level sigma/alpha."""
         assert isinstance(module, HeadLoss)
         rng = torch.Generator().manual_seed(0)
         batches = LengthBatches([e.tokens for e in self.held_out], 4096, seed=0)
@@ -123,11 +131,13 @@ class HeadTask:
             encoded = module.head.encode([self.held_out[i].target for i in indices], [length] * batch)
             noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
-            parts = [p.to(device) for p in (tokens, noise.t, noise.eps, torch.tensor(True))]
+            offset = torch.full((batch,), TIME_OFFSET)
+            parts = [p.to(device) for p in (tokens, noise.t, offset, noise.eps, torch.tensor(True))]
             denoised = module.denoise(*parts)
             costs += (-module.head.log_prob(denoised, encoded.to(device)) / tokens.shape[1]).tolist()
             right = module.head.accuracy(denoised, encoded.to(device))
-            for log_snr, share in zip(denoised.log_snr.tolist(), right.tolist(), strict=True):
+            log_snrs = self.model.schedule.log_snr(noise.t.to(device)).tolist()
+            for log_snr, share in zip(log_snrs, right.tolist(), strict=True):
                 by_level[noise_label(math.exp(-log_snr / 2))].append(share)
         everything = [share for shares in by_level.values() for share in shares]
         levels = {label: sum(by_level[label]) / len(by_level[label]) for label in noise_labels() if by_level[label]}

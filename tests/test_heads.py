@@ -1,0 +1,49 @@
+"""Training heads: what they are shown of noised texts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifiers.pos import Pos, parse_pattern
+from ctrlgen.checkpoint import from_pretrained
+from ctrlgen.fit import TrainingConfig
+from ctrlgen.heads import TIME_OFFSET, Example, HeadTask, noise_label, noise_labels
+from ctrlgen.request import Settings
+
+
+@pytest.fixture
+def task(toy_model: Path) -> HeadTask:
+    model = from_pretrained(str(toy_model))
+    words = "the cat sees a dog .".split()
+    tags = ("DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT")
+    examples = [Example(model.tokenizer.ids(words), parse_pattern(" ".join(tags))) for _ in range(64)]
+    return HeadTask(model, Pos.new_head(model, 8), examples, TrainingConfig(tokens_per_batch=4096))
+
+
+def test_heads_see_the_denoiser_as_sampling_asks_it(task: HeadTask) -> None:
+    """Told of more noise than there is, by less and by more than the default."""
+    (indices,) = task.epoch(0)
+    (tokens, _, t, offset, eps, _), count = task.batch(indices, torch.Generator().manual_seed(0), slice(None))
+    assert count == tokens.numel()
+    assert Settings().time_offset == TIME_OFFSET < 0
+    assert offset.max() <= 0
+    assert offset.min() < TIME_OFFSET < offset.mean() < 0
+    denoised = task.module.denoise(tokens, t, offset, eps, torch.tensor(False))
+    torch.testing.assert_close(denoised.log_snr, task.model.schedule.log_snr(t) + offset)
+    as_it_is = task.module.denoise(tokens, t, torch.zeros_like(t), eps, torch.tensor(False))
+    torch.testing.assert_close(denoised.x_t, as_it_is.x_t)  # the noise itself is no other
+    assert not torch.allclose(denoised.logits, as_it_is.logits)
+
+
+def test_processes_share_a_batch(task: HeadTask) -> None:
+    (indices,) = task.epoch(0)
+    (*whole, _), _ = task.batch(indices, torch.Generator().manual_seed(3), slice(None))
+    (*half, _), _ = task.batch(indices, torch.Generator().manual_seed(3), slice(1, None, 2))
+    assert all(torch.equal(all_rows[1::2], rows) for all_rows, rows in zip(whole, half, strict=True))
+
+
+@pytest.mark.parametrize(("noise", "label"), [(0.1, "< 0.5"), (0.5, "0.5-1"), (1.9, "1-2"), (7.9, "4-8"), (8.0, "> 8")])
+def test_noise_levels_by_name(noise: float, label: str) -> None:
+    assert noise_label(noise) == label
+    assert label in noise_labels()
