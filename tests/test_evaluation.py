@@ -385,6 +385,8 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
 
     expected = metrics.tempered(np.clip(np.asarray(scores(results)), 1e-6, 1 - 1e-6), found.temperature)
     assert scores(after) == pytest.approx(expected.tolist(), abs=1e-3)
+    sure = [replace(r, verdicts=[replace(v, success=True) for v in r.verdicts]) for r in results.records]
+    assert fit_temperatures(replace(results, records=sure), generator) == {}  # any high score would fit
 
 
 def test_the_ngram_judge_is_kneser_neys(generator: Generator) -> None:

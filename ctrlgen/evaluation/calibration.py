@@ -14,11 +14,14 @@ from ctrlgen.files import write_text
 from ctrlgen.pipeline import Generator
 from ctrlgen.registry import SCORE_TEMPERATURE, trained_classifiers
 
+FEWEST_OF_EITHER = 5  # verdicts of success and of failure
+
 
 def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calibration]:
     """For each trained classifier with enough texts, how far its scores are from the verdicts, by its directory.
 
-    Texts under several controls are left out: there each control disturbs the others.
+    Texts under several controls are left out: there each control disturbs the others. So are classifiers that hardly ever
+    failed or hardly ever succeeded: any score near that end would fit.
     """
     directory_of = {
         id(generator.controls.classifier(name)): directory
@@ -32,7 +35,11 @@ def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calib
         directory = directory_of.get(id(controls[0].classifier))
         if directory is not None and record.verdicts[0].success is not None:
             seen[directory].append((record.scores[0], record.verdicts[0].success))
-    fitted = {directory: calibrate(*map(list, zip(*pairs, strict=True))) for directory, pairs in seen.items()}
+    fitted = {
+        directory: calibrate(*map(list, zip(*pairs, strict=True)))
+        for directory, pairs in seen.items()
+        if FEWEST_OF_EITHER <= sum(success for _, success in pairs) <= len(pairs) - FEWEST_OF_EITHER
+    }
     return {directory: found for directory, found in fitted.items() if found is not None}
 
 
