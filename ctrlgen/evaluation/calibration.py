@@ -20,8 +20,8 @@ FEWEST_OF_EITHER = 5  # verdicts of success and of failure
 def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calibration]:
     """For each trained classifier with enough texts, how far its scores are from the verdicts, by its directory.
 
-    Texts under several controls are left out: there each control disturbs the others. So are classifiers that hardly ever
-    failed or hardly ever succeeded: any score near that end would fit.
+    Texts under several controls are left out: there each control disturbs the others. So are classifiers that hardly
+    ever failed or hardly ever succeeded: any score near that end would fit.
     """
     directory_of = {
         id(generator.controls.classifier(name)): directory
