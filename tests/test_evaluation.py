@@ -34,6 +34,7 @@ from ctrlgen.evaluation.targets import (
     without_middle,
 )
 from ctrlgen.infill import parse_template
+from ctrlgen.guidance import Guidance
 from ctrlgen.pipeline import Generator, Settings
 
 QUICK = Settings(steps=4)
@@ -360,7 +361,7 @@ def test_examples_need_not_be_labelled(generator: Generator) -> None:
 
 
 def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pos texts of a few steps, judged by their tags: the temperature written is the one that fits, and is used."""
+    """Unguided texts, judged by their tags: the temperature written is the one that fits, and is used."""
     from classifiers.pos import Pos
     from ctrlgen.control import Verdict
 
@@ -372,7 +373,7 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     monkeypatch.setattr(Pos, "check", check)
     monkeypatch.setattr(Pos, "values_of", lambda self, texts, rows, rng: [row["tags"] for row in rows])
     generator = Generator(str(model_copy))
-    plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=replace(QUICK, steps=2))
+    plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=replace(QUICK, guidance=Guidance(strength=0.0)))
     results = evaluate(generator, plan, [])
     (found,) = fit_temperatures(results, generator).values()
     write_temperatures({model_copy / "classifiers" / "pos": found})
