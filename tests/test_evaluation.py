@@ -33,8 +33,8 @@ from ctrlgen.evaluation.targets import (
     read_targets,
     without_middle,
 )
-from ctrlgen.infill import parse_template
 from ctrlgen.guidance import Guidance
+from ctrlgen.infill import parse_template
 from ctrlgen.pipeline import Generator, Settings
 
 QUICK = Settings(steps=4)
@@ -373,7 +373,8 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     monkeypatch.setattr(Pos, "check", check)
     monkeypatch.setattr(Pos, "values_of", lambda self, texts, rows, rng: [row["tags"] for row in rows])
     generator = Generator(str(model_copy))
-    plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=replace(QUICK, guidance=Guidance(strength=0.0)))
+    unguided = replace(QUICK, guidance=Guidance(strength=0.0))
+    plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=unguided)
     results = evaluate(generator, plan, [])
     (found,) = fit_temperatures(results, generator).values()
     write_temperatures({model_copy / "classifiers" / "pos": found})
