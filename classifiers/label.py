@@ -233,7 +233,9 @@ class Label(Classifier):
         self.name = name
         self.values, self.field = self.all_values[name], list(self.all_values).index(name)
 
-    def sharing(self, name: str) -> Label:
+    def sharing(self, name: str) -> Label | None:
+        if name not in self.all_values:
+            return None
         other = copy.copy(self)
         other.answer(name)
         return other
