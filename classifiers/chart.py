@@ -69,15 +69,20 @@ def fill_chart(cells: Sequence[Sequence[tuple[int, int, int]]], closed: Sequence
     return chart
 
 
+def ends(n: int, device: torch.device) -> Tensor:
+    """First and last word of every span of n words, in the order of scores. (2, spans)"""
+    return torch.triu_indices(n, n, device=device)
+
+
 def upper(chart: Tensor) -> Tensor:
     """The cells of a square chart that are spans. (B, n, n) -> (B, spans)"""
-    first, last = torch.triu_indices(chart.shape[1], chart.shape[1], device=chart.device)
+    first, last = ends(chart.shape[1], chart.device)
     return chart[:, first, last]
 
 
 def square(cells: Tensor, n: int) -> Tensor:
     """The square chart of n words that has these spans, 0 elsewhere. (B, spans) -> (B, n, n)"""
-    first, last = torch.triu_indices(n, n, device=cells.device)
+    first, last = ends(n, cells.device)
     chart = cells.new_zeros(len(cells), n, n)
     chart[:, first, last] = cells
     return chart
@@ -100,7 +105,7 @@ class SpanScorer(nn.Module):
         before, after = F.pad(h, (0, 0, 1, 0))[:, :-1], F.pad(h, (0, 0, 0, 1))[:, 1:]
         left = self.left(torch.cat([before, h], -1))  # (B, n, hidden)
         right = self.right(torch.cat([h, after], -1))
-        first, last = torch.triu_indices(h.shape[1], h.shape[1], device=h.device)
+        first, last = ends(h.shape[1], h.device)
         return self.output(F.relu(left[:, first] + right[:, last]))
 
 

@@ -47,7 +47,7 @@ class TrainingConfig:
     clip: float = 1.0
     span_mask_rate: float = 0.1  # share of sentences given clean outside one span
     seed: int = 0
-    init: str | None = None  # start from this model's weights and words: a bundled name, a directory or a hub id
+    init: str | None = None  # start from these weights: of a model (name, directory, hub id); of a head its directory
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False  # torch.compile: a quarter faster after two minutes of compiling
     log_every: int = 10
