@@ -133,7 +133,6 @@ class Tree(Classifier):
     syntax = "tree: (LABEL ... ) with words, POS tags or * as leaves, and * as any label"
     example = "tree: (S (NP * *) (VP serves (NP * food)) .)"
     oracle = "a parser trained apart, on clean texts"
-    weight: ClassVar[float] = 0.5  # alone; with the whole chart asked for, more takes fluency and gives no success
     names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
 
     def __init__(self, model: DiffusionLM, head: TreeHead, parser: CleanParser):
@@ -365,7 +364,6 @@ class Span(Tree):
     summary = "constituents over given words"
     syntax = "span: LABEL FROM-TO, ... (words counted from 1; * any label)"
     example = "span: NP 1-2, VP 3-9"
-    weight: ClassVar[float] = 2.0
 
     def parse(self, value: str) -> Syntax:
         spans = read_spans(value)

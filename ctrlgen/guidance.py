@@ -26,6 +26,7 @@ Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept wor
 
 STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
 MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
+MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,18 @@ def joint_log_prob(terms: Sequence[Term], denoised: Denoised) -> Tensor:
 
 
 def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
-    """strength * sigma^2/alpha * gradient, shortened to at most the norm sqrt(d) of a word's embedding. (B, n, d)
+    """strength * sigma^2/alpha * gradient, each text's scaled down to MAX_SHIFT where it is larger. (B, n, d)
 
-    Without the bound one confident position at high noise throws x0_hat far outside the embeddings.
+    Without the bound a confident classifier at high noise throws x0_hat far outside the embeddings. It holds for the
+    text, not for each word, so that words that matter to the control still move further than words that do not.
     """
     alpha, sigma = alpha_sigma(log_snr)
     shift = strength * sigma**2 / alpha * gradient
-    longest = math.sqrt(gradient.shape[-1])
-    return shift * (longest / shift.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+    squared = shift.double().square().sum(-1)  # (B, n); as double, sums do not depend on how far rows are filled up
+    moved = (squared > 0).sum(1).clamp(min=1)
+    rms = (squared.sum(1) / moved).sqrt().to(shift.dtype)
+    largest = MAX_SHIFT * math.sqrt(gradient.shape[-1])
+    return shift * (largest / rms.clamp(min=1e-12)).clamp(max=1.0)[:, None, None]
 
 
 def steer(

@@ -203,18 +203,20 @@ def test_exact_without_a_closed_form_says_so(model: Denoiser) -> None:
 
 
 @pytest.mark.parametrize("log_snr", [-6.0, 0.0, 3.0])
-def test_no_shift_is_longer_than_an_embedding(log_snr: float) -> None:
-    gradient = 100.0 * torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gradient[0, 0] = 0.0
-    gradient[0, 1] *= 1e-9
-    shift = tweedie_shift(gradient, torch.tensor(log_snr, dtype=torch.float64), 3.0)
-    alpha, sigma = alpha_sigma(torch.tensor(log_snr, dtype=torch.float64))
+def test_a_text_is_shifted_by_two_embeddings_a_word_at_most(log_snr: float) -> None:
+    gradient = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradient[0] *= 100.0
+    gradient[0, 3:] = 0.0  # filled up, or kept: these words do not count
+    gradient[1] *= 1e-9
+    gradient[2] = 0.0
+    log_snr_t = torch.tensor(log_snr, dtype=torch.float64)
+    shift = tweedie_shift(gradient, log_snr_t, 3.0)
+    alpha, sigma = alpha_sigma(log_snr_t)
     full = 3.0 * sigma**2 / alpha * gradient
-    lengths = full.norm(dim=-1, keepdim=True)
-    expected = torch.where(lengths > 2.0, 2.0 * full / lengths.clamp(min=1e-9), full)
-    torch.testing.assert_close(shift, expected)
-    assert torch.equal(shift[0, 0], torch.zeros(4, dtype=torch.float64))
-    assert float(shift.norm(dim=-1).max()) == pytest.approx(2.0)  # sqrt(d)
+    torch.testing.assert_close(shift[1:], full[1:])
+    assert float(full[0, :3].norm(dim=-1).square().mean().sqrt()) > 4.0  # 2 sqrt(d)
+    assert float(shift[0, :3].norm(dim=-1).square().mean().sqrt()) == pytest.approx(4.0)
+    torch.testing.assert_close(shift[0] / shift[0, 0, 0], full[0] / full[0, 0, 0])  # its words keep their proportions
 
 
 def test_without_terms_the_denoiser_speaks_alone(model: Denoiser) -> None:
