@@ -100,12 +100,12 @@ class SpanScorer(nn.Module):
         self.right = nn.Linear(2 * width, hidden, bias=False)
         self.output = nn.Linear(hidden, classes)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """h (B, n, width), 0 beyond a row's end -> (B, spans, classes)"""
+    def forward(self, h: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """h (B, n, width), 0 beyond a row's end; wanted: bool (spans,), None for all -> (B, wanted spans, classes)"""
         before, after = F.pad(h, (0, 0, 1, 0))[:, :-1], F.pad(h, (0, 0, 0, 1))[:, 1:]
         left = self.left(torch.cat([before, h], -1))  # (B, n, hidden)
         right = self.right(torch.cat([h, after], -1))
-        first, last = ends(h.shape[1], h.device)
+        first, last = ends(h.shape[1], h.device) if wanted is None else ends(h.shape[1], h.device)[:, wanted]
         return self.output(F.relu(left[:, first] + right[:, last]))
 
 

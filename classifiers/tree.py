@@ -85,8 +85,8 @@ class TreeHead(Head):
         self.scorer = SpanScorer(width, width, len(labels))
         nn.init.normal_(self.words.weight, std=1.0)
 
-    def forward(self, denoised: Denoised) -> Tensor:
-        """(B, spans, classes), meaningless where a span ends beyond its row."""
+    def forward(self, denoised: Denoised, wanted: Tensor | None = None) -> Tensor:
+        """(B, wanted spans, classes), see `SpanScorer`; meaningless where a span ends beyond its row."""
         mixed = mix_layers(self.layer_mix, denoised)
         h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
         n = h.shape[1]
@@ -97,12 +97,14 @@ class TreeHead(Head):
         for block in self.blocks:
             h = block(h, self.no_time, rotation, inside[:, None, None])
         h = F.layer_norm(h, h.shape[-1:]) * inside[..., None]
-        return self.scorer(h[:, :n]).log_softmax(-1)
+        return self.scorer(h[:, :n], wanted).log_softmax(-1)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor, empty_weight: float = 1.0) -> Tensor:
         """encoded: asks (B, n, n), see `Labels` -> (B,)"""
         asked = upper(encoded)
-        log_p = self(denoised).masked_fill(~self.allowed[asked], -torch.inf).logsumexp(-1)  # (B, spans)
+        wanted = (asked != OPEN).any(0)  # by any row
+        asked = asked[:, wanted]
+        log_p = self(denoised, wanted).masked_fill(~self.allowed[asked], -torch.inf).logsumexp(-1)  # (B, wanted)
         weight = (asked != OPEN) + (empty_weight - 1.0) * (asked == EMPTY)
         return (weight * log_p).double().sum(1).to(log_p)  # in float64 no row's sum depends on the batch's longest
 
