@@ -105,7 +105,8 @@ class SpanScorer(nn.Module):
         before, after = F.pad(h, (0, 0, 1, 0))[:, :-1], F.pad(h, (0, 0, 0, 1))[:, 1:]
         left = self.left(torch.cat([before, h], -1))  # (B, n, hidden)
         right = self.right(torch.cat([h, after], -1))
-        first, last = ends(h.shape[1], h.device) if wanted is None else ends(h.shape[1], h.device)[:, wanted]
+        spans = ends(h.shape[1], h.device)
+        first, last = spans if wanted is None else spans[:, wanted]
         return self.output(F.relu(left[:, first] + right[:, last]))
 
 
