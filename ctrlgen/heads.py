@@ -36,7 +36,7 @@ Target = TypeVar("Target")
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 TIME_OFFSET = Settings().time_offset
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
+HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED = 0.05, 1024, 0  # the same texts in every part of a training
 LARGEST_OFFSET = 1.5  # of the log-SNR told in training, in time offsets of sampling; the smallest is 0
 
 
@@ -94,7 +94,7 @@ class HeadTask:
     def __init__(self, model: DiffusionLM, head: Head, examples: Sequence[Example[Any]], config: TrainingConfig):
         if len(examples) < 20:
             raise CtrlgenError(f"only {len(examples)} usable examples: a classifier needs at least 20")
-        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(HELD_OUT_SEED)).tolist()
         kept = min(MOST_HELD_OUT, max(1, int(len(examples) * HELD_OUT_SHARE)))
         self.held_out = [examples[i] for i in order[:kept]]
         self.examples = [examples[i] for i in order[kept:]]

@@ -43,6 +43,18 @@ def test_processes_share_a_batch(task: HeadTask) -> None:
     assert all(torch.equal(all_rows[1::2], rows) for all_rows, rows in zip(whole, half, strict=True))
 
 
+def test_the_same_texts_are_held_out_whatever_the_seed(task: HeadTask) -> None:
+    """So that no later part of a training is measured on what an earlier one learned from."""
+    examples = [*task.examples, *task.held_out]
+    first, second = (
+        HeadTask(task.model, task.module.head, examples, TrainingConfig(tokens_per_batch=24, seed=seed))
+        for seed in (0, 7)
+    )
+    assert [id(e) for e in first.held_out] == [id(e) for e in second.held_out]
+    assert {id(e) for e in first.held_out}.isdisjoint(id(e) for e in first.examples)
+    assert first.epoch(0) != second.epoch(0)
+
+
 @pytest.mark.parametrize(("noise", "label"), [(0.1, "< 0.5"), (0.5, "0.5-1"), (1.9, "1-2"), (7.9, "4-8"), (8.0, "> 8")])
 def test_noise_levels_by_name(noise: float, label: str) -> None:
     assert noise_label(noise) == label
