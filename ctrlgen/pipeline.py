@@ -21,7 +21,7 @@ from torch import Tensor
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.contradiction import common_lengths, refuse_contradictions
 from ctrlgen.control import Control, check
-from ctrlgen.diffusion import log_likelihood_bound
+from ctrlgen.diffusion import log_likelihood_bound, q_sample
 from ctrlgen.errors import UsageError
 from ctrlgen.explain import explain
 from ctrlgen.guidance import Term, active, condition_words, joint_log_prob, refine, steer
@@ -41,6 +41,7 @@ Observe = Callable[[Callable[[Tensor], Denoised], Tensor, float], None]
 
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 RESTART_SHARE = 0.4
+MARGIN = 0.1  # in nats: drafts that the guides like about as well differ in rounding only
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 MAX_SEED = 2**62
 SCORE_SEED = 0
@@ -186,7 +187,8 @@ class Generator:
         sizes = [job.length for job in batch]
         lengths = self.row_lengths(batch)
         noise = SeededNoise([job.noise_seed for job in batch], sizes, self.embeddings.shape[1], model.device)
-        log_snrs = self.noise_levels(settings)
+        drafts = self.drafts(settings)
+        log_snrs = torch.cat(drafts)
         forbidden = self.forbidden_words()
         kept = self.kept_words(batch)
         denoiser = kept.told(model.denoiser, self.embeddings) if kept is not None else model.denoiser
@@ -194,9 +196,10 @@ class Generator:
         def progress_at(log_snr: Tensor) -> float:
             return int((log_snrs < log_snr).sum()) / max(1, len(log_snrs) - 1)
 
-        def predict(x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
+        def predict(last: Tensor, x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
             progress = progress_at(log_snr)
             acting = active(terms, guidance, progress)
+            previous = previous or best
             self_condition = previous.x0_hat if previous is not None else None
             told = log_snr if model.fixed_length else log_snr + settings.time_offset
             with self.autocast():
@@ -204,7 +207,7 @@ class Generator:
                     asked = partial(denoiser, log_snr=told[None], self_condition=self_condition, lengths=lengths)
                     observe(asked, x_t, progress)
                 denoised, shift = steer(denoiser, x_t, told[None], self_condition, lengths, acting, guidance)
-            if guidance.method == "gradient" and log_snr == log_snrs[-1]:  # the words that this chooses are final
+            if guidance.method == "gradient" and log_snr == last:  # the words that this chooses are final
                 denoised = condition_words(denoised, acting)
             logits = denoised.logits + forbidden
             if kept is not None:
@@ -222,18 +225,36 @@ class Generator:
                 return refine(denoiser, x_s, mean, variance, log_snr[None], lengths, acting, guidance)
 
         refine_draws = move if guidance.method == "paper" and terms else None
-        sampler = make_sampler(settings.sampler, predict, noise(), log_snrs, noise, settings.eta, refine_draws)
-        for prediction in sampler:
-            yield prediction.logits.argmax(-1)
+        best: Prediction | None = None
+        for levels in drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
+            x_t = noise() if best is None else q_sample(best.x0_hat, noise(), levels[0])
+            last = levels[-1]
+            draw = partial(predict, last)
+            for draft in make_sampler(settings.sampler, draw, x_t, levels, noise, settings.eta, refine_draws):
+                if draft.log_snr < last:
+                    yield draft.logits.argmax(-1)
+            best = self.better(best, draft, active(terms, guidance, progress_at(last)), lengths)
+            yield best.logits.argmax(-1)
 
-    def noise_levels(self, settings: Settings) -> Tensor:
-        """The log-SNR of every step, noisiest first; Diffusion-LM's own sampling knows no restart. (steps,)"""
+    def drafts(self, settings: Settings) -> list[Tensor]:
+        """The log-SNR of every step, noisiest first, from noise to a text and then of the restart."""
         schedule, published = self.model.schedule, self.model.fixed_length or settings.guidance.method == "paper"
         again = round(RESTART_SHARE * settings.steps)
         if settings.sampler != "ancestral" or published or settings.restart == 0:
             again = 0
         levels = [schedule.steps(settings.steps - again), schedule.steps(again, settings.restart)]
-        return torch.cat(levels).to(self.model.device)
+        return [part.to(self.model.device) for part in levels if len(part)]
+
+    def better(
+        self, earlier: Prediction | None, later: Prediction, terms: Sequence[Term], lengths: Tensor | None
+    ) -> Prediction:
+        """Of two drafts, row by row, the later one unless the guides hold the controls likelier in the earlier."""
+        if earlier is None or not terms:
+            return later
+        before, after = (
+            joint_log_prob(terms, self.on_clean_text(draft.logits.argmax(-1), lengths)) for draft in (earlier, later)
+        )
+        return later.where(after > before - MARGIN, earlier)
 
     def forbidden_words(self) -> Tensor:
         """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a text. (V,)"""

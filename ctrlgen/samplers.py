@@ -5,6 +5,8 @@ self-conditioning, temperature and guidance, and randomness only through `noise(
 answer; no noise is added after it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.choices import SamplerName
-from ctrlgen.diffusion import posterior, q_sample
+from ctrlgen.diffusion import posterior
 from ctrlgen.schedule import alpha_sigma
 
 
@@ -25,6 +27,15 @@ class Prediction:
     log_snr: Tensor  # ()
     x0_hat: Tensor  # (B, n, d)
     logits: Tensor  # (B, n, V)
+
+    def where(self, rows: Tensor, other: Prediction) -> Prediction:
+        """This prediction in the rows where `rows` (B,) is True, the other one elsewhere."""
+        mine = rows[:, None, None]
+        x_t, x0_hat, logits = (
+            torch.where(mine, a, b)
+            for a, b in ((self.x_t, other.x_t), (self.x0_hat, other.x0_hat), (self.logits, other.logits))
+        )
+        return Prediction(x_t, self.log_snr, x0_hat, logits)
 
 
 Predict = Callable[[Tensor, Tensor, "Prediction | None"], Prediction]
@@ -52,7 +63,6 @@ def ancestral(
 ) -> Iterator[Prediction]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): x_s is drawn from q(x_s | x_t, x0_hat).
 
-    Where the levels go back to more noise it restarts (Xu et al. 2023): x_s is drawn from q(x_s | x0_hat).
     `refine(x_s, mean, variance, log_snr_s)` may move each draw, as Diffusion-LM's guidance does.
     """
     prediction = None
@@ -61,9 +71,6 @@ def ancestral(
         yield prediction
         if t + 1 < len(log_snrs):
             log_snr_s = log_snrs[t + 1]
-            if log_snr_s < log_snr_t:
-                x_t = q_sample(prediction.x0_hat, noise(), log_snr_s)
-                continue
             mean, variance = posterior(x_t, prediction.x0_hat, log_snr_s, log_snr_t)
             x_t = mean + variance.sqrt() * noise()
             if refine is not None:

@@ -483,15 +483,63 @@ def test_the_last_words_are_chosen_under_the_control(generator: Generator) -> No
 
 def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
     schedule = generator.model.schedule
-    levels = generator.noise_levels(Settings(steps=10))
-    torch.testing.assert_close(levels, torch.cat([schedule.steps(6), schedule.steps(4, 0.5)]))
-    assert (levels.diff() < 0).sum() == 1
+    first, again = generator.drafts(Settings(steps=10))
+    assert torch.equal(first, schedule.steps(6))
+    assert torch.equal(again, schedule.steps(4, 0.5))
     for settings in (
         Settings(steps=10, restart=0.0),
         Settings(steps=10, sampler="dpm"),
         Settings(steps=10, guidance=Guidance("paper")),
     ):
-        assert torch.equal(generator.noise_levels(settings), schedule.steps(10))
+        (levels,) = generator.drafts(settings)
+        assert torch.equal(levels, schedule.steps(10))
+
+
+def drafts_of(generator: Generator, *texts: str) -> Prediction:
+    """A prediction that is sure of these texts, a row each."""
+    ids = torch.tensor([generator.model.tokenizer.ids(text.split()) for text in texts])
+    logits = 20.0 * torch.nn.functional.one_hot(ids, len(generator.model.tokenizer))
+    x_0 = generator.embeddings[ids]
+    return Prediction(x_0, torch.tensor(0.0), x_0, logits)
+
+
+def test_a_restart_keeps_the_earlier_draft_where_the_guides_like_it_better(generator: Generator) -> None:
+    right, as_right, wrong = "the cat sees a dog .", "a river likes the house .", "a small cat sees the dog"
+    earlier = drafts_of(generator, right, right, wrong)
+    later = drafts_of(generator, wrong, as_right, right)
+    batch = list(generator.jobs(0, generator.request([SIMPLE], n=3), QUICK))
+    best = generator.better(earlier, later, generator.terms(batch), None)
+    expected = drafts_of(generator, right, as_right, right)
+    assert torch.equal(best.x0_hat, expected.x0_hat)
+    assert torch.equal(best.logits, expected.logits)
+    assert generator.better(earlier, later, [], None) is later
+    assert generator.better(None, later, generator.terms(batch), None) is later
+
+
+def test_a_restart_starts_from_the_better_draft(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x_s = alpha_s x0_hat + sigma_s eps, and the denoiser is told x0_hat as its last word."""
+    started, chosen, said = [], [], []
+    q_sample, better, steer = pipeline.q_sample, generator.better, pipeline.steer
+
+    def choose(*given: Any) -> Prediction:
+        chosen.append(better(*given))
+        return chosen[-1]
+
+    monkeypatch.setattr(
+        pipeline, "q_sample", lambda *given: started.append((given, q_sample(*given))) or started[-1][1]
+    )
+    monkeypatch.setattr(generator, "better", choose)
+    monkeypatch.setattr(pipeline, "steer", lambda *given: said.append(given) or steer(*given))
+    batch = list(generator.jobs(0, generator.request([SIMPLE], n=3), QUICK))
+    ids = list(generator.sample_batch(batch, Settings(steps=10)))
+    ((x_0, _, level), x_s), (first, last) = *started, chosen
+    assert torch.equal(x_0, first.x0_hat)
+    assert level == generator.model.schedule.steps(4, 0.5)[0]
+    assert torch.equal(said[6][1], x_s)
+    assert torch.equal(said[6][3], first.x0_hat)
+    assert len(ids) == 10
+    assert torch.equal(ids[5], first.logits.argmax(-1))
+    assert torch.equal(ids[-1], last.logits.argmax(-1))
 
 
 def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,7 +548,7 @@ def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch
     monkeypatch.setattr(pipeline, "steer", lambda *given: told.append(given[2]) or steer(*given))
     settings = Settings(steps=6, time_offset=-0.7)
     generator.generate([generator.request([SIMPLE])], settings)
-    torch.testing.assert_close(torch.cat(told), generator.noise_levels(settings) - 0.7)
+    torch.testing.assert_close(torch.cat(told), torch.cat(generator.drafts(settings)) - 0.7)
 
 
 def test_special_tokens_are_never_written(generator: Generator) -> None:

@@ -224,13 +224,3 @@ def test_seeded_noise_is_standard_normal_and_never_repeats() -> None:
     assert first.mean().item() == pytest.approx(0.0, abs=0.05)
     assert first.std().item() == pytest.approx(1.0, abs=0.05)
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].abs() < 0.05
-
-
-def test_a_level_of_more_noise_is_a_restart() -> None:
-    """From the prediction alone: x_s = alpha_s x0_hat + sigma_s eps."""
-    low, high, noise = torch.tensor(3.0), torch.tensor(-1.0), CountedNoise()
-    first, second = walk(ancestral(toy_predict, start(), torch.stack([low, high]), CountedNoise()))
-    alpha, sigma = alpha_sigma(high)
-    assert torch.equal(first, start())
-    expected = alpha * toy_predict(first, low, None).x0_hat + sigma * noise()
-    torch.testing.assert_close(second, expected)
