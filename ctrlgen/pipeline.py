@@ -237,7 +237,10 @@ class Generator:
             yield best.logits.argmax(-1)
 
     def drafts(self, settings: Settings) -> list[Tensor]:
-        """The log-SNR of every step, noisiest first, from noise to a text and then of the restart."""
+        """The log-SNR of every step, noisiest first, from noise to a text, then of the restart.
+
+        Diffusion-LM's own sampling knows no restart.
+        """
         schedule, published = self.model.schedule, self.model.fixed_length or settings.guidance.method == "paper"
         again = round(RESTART_SHARE * settings.steps)
         if settings.sampler != "ancestral" or published or settings.restart == 0:
@@ -248,7 +251,10 @@ class Generator:
     def better(
         self, earlier: Prediction | None, later: Prediction, terms: Sequence[Term], lengths: Tensor | None
     ) -> Prediction:
-        """Of two drafts, row by row, the later one unless the guides hold the controls likelier in the earlier."""
+        """Of two drafts, row by row, the later one unless the guides hold the controls likelier in the earlier.
+
+        Terms (the controls that act now) may be none; then no guide chooses.
+        """
         if earlier is None or not terms:
             return later
         before, after = (
