@@ -187,8 +187,8 @@ class Generator:
         sizes = [job.length for job in batch]
         lengths = self.row_lengths(batch)
         noise = SeededNoise([job.noise_seed for job in batch], sizes, self.embeddings.shape[1], model.device)
-        drafts = self.drafts(settings)
-        log_snrs = torch.cat(drafts)
+        levels_of_drafts = self.noise_levels(settings)
+        log_snrs = torch.cat(levels_of_drafts)
         forbidden = self.forbidden_words()
         kept = self.kept_words(batch)
         denoiser = kept.told(model.denoiser, self.embeddings) if kept is not None else model.denoiser
@@ -226,7 +226,7 @@ class Generator:
 
         refine_draws = move if guidance.method == "paper" and terms else None
         best: Prediction | None = None
-        for levels in drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
+        for levels in levels_of_drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
             x_t = noise() if best is None else q_sample(best.x0_hat, noise(), levels[0])
             last = levels[-1]
             draw = partial(predict, last)
@@ -236,8 +236,8 @@ class Generator:
             best = self.better(best, draft, active(terms, guidance, progress_at(last)), lengths)
             yield best.logits.argmax(-1)
 
-    def drafts(self, settings: Settings) -> list[Tensor]:
-        """The log-SNR of every step, noisiest first, from noise to a text, then of the restart.
+    def noise_levels(self, settings: Settings) -> list[Tensor]:
+        """The log-SNR of each draft's steps, noisiest first: from noise to a text, then of the restart.
 
         Diffusion-LM's own sampling knows no restart.
         """

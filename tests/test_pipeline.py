@@ -483,7 +483,7 @@ def test_the_last_words_are_chosen_under_the_control(generator: Generator) -> No
 
 def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
     schedule = generator.model.schedule
-    first, again = generator.drafts(Settings(steps=10))
+    first, again = generator.noise_levels(Settings(steps=10))
     assert torch.equal(first, schedule.steps(6))
     assert torch.equal(again, schedule.steps(4, 0.5))
     for settings in (
@@ -491,7 +491,7 @@ def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
         Settings(steps=10, sampler="dpm"),
         Settings(steps=10, guidance=Guidance("paper")),
     ):
-        (levels,) = generator.drafts(settings)
+        (levels,) = generator.noise_levels(settings)
         assert torch.equal(levels, schedule.steps(10))
 
 
@@ -548,7 +548,7 @@ def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch
     monkeypatch.setattr(pipeline, "steer", lambda *given: told.append(given[2]) or steer(*given))
     settings = Settings(steps=6, time_offset=-0.7)
     generator.generate([generator.request([SIMPLE])], settings)
-    torch.testing.assert_close(torch.cat(told), torch.cat(generator.drafts(settings)) - 0.7)
+    torch.testing.assert_close(torch.cat(told), torch.cat(generator.noise_levels(settings)) - 0.7)
 
 
 def test_special_tokens_are_never_written(generator: Generator) -> None:
