@@ -35,6 +35,15 @@ def rng() -> torch.Generator:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums are in the same order as in one of a generator's workers, or in a process that a test starts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def make_model() -> Callable[..., Denoiser]:
     """A tiny denoiser in evaluation mode. `perturbed` fills every weight, also those that start at zero."""
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,6 @@ BRIEF = TrainingConfig(
 @pytest.fixture
 def recipe(toy_data: Path) -> Recipe:
     return Recipe(DataConfig(str(toy_data)), SMALL, DiffusionConfig(), BRIEF)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in the same order here as in the processes that are started."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(recipe: Recipe, directory: Path, until: int | None = None, **options: Any) -> list[Progress]:

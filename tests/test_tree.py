@@ -221,6 +221,17 @@ def test_a_span_is_scored_by_its_ends_and_their_neighbours() -> None:
     torch.testing.assert_close(scorer(h, some), scores[:, some])
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_a_single_span_is_scored_alike_in_any_company(n: int) -> None:
+    torch.manual_seed(n)
+    scorer, h = SpanScorer(width=256, hidden=256, classes=40), torch.randn(8, n, 256)
+    wanted = torch.arange(n * (n + 1) // 2) == 0
+    together = scorer(h, wanted)
+    for row in range(8):
+        assert torch.equal(scorer(h[row : row + 1], wanted)[0], together[row])
+
+
 def binary_trees(start: int, end: int) -> Iterator[list[tuple[int, int]]]:
     """The spans of every binary tree over the words from start to end - 1."""
     if end - start == 1:
