@@ -22,7 +22,8 @@ from classifiers.brackets import Bracketing, Constituent, Leaf, labelled_f1, mis
 from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, best_trees, fill_chart, square, upper
 from classifiers.parser import CleanParser, agreement
 from classifiers.pos import parse_pattern
-from classifiers.tree import ORACLE, Span, Syntax, Tree, TreeHead
+from classifiers.tree import ORACLE, Span, Syntax, Tree
+from classifiers.tree_head import TreeHead
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.control import Verdict
