@@ -100,7 +100,7 @@ class DenoisingTask:
         denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(recipe.model)))
         if recipe.training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
-            denoiser.compile(dynamic=True)
+            denoiser.compile(dynamic=True, options={"fallback_random": True})  # inductor's own dropout is slow on a CPU
         schedule = make_schedule(recipe.diffusion.schedule, recipe.diffusion.min_noise, recipe.diffusion.max_noise)
         if start is not None:
             denoiser.load_state_dict(start.denoiser.state_dict())
