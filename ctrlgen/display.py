@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -37,6 +38,20 @@ def marked_text(sample: Sample) -> Text:
         text.append(space)
         text.append(word, style="bold red" if position in failed else "")
     return text
+
+
+def html_text(tokens: Sequence[str], failed: Set[int] = frozenset()) -> str:
+    """A text as people write it, as HTML with the words that failed marked."""
+    return "".join(
+        space + (f"<mark>{escape(word)}</mark>" if position in failed else escape(word))
+        for position, (space, word) in enumerate(zip(spacing(tokens), tokens, strict=True))
+    )
+
+
+def html_mark(success: bool | None) -> str:
+    """A tick, a cross or a question mark, of class pass, fail or open."""
+    name = {True: "pass", False: "fail", None: "open"}[success]
+    return f"<span class={name}>{MARKS[success].plain}</span>"
 
 
 def reasons(result: ControlResult) -> list[str]:

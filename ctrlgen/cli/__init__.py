@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ctrlgen.cli import controls, evaluate, generate, infill, train, train_classifier, train_lm
+from ctrlgen.cli import controls, demo, evaluate, generate, infill, train, train_classifier, train_lm
 from ctrlgen.errors import CtrlgenError, UsageError
 
 OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -28,6 +28,7 @@ app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)
 app.command("eval")(evaluate.evaluate)
 app.command("controls")(controls.controls)
+app.command("demo")(demo.demo)
 
 
 def show_version(asked: bool) -> None:
@@ -86,3 +87,4 @@ def configure_libraries() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from rich.text import Text
 
-from ctrlgen.display import console
+from ctrlgen.display import console, html_mark, html_text
 from ctrlgen.evaluation.card import write_card
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.published import write_comparison
@@ -31,13 +31,11 @@ from ctrlgen.evaluation.tables import (
 )
 from ctrlgen.evaluation.tradeoff import KNEE, curves, knee
 from ctrlgen.files import make_directory, write_text
-from ctrlgen.tokenizer import spacing
 
 __all__ = ["show_results", "write_card", "write_comparison", "write_report"]
 
 REPORT = "report.html"
 SHOWN = 30  # samples of each suite, method and setting
-MARKS = {True: ("pass", "✓"), False: ("fail", "✗"), None: ("open", "?")}
 INSTALL_PLOTS = "pip install matplotlib"
 
 
@@ -219,30 +217,21 @@ def sample(record: Record, results: Results, human: Record | None) -> str:
     if target.template is not None:
         texts.append(target.template)
     controls = "".join(
-        f"<li>{mark(verdict.success)} <code>{escape(text)}</code>"
+        f"<li>{html_mark(verdict.success)} <code>{escape(text)}</code>"
         + (f" <small>{escape(verdict.detail)}</small>" if verdict.detail else "")
         + "</li>"
         for text, verdict in zip(texts, record.verdicts, strict=False)
     )
     reference = ""
     if human is not None:
-        ticks = "".join(mark(verdict.success) for verdict in human.verdicts)
+        ticks = "".join(html_mark(verdict.success) for verdict in human.verdicts)
         reference = f"<p class=reference><b>human</b> {marked(human)} {ticks}</p>"
     return f"<li><p>{marked(record)}</p><ul>{controls}</ul>{reference}</li>\n"
 
 
-def mark(success: bool | None) -> str:
-    name, sign = MARKS[success]
-    return f"<span class={name}>{sign}</span>"
-
-
 def marked(record: Record) -> str:
     """A text as people write it, the words that failed marked."""
-    failed = {position for verdict in record.verdicts for position in verdict.failed}
-    return "".join(
-        space + (f"<mark>{escape(word)}</mark>" if position in failed else escape(word))
-        for position, (space, word) in enumerate(zip(spacing(record.tokens), record.tokens, strict=True))
-    )
+    return html_text(record.tokens, {position for verdict in record.verdicts for position in verdict.failed})
 
 
 def settings_table(configuration: Mapping[str, Any]) -> str:
