@@ -118,7 +118,9 @@ def test_what_import_offers() -> None:
         _ = ctrlgen.nothing
 
 
-@pytest.mark.parametrize("command", ["generate", "infill", "train", "train-classifier", "train-lm", "eval", "controls", "demo"])
+@pytest.mark.parametrize(
+    "command", ["generate", "infill", "train", "train-classifier", "train-lm", "eval", "controls", "demo"]
+)
 def test_every_command_has_help(ctrlgen: Run, command: str) -> None:
     outcome = ctrlgen(command, "--help")
     assert (outcome.code, outcome.err) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -26,4 +27,7 @@ def demo(
 
     page = serve(Generator(model, find_device(device)), host, port, browser)
     print(f"{page.local_url}  (Ctrl-C ends it)", file=sys.stderr)
-    page.block_thread()
+    try:
+        Event().wait()
+    finally:
+        page.close(verbose=False)

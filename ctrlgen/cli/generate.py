@@ -22,12 +22,20 @@ BATCH_KEYS = ("id", "controls", "n", "seed", "template")
 def generate(
     options: SamplingOptions,
     batch: Annotated[str | None, typer.Option(help="JSON Lines requests from a file, or - for standard input.")] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Share the batch among the processors of a Ray cluster: RAY_ADDRESS, or this machine."
+        ),
+    ] = False,
 ) -> None:
     """Sample texts that obey controls.
 
     Example: ctrlgen generate --control "pos: DT NN VBZ DT JJ NN IN NNP NNP ." -n 4
     """
     if batch is None:
+        if ray:
+            raise UsageError("--ray shares a batch: give --batch as well")
         answer(options, lambda generator: [generator.request(options.control or [], options.n, options.seed)])
         return
     if options.control:
@@ -37,6 +45,7 @@ def generate(
         options,
         lambda generator: [batch_request(generator, line, where, options) for where, line in lines],
         as_json=True,
+        on_cluster=ray,
     )
 
 

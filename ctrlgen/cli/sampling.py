@@ -103,29 +103,49 @@ def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def answer(
-    options: SamplingOptions, make_requests: Callable[["Generator"], list["Request"]], as_json: bool = False
+    options: SamplingOptions,
+    make_requests: Callable[["Generator"], list["Request"]],
+    as_json: bool = False,
+    on_cluster: bool = False,
 ) -> None:
-    """Sample what is requested and write it out. Nothing is written where a request cannot be understood."""
+    """Sample what is requested and write it out. Nothing is written where a request cannot be understood.
+
+    What a cluster answers is JSON Lines.
+    """
     with output(options.out) as file:
+        if on_cluster:
+            from ctrlgen.cluster import generate_on_cluster
         from ctrlgen.pipeline import Generator
 
         settings = options.settings()
         generator = Generator(options.model, find_device(options.device))
+        requests = make_requests(generator)
         tally = Tally()
-        for samples in answers(generator, make_requests(generator), settings):
-            tally.count(samples)
-            if as_json or options.as_json:
-                for sample in samples:
-                    file.write(json.dumps(sample.as_json(), ensure_ascii=False) + "\n")
-                file.flush()
-            else:
-                from ctrlgen.display import show_samples
+        if on_cluster:
+            for lines in generate_on_cluster(options.model, requests, settings):
+                tally.count(lines)
+                write_lines(lines, file)
+        else:
+            for samples in answers(generator, requests, settings):
+                lines = [sample.as_json() for sample in samples]
+                tally.count(lines)
+                if as_json or options.as_json:
+                    write_lines(lines, file)
+                else:
+                    from ctrlgen.display import show_samples
 
-                show_samples(samples, file)
+                    show_samples(samples, file)
     if settings.until_success:
         print(tally.line(1 + settings.until_success), file=sys.stderr)
     if options.require_success and tally.failed:
         raise typer.Exit(UNSUCCESSFUL)
+
+
+def write_lines(lines: Sequence[dict[str, Any]], file: TextIO) -> None:
+    """Samples as JSON Lines, at once to be read."""
+    for line in lines:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    file.flush()
 
 
 @dataclass
@@ -138,15 +158,16 @@ class Tally:
     unjudged: int = 0
     why: str | None = None  # they were not judged
 
-    def count(self, samples: Sequence["Sample"]) -> None:
+    def count(self, samples: Sequence[dict[str, Any]]) -> None:
+        """Samples as `Sample.as_json` has them."""
         self.samples += len(samples)
         for sample in samples:
-            self.draws += sample.attempts
-            self.failed += sample.success is False
-            self.unjudged += sample.success is None
-            for result in sample.controls:
-                if result.verdict.success is None:
-                    self.why = self.why or result.verdict.detail
+            self.draws += sample["attempts"]
+            self.failed += sample["success"] is False
+            self.unjudged += sample["success"] is None
+            for result in sample["controls"]:
+                if result["success"] is None:
+                    self.why = self.why or result["detail"]
 
     def line(self, most: int) -> str:
         """One line on a run that drew each sample up to `most` times."""
