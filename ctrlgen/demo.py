@@ -145,10 +145,9 @@ def listing(samples: list[Sample]) -> str:
 
 
 def item(sample: Sample) -> str:
-    failed = {position for result in sample.controls for position in result.verdict.failed}
     controls = "".join(
         f"<li>{html_mark(result.verdict.success)} <code>{escape(result.control.text)}</code> "
         f"{escape('; '.join(reasons(result)))}</li>"
         for result in sample.controls
     )
-    return f"<li><p>{html_text(sample.tokens, failed)}</p><ul>{controls}</ul></li>"
+    return f"<li><p>{html_text(sample.tokens, sample.failed)}</p><ul>{controls}</ul></li>"

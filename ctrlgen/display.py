@@ -32,8 +32,7 @@ def console(file: TextIO) -> Console:
 
 def marked_text(sample: Sample) -> Text:
     """The sample's text with the words that failed a control in red."""
-    failed = {position for result in sample.controls for position in result.verdict.failed}
-    text = Text()
+    text, failed = Text(), sample.failed
     for position, (space, word) in enumerate(zip(spacing(sample.tokens), sample.tokens, strict=True)):
         text.append(space)
         text.append(word, style="bold red" if position in failed else "")

@@ -125,6 +125,11 @@ class Sample:
         return None if None in verdicts else True
 
     @property
+    def failed(self) -> set[int]:
+        """Positions of the words that failed a control."""
+        return {position for result in self.controls for position in result.verdict.failed}
+
+    @property
     def score(self) -> float | None:
         """The guides' joint probability, None without controls."""
         return math.prod(result.score for result in self.controls) if self.controls else None
