@@ -57,7 +57,8 @@ def generate_on_cluster(
         pool = ActorPool([worker.remote(model, settings) for _ in range(min(most, len(shards)))])
         yield from pool.map(lambda actor, shard: actor.answer.remote(shard), shards)
     except (OSError, ray.exceptions.RayError) as error:
-        said = str(error).strip().splitlines()  # of a worker's error its traceback, the error itself last
+        # of a worker's error its traceback, the error itself last
+        said = [type(error).__name__, *str(error).strip().splitlines()]
         raise CtrlgenError(f"ray: {re.sub(r'^[.A-Za-z]+Error: ', '', said[-1])}") from error
     finally:
         ray.shutdown()
