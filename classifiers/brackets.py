@@ -21,7 +21,7 @@ ANY = "*"
 ROOTS = ("TOP", "ROOT", "")
 ESCAPES = {"-LRB-": "(", "-RRB-": ")"}
 TOKEN = re.compile(r"[()]|[^\s()]+")
-SPAN = re.compile(r"(?P<label>\S+)\s+(?P<first>\d+)(?:\s*[-–]\s*(?P<last>\d+))?")
+SPAN = re.compile(r"(?P<label>\S+)\s+(?P<first>\d{1,9})(?:\s*[-–]\s*(?P<last>\d{1,9}))?")
 
 
 @dataclass(frozen=True)

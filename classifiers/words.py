@@ -81,7 +81,10 @@ class Words(Classifier):
 
     def listed(self, value: str) -> list[str]:
         """The phrases of a list, split at commas outside of quotes."""
-        return next(csv.reader([" ".join(value.split())], skipinitialspace=True))
+        try:
+            return next(csv.reader([" ".join(value.split())], skipinitialspace=True))
+        except csv.Error as error:
+            raise UsageError(f"{self.kind}: not a list of phrases: {error}") from error
 
     def phrase(self, text: str) -> Phrase:
         """A phrase's words, folded. Raises UsageError for those that the model cannot write."""

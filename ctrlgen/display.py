@@ -72,7 +72,7 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("text", ratio=1)
     for name in names:
-        table.add_column(name, justify="center")
+        table.add_column(Text(name), justify="center")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
     details = [
         [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,17 +24,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise CtrlgenError(f"{path}: cannot be written: not a regular file")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        path = path.resolve()  # a link stays one
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary.touch(exist_ok=False)
+        if path.exists():
+            shutil.copymode(path, temporary)
     except OSError as error:
         raise CtrlgenError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are."""
+    with path.open(encoding="utf-8") as file:
+        return [line.removesuffix("\n") for line in file]
 
 
 def write_text(path: Path, text: str) -> None:

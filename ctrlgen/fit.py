@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import WEIGHTS
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.files import atomic_file, make_directory, write_text
+from ctrlgen.files import atomic_file, make_directory, read_lines, write_text
 from ctrlgen.optim import has_fast_bfloat16, make_optimizers
 
-MAX_SEED = 2**32  # with a step added, still a seed of torch
+MAX_SEED = 2**31 - 1  # torch reads 32 bits of a seed: within these no two are one
 RESUME, METRICS = "resume.safetensors", "metrics.jsonl"
 
 
@@ -183,17 +183,18 @@ def fit(
                 raise CtrlgenError(f"training diverged at step {step}: lower training.lr and training.matrix_lr")
             step += 1
             tokens_seen += tokens
-            between_steps = True
             if step % config.log_every == 0 or step == config.steps:
                 yield log(accelerator, directory, progress())
-            if step % config.validate_every == 0 or step == config.steps:
+            validating = step % config.validate_every == 0 or step == config.steps
+            if validating:
                 validation = task.validate(average)
                 if accelerator.is_main_process:
                     task.save(average, directory, validation)
                 yield log(accelerator, directory, progress(validation))
             if step % config.log_every == 0:
                 recent.clear()
-            if accelerator.is_main_process and (step % config.checkpoint_every == 0 or step == config.steps):
+            between_steps = True  # a step's validation is part of it
+            if accelerator.is_main_process and (validating or step % config.checkpoint_every == 0):
                 state.save(directory / RESUME, step)
             accelerator.wait_for_everyone()
             if interruption.asked:
@@ -238,13 +239,15 @@ def prepare_directory(directory: Path, resume: bool) -> None:
     make_directory(directory)
     if resume and not (directory / RESUME).exists():
         raise CtrlgenError(f"{directory}: nothing to resume, {RESUME} is missing")
-    if not resume and any((directory / name).exists() for name in (RESUME, WEIGHTS)):
+    if not resume and (directory / RESUME).exists():
         raise CtrlgenError(f"{directory}: already holds a model; continue it with --resume or choose another --out")
+    if not resume and (directory / WEIGHTS).exists():
+        raise CtrlgenError(f"{directory}: already holds a model; choose another --out")
 
 
 def keep_metrics(path: Path, step: int) -> None:
     """Drop the lines that a killed run wrote after its last checkpoint, the last of them perhaps torn."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_lines(path) if path.exists() else []
     write_text(path, "".join(f"{line}\n" for line in itertools.takewhile(lambda line: step_of(line) <= step, lines)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
 from ctrlgen.data import LengthBatches, read_texts
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.files import atomic_file
 from ctrlgen.registry import user_directory
+from ctrlgen.seeds import seeded
 from ctrlgen.tokenizer import WordTokenizer, detokenize
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class LanguageModel:
         for rows in batches:
             starts = [[*(prompts[row] if prompts else ()), self.tokenizer.end_id] for row in rows]
             limit = max_length or self.lm.config.max_position_embeddings - 1
-            rngs = [torch.Generator().manual_seed(seeds[row]) for row in rows]
+            rngs = [seeded(seeds[row]) for row in rows]
             rolls = torch.stack([torch.rand(limit, generator=rng, dtype=torch.float64) for rng in rngs])
             drawn |= self._draw(rows, torch.tensor(starts), rolls, temperature, adjust)
         return [drawn[row] for row in range(len(seeds))]
@@ -330,8 +332,8 @@ def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
     with quietly(), tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary:
         lm.half().save_pretrained(temporary)
         for name in (WEIGHTS, CONFIG):
-            os.chmod(Path(temporary) / name, 0o644)
-            os.replace(Path(temporary) / name, directory / name)
+            with atomic_file(directory / name) as file:
+                shutil.copyfile(Path(temporary) / name, file)
 
 
 def train_lm(

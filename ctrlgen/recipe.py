@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.model import DenoiserConfig
 from ctrlgen.schedule import make_schedule
+from ctrlgen.tokenizer import SPECIAL
 from ctrlgen.train import Recipe
 
-MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "seed")
+MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps")
+LARGEST = 10**9  # of any number
 SHARES = ("dropout", "decay_share", "ema", "span_mask_rate")  # at most 1
 
 
@@ -57,6 +58,8 @@ def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any
 def check_sizes(recipe: Recipe, source: str) -> None:
     """Refuse what no model can be made from, before any data is read."""
     diffusion = recipe.diffusion
+    if recipe.data.max_vocab <= len(SPECIAL):
+        raise UsageError(f"{source}: [data]: max_vocab = {recipe.data.max_vocab} leaves no words beside {SPECIAL}")
     try:
         DenoiserConfig(vocab_size=1, **dataclasses.asdict(recipe.model))
         make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
@@ -73,12 +76,13 @@ def build(kind: type, values: dict[str, Any], where: str) -> Any:
             raise UsageError(f"{where}: unknown key {key!r}; use {', '.join(hints)}.{did_you_mean(key, hints)}")
         if not fits(value, hints[key]):
             raise UsageError(f"{where}: {key} = {value!r} is not {describe(hints[key])}")
-        if hints[key] is int and value < 1 and key not in MAY_BE_ZERO:
-            raise UsageError(f"{where}: {key} = {value!r} must be at least 1")
+        least = 0 if key in MAY_BE_ZERO else 1
+        if hints[key] is int and key != "seed" and not least <= value <= LARGEST:
+            raise UsageError(f"{where}: {key} = {value!r} must be from {least} to {LARGEST}")
         if key in SHARES and not 0 <= value <= 1:
             raise UsageError(f"{where}: {key} = {value!r} must be from 0 to 1")
-        if hints[key] is float and not 0 <= value < math.inf:
-            raise UsageError(f"{where}: {key} = {value!r} must be a number from 0")
+        if hints[key] is float and not 0 <= value <= LARGEST:
+            raise UsageError(f"{where}: {key} = {value!r} must be a number from 0 to {LARGEST}")
     for name in required:
         if name not in values:
             raise UsageError(f"{where}: {name} is missing")

@@ -18,7 +18,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.fit import Progress, TrainingConfig, differing_keys, fit
 from ctrlgen.model import Denoiser, DenoiserConfig
 from ctrlgen.schedule import Schedule, WarpSchedule, make_schedule
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 
 VALIDATION_SENTENCES = 2048
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
@@ -87,6 +87,8 @@ class DenoisingTask:
         start = starting_model(recipe)
         if start is None:
             self.tokenizer = WordTokenizer.train(texts, recipe.data.min_count, recipe.data.max_vocab)
+            if len(self.tokenizer) == len(SPECIAL):
+                raise CtrlgenError(f"{recipe.data.train}: no word is seen {recipe.data.min_count} times")
         else:
             self.tokenizer = start.tokenizer
         self.sentences = self.prepare(texts)
@@ -97,7 +99,10 @@ class DenoisingTask:
         held_out = recipe.data.validation
         self.held_out = self.prepare(read_texts(held_out, recipe.data.text_column)) if held_out else []
         torch.manual_seed(recipe.training.seed)
-        denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(recipe.model)))
+        try:
+            denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(recipe.model)))
+        except RuntimeError as error:  # torch's allocator
+            raise CtrlgenError("a model of these sizes does not fit into memory") from error
         if recipe.training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             denoiser.compile(dynamic=True, options={"fallback_random": True})  # inductor's own dropout is slow on a CPU

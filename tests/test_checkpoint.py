@@ -22,7 +22,7 @@ from ctrlgen.checkpoint import (
     write_weights,
 )
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.files import atomic_file, make_directory, write_text
+from ctrlgen.files import atomic_file, make_directory, read_lines, write_text
 
 
 def one_line(error: CtrlgenError) -> str:
@@ -215,6 +215,32 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, stop: type[BaseException]
 def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_keeps_its_mode_and_the_umask_is_heeded(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.touch()
+    kept.chmod(0o640)
+    before = os.umask(0o077)
+    try:
+        write_text(kept, "")
+        write_text(new, "")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (kept, new)] == [0o640, 0o600]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        write_text(link, text)
+        assert (link.is_symlink(), target.read_text()) == (True, text)
+
+
+def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes("a\u2028b\x85\x0cc\r\n\nd".encode())
+    assert read_lines(tmp_path / "file") == ["a\u2028b\x85\x0cc", "", "d"]
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:

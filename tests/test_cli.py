@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -260,7 +261,7 @@ def test_explain(ctrlgen: Run, toy_model: Path, generator: Generator, oracle: li
     ] * 2
     assert first["controls"][0]["explanation"] == []
     (explained,) = second["controls"][0]["explanation"]
-    assert list(explained) == ["failed", "p", "steps", "last_held", "pulled_by"]
+    assert list(explained) == ["failed", "p", "steps", "last_held", "pulled_by", "negated"]
     assert (explained["failed"], explained["steps"], explained["last_held"]) == (failed.detail, 4, 2)
     assert 0.0 <= explained["p"] <= 1.0
     oracle += [passed, failed, *parts, *steps]
@@ -477,6 +478,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_data: P
         "tag.jsonl": '{}\n\n{"controls": ["pos: NUON"]}\n',
         "template.jsonl": '{"template": 3}\n',
         "blank.jsonl": "\n\n",
+        "half.jsonl": '{"id": "\\ud800"}\n',
+        "nan.jsonl": '{"id": NaN}\n',
+        "deep.jsonl": '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
     }.items():
         (place / name).write_text(text)
     return place
@@ -514,6 +518,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} -n", "0", 2, ["-n"]),
         (f"{GENERATE} --seed", "9" * 30, 2, ["seed"]),
         (f"{GENERATE} --temperature", "0", 2, ["temperature"]),
+        (f"{GENERATE} --temperature", "1e-40", 2, ["temperature must be at least 0.01"]),
         (f"{GENERATE} --temperature", "nan", 2, ["temperature"]),
         (f"{GENERATE} --strength", "-1", 2, ["strength"]),
         (f"{GENERATE} --strength", "nan", 2, ["strength"]),
@@ -527,6 +532,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --window", "0.5:0.1", 2, ["--window '0.5:0.1'"]),
         (f"{GENERATE} --window", "a:b", 2, ["--window 'a:b'"]),
         (f"{GENERATE} --device", "quantum", 2, ["'quantum'"]),
+        (f"{GENERATE} --device", "meta", 2, ["'meta'"]),
         (GENERATE, "--no-such-option", 2, ["--no-such-option"]),
         (f"{GENERATE} -c 'pos: DET' --batch", "$place/n.jsonl", 2, ["--batch", "--control"]),
         (f"{GENERATE} --batch", "$place/none.jsonl", 1, ["none.jsonl: cannot be read: No such file"]),
@@ -542,6 +548,14 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --batch", "$place/seed.jsonl", 2, ["line 1: seed must be a whole number"]),
         (f"{GENERATE} --batch", "$place/tag.jsonl", 2, ["line 3: ", "'NUON'", "Did you mean NOUN?"]),
         (f"{GENERATE} --batch", "$place/template.jsonl", 2, ["line 1: template must be a string"]),
+        (f"{GENERATE} --batch", "$place/half.jsonl", 2, ["half.jsonl, line 1: not JSON"]),
+        (f"{GENERATE} --batch", "$place/nan.jsonl", 2, ["nan.jsonl, line 1: not JSON: NaN"]),
+        (f"{GENERATE} --batch", "$place/deep.jsonl", 2, ["deep.jsonl, line 1: not JSON"]),
+        (f"{GENERATE} -c", "words: \udcff", 2, ["not Unicode text"]),
+        (f"{GENERATE} -c", f"words: {'a' * 200_000}", 2, ["words: not a list of phrases"]),
+        (f"{GENERATE} -c", f"length: {'9' * 5000}", 2, ["is not a length"]),
+        ("infill -m $place/model", "the ___{" + "9" * 5000 + "} .", 2, ["write the number of words"]),
+        ("infill -m $place/model", "the ___ \udcff .", 2, ["not Unicode text"]),
         ("infill -m $place/model", "the cat .", 2, ["'the cat .' has no blank to fill"]),
         ("infill -m $place/model -c 'pos: DET NOUN'", "the ___{2} .", 2, ["takes 4 to 4 words", "'pos: DET NOUN'"]),
         ("infill -m $place/model -c", "pos: DET", 2, ["template"]),
@@ -575,7 +589,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (TEACH, "$place/tags.jsonl", 2, ["'NUON'", "Did you mean NOUN?"]),
         (TEACH, "$place/uneven.jsonl", 1, ["2 words but 1 tags"]),
         (f"{TEACH} $place/tags.jsonl --label-column", "tgas", 2, ["'tgas'", "Did you mean tags?"]),
-        (f"{TEACH} $place/tags.jsonl --seed", "1732370000000000000", 2, ["the seed must be at most 4294967296"]),
+        (f"{TEACH} $place/tags.jsonl --seed", "1732370000000000000", 2, ["the seed must be at most 2147483647"]),
         (f"{TEACH} $place/tags.jsonl --name", "../../pos", 2, ["cannot be the name of a control"]),
         (f"{TEACH} $place/tags.jsonl --out", "$place/letters", 1, ["$place/letters: holds something else"]),
         (f"{TEACH} $place/tags.jsonl --out", "$place/model", 1, ["$place/model: holds something else"]),
@@ -608,6 +622,27 @@ def test_texts_without_tags_need_the_oracles_tagger(ctrlgen: Run, model_copy: Pa
     outcome = ctrlgen("train-classifier", "pos", "-m", model_copy, "--force", "--data", tmp_path / "plain.jsonl")
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
     assert "pip install" in outcome.err
+
+
+def test_lines_of_a_batch_end_at_newlines_alone(ctrlgen: Run, toy_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "batch.jsonl").write_bytes('{"id": "a\u2028b\x85"}\r\n{"id": 2}'.encode())
+    outcome = ctrlgen("generate", "-m", toy_model, "--steps", 2, "--batch", tmp_path / "batch.jsonl")
+    assert [json.loads(line)["id"] for line in outcome.out.rstrip("\n").split("\n")] == ["a\u2028b\x85", 2]
+
+
+def test_names_are_no_markup(ctrlgen: Run, toy_model: Path) -> None:
+    outcome = ctrlgen("generate", "-m", toy_model, "--steps", 2, "-c", "[/pos]: DET NOUN")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "[/pos]" in outcome.out
+
+
+def test_what_the_output_cannot_show_is_escaped(toy_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ctrlgen", "generate", "-m", str(toy_model), "--steps", "2", "-c", "length: 4"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2713" in done.stdout
 
 
 def test_from_a_shell(toy_model: Path, generator: Generator) -> None:

@@ -144,7 +144,21 @@ def test_files_of_targets(generator: Generator, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '["food"]', '{"controls": []}', '{"controls": [3]}', "7", '{"pos": "x"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '"food: Japanese"',
+        '{"controls": "length: 4"}',
+        '{"controls": ["length: 4"], "template": 5}',
+        '["food"]',
+        '{"controls": []}',
+        '{"controls": [3]}',
+        "7",
+        '{"pos": "x"',
+    ],
+)
 def test_a_wrong_line_is_named(text: str, generator: Generator, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"controls": ["length: 4"]}\n' + text + "\n")

@@ -104,6 +104,11 @@ def test_each_mistake_is_named(tables: dict[str, object], parts: list[str]) -> N
         (data(training={"ema": -0.5}), "ema = -0.5 must be from 0 to 1"),
         (data(training={"lr": -1.0}), "lr = -1.0 must be a number from 0"),
         (data(training={"lr": math.nan}), "lr = nan must be a number from 0"),
+        (data(training={"lr": 1e308}), "lr = 1e.308 must be a number from 0"),
+        ({"data": {"train": "x.txt", "min_count": -1}}, "min_count = -1 must be from 0"),
+        ({"data": {"train": "x.txt", "max_vocab": 10**22}}, "max_vocab = 1"),
+        ({"data": {"train": "x.txt", "max_vocab": 3}}, "max_vocab = 3 leaves no words"),
+        (data(diffusion={"steps": 10**20}), "steps = 1"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_before_the_data_is_read(tables: dict[str, object], named: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.fit import METRICS, RESUME, Progress, TrainingConfig, differing_keys, update_average
-from ctrlgen.train import DataConfig, ModelConfig, Recipe, train
+from ctrlgen.train import DataConfig, DenoisingTask, ModelConfig, Recipe, train
 
 SMALL = ModelConfig(embedding_dim=4, width=16, layers=1, heads=2, max_length=11, dropout=0.1)
 BRIEF = TrainingConfig(
@@ -169,6 +169,41 @@ def test_a_step_that_is_torn_is_not_saved(recipe: Recipe, tmp_path: Path, monkey
         with pytest.raises(KeyboardInterrupt):
             run(recipe, stopped)
     assert run(recipe, stopped, resume=True)[0].step == 9
+    assert_same(written(whole), written(stopped))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_validation_that_is_torn_is_done_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """A second Ctrl-C strikes while the model is validated: in the middle of the run, or at its end."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, validate_every=10))
+    run(recipe, whole)
+    validate, calls = DenoisingTask.validate, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1 + last:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return validate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DenoisingTask, "validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, stopped)
+    run(recipe, stopped, resume=True)
+    assert_same(written(whole), written(stopped))
+
+
+def test_what_is_validated_can_be_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    training = dataclasses.replace(recipe.training, validate_every=2, checkpoint_every=1000)
+    recipe = dataclasses.replace(recipe, training=training)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(recipe, whole)
+    run(recipe, stopped, until=3)
+    assert run(recipe, stopped, resume=True)[0].step == 3
     assert_same(written(whole), written(stopped))
 
 

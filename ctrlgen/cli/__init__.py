@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -51,6 +52,9 @@ def options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
     configure_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to stop
     try:
         command = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="ctrlgen", standalone_mode=False)
@@ -67,6 +71,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILURE
+    except UnicodeEncodeError as error:  # bytes that are no UTF-8, from the command line
+        code = fail(f"{error.object!r}: not Unicode text", USAGE)
     except OSError as error:
         code = fail(f"{error.filename or 'output'}: {error.strerror or error}", FAILURE)
     sys.exit(code or OK)

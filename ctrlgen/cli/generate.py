@@ -54,7 +54,7 @@ def read_requests(source: str) -> list[tuple[str, dict[str, Any]]]:
     name = "standard input" if source == "-" else source
     try:
         with nullcontext(sys.stdin) if source == "-" else open(source, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+            lines = [line.removesuffix("\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise CtrlgenError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     requests = []
@@ -69,8 +69,9 @@ def read_requests(source: str) -> list[tuple[str, dict[str, Any]]]:
 def parse_request(line: str, where: str) -> dict[str, Any]:
     """One request as written: {"id": …, "controls": […], "n": …, "seed": …, "template": …}."""
     try:
-        request = json.loads(line)
-    except ValueError as error:
+        request = json.loads(line, parse_constant=refuse_constant)
+        json.dumps(request, ensure_ascii=False).encode()  # half a surrogate pair could not be answered
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON: {error}") from None
     if not isinstance(request, dict):
         raise UsageError(f"{where}: a request is a JSON object")
@@ -88,6 +89,11 @@ def parse_request(line: str, where: str) -> dict[str, Any]:
     if not isinstance(request.get("template", ""), str):
         raise UsageError(f"{where}: template must be a string")
     return request
+
+
+def refuse_constant(name: str) -> None:
+    """Python's JSON reads and writes NaN and Infinity, which are none."""
+    raise ValueError(f"{name} is no number")
 
 
 def batch_request(generator: Generator, request: dict[str, Any], where: str, options: SamplingOptions) -> Request:

@@ -98,7 +98,7 @@ def summary(
         also=further_tests(records, asked),
         unchecked=0 if suite == UNGUIDED else len(records) - len(checked),
         cost={name: e for name, of in cost.items() if (e := estimate_by_target(written, of))},
-        exp_mean={name: mean(math.exp(value) for value in of) for name, of in cost.items()},
+        exp_mean={name: mean(math.exp(value) for value in of) for name, of in cost.items() if of},
         gap={name: e for name, of in costs.items() if method != HUMAN and (e := gap(records, human, of))},
         distinct={str(n): metrics.distinct(texts, n) for n in (1, 2, 4)},
         self_bleu=optional_self_bleu(texts),

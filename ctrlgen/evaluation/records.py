@@ -18,7 +18,7 @@ from ctrlgen.control import Verdict, check
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.targets import Asked
 from ctrlgen.evaluation.writers import Draft, Writer
-from ctrlgen.files import make_directory, write_text
+from ctrlgen.files import make_directory, read_lines, write_text
 from ctrlgen.pipeline import Request
 from ctrlgen.tokenizer import detokenize
 
@@ -78,7 +78,7 @@ class Store:
 
     def load(self, identity: dict[str, Any]) -> None:
         assert self.path is not None
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = read_lines(self.path) if self.path.exists() else []
         whole = []
         for line in lines:
             try:

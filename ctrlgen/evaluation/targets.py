@@ -22,6 +22,7 @@ from typing import Any
 
 from ctrlgen.data import load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.files import read_lines
 from ctrlgen.pipeline import Generator, Request
 
 Words = tuple[str, ...]
@@ -190,7 +191,7 @@ def ask(generator: Generator, suite: str, targets: Iterable[Target], n: int, see
 def read_targets(path: Path, generator: Generator) -> list[Target]:
     """Targets of a file, ours or Diffusion-LM's. Raises CtrlgenError without any, UsageError for a wrong line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     targets = []
@@ -210,6 +211,8 @@ def read_targets(path: Path, generator: Generator) -> list[Target]:
 
 def parse_target(line: Any, generator: Generator) -> Target:
     """One line of a target file. Raises ValueError, KeyError, TypeError or IndexError where it is none."""
+    if not isinstance(line, (list, dict)):
+        raise TypeError(line)
     if isinstance(line, list):  # ["food", ":", "Japanese"]
         name, _, value = " ".join(line).partition(":")
         if not value.strip():
@@ -219,9 +222,11 @@ def parse_target(line: Any, generator: Generator) -> Target:
         return published_target(line)
     references = line.get("references", [line["reference"]] if line.get("reference") else [])
     split = generator.model.tokenizer.split
-    controls, template = line.get("controls", []), line.get("template")
-    if not (controls or template) or not all(isinstance(control, str) for control in controls):
+    controls, template = line.get("controls", []), line.get("template") or None
+    if not (controls or template) or not isinstance(controls, list):
         raise ValueError(line)
+    if not all(isinstance(said, str) for said in (*controls, template or "")):
+        raise TypeError(line)
     return Target(tuple(controls), tuple(tuple(split(text)) for text in references), template)
 
 
@@ -229,13 +234,13 @@ def published_target(line: Mapping[str, Any]) -> Target:
     """Diffusion-LM's: START and END are part of the lists, and often a newline before END; spans are counted from 0
     without START, their end inclusive.
     """
-    words = line.get("words_") or [""] * len(line.get("pos", ()))
+    words = list(map(str, line.get("words_") or [""] * len(line.get("pos", ()))))
     inside = [i for i, word in enumerate(words) if word not in FRAME and not (word and not word.strip())]
     newline = any(word and not word.strip() for word in words)
     reference = tuple(words[i] for i in inside if words[i])
     if "pos" in line:
         tags = [line["pos"][i] for i in inside]
-        control = f"pos: {' '.join(tag for tag in tags if tag not in FRAME)}"
+        control = f"pos: {' '.join(str(tag) for tag in tags if tag not in FRAME)}"
     elif "spans" in line:
         control = "span: " + ", ".join(f"{label} {start + 1}-{end + 1}" for start, end, label in line["spans"])
     else:

@@ -11,6 +11,7 @@ from typing import Protocol
 from ctrlgen.control import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.targets import Words
+from ctrlgen.files import read_lines
 from ctrlgen.pipeline import Generator, Request, Settings
 
 OURS, GIVEN = "ctrlgen", "given"
@@ -72,7 +73,7 @@ class Given:
     def __init__(self, path: Path, generator: Generator):
         self.path = path
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_lines(path)
         except (OSError, UnicodeDecodeError) as error:
             raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self.texts = [self.words(line, generator) for line in lines]

@@ -23,7 +23,8 @@ from ctrlgen.guidance import joint_log_prob
 from ctrlgen.language_model import LanguageModel
 from ctrlgen.model import Denoised
 from ctrlgen.pipeline import Generator, Request, make_batches
-from ctrlgen.request import SEED_STRIDE, Job
+from ctrlgen.request import Job
+from ctrlgen.seeds import SEED_STRIDE
 
 ROUND = 256  # texts drawn at once
 DIGITS = 1  # of a guide's log-probability; what differs by less is a tie

@@ -32,7 +32,6 @@ from ctrlgen.evaluation.peers.training import (
     Known,
     constituents,
     held_out,
-    is_negated,
     name_of,
     peer_directory,
     reading,
@@ -124,7 +123,7 @@ class Finetuned(BestOf):
 
     def refused(self, control: Control) -> str | None:
         name = name_of(self.generator, control)
-        if is_negated(control):
+        if control.statement.negated:
             return f"it learned nothing of `not {name}`"
         if name not in self.prompts.known.kinds:
             return f"it did not learn {name}"

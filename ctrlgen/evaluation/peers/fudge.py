@@ -36,7 +36,6 @@ from ctrlgen.evaluation.peers.training import (
     Corpus,
     Known,
     constituents,
-    is_negated,
     name_of,
     peer_directory,
     reading,
@@ -120,7 +119,7 @@ class Fudge(BestOf):
         """Add one control."""
         name, kind = name_of(self.generator, control), control.classifier.kind
         value, weight = control.statement.value, control.statement.weight * STRENGTHS.get(kind, LABEL_STRENGTH)
-        if is_negated(control) and not control.classifier.structural:
+        if control.statement.negated and not control.classifier.structural:
             raise CannotAskError(f"it knows no `not {name}`")
         if kind == "pos":
             asking.tags |= {place: (tag, weight) for place, tag in self.tags(value).items()}

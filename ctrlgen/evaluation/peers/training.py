@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, read_config
-from ctrlgen.control import Control, parse_statement
+from ctrlgen.control import Control
 from ctrlgen.data import load_data
 from ctrlgen.display import follow_training
 from ctrlgen.errors import CtrlgenError
@@ -144,11 +144,6 @@ def name_of(generator: Generator, control: Control) -> str:
     """A control's name as the model calls it."""
     names = generator.controls.names()
     return next(name for name in names if generator.controls.classifier(name) is control.classifier)
-
-
-def is_negated(control: Control) -> bool:
-    """Also where the classifier has turned the target round."""
-    return parse_statement(control.text).negated
 
 
 def constituents(value: str) -> Iterator[tuple[int, int, str]]:
