@@ -17,11 +17,10 @@ from torch import Tensor
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import UsageError
-from ctrlgen.guidance import MAX_PROBABILITY
 from ctrlgen.model import Denoised
 
 TOLERANCE = 2  # words; Diffusion-LM counts such lengths as right
-RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
 
 
 class Length(Classifier):
@@ -86,7 +85,8 @@ class GuidedLength(Length):
         return torch.tensor([[k in target for k in range(max(lengths))] for target in targets])
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        end = denoised.logits.log_softmax(-1)[..., self.end_id]  # (B, n)
-        no_end = torch.log1p(-end.exp().clamp(max=MAX_PROBABILITY))
+        log_p = denoised.logits.float().log_softmax(-1)  # (B, n, V)
+        end = log_p[..., self.end_id]  # (B, n)
+        no_end = log_p.index_fill(-1, torch.tensor(self.end_id, device=log_p.device), -torch.inf).logsumexp(-1)
         log_p = end + no_end.cumsum(1) - no_end
         return log_p.masked_fill(~encoded.to(log_p.device), -torch.inf).logsumexp(1)

@@ -58,8 +58,9 @@ class Pattern:
     open_end: bool = False
 
     def ids(self, length: int) -> list[int]:
+        """The tags of a text of `length` words; those beyond it are left out."""
         known = TAG_IDS[self.tagset]
-        ids = [known.get(tag, ANY_ID) for tag in self.tags]
+        ids = [known.get(tag, ANY_ID) for tag in self.tags[:length]]
         return ids + [ANY_ID] * (length - len(ids))
 
     def clash(self, other: Pattern) -> str | None:

@@ -266,7 +266,7 @@ class Tree(Classifier):
                 if word is not None:
                     leaves[row, 0, place] = self.tokenizer.ids([word])[0]
             if target.tags is not None:
-                leaves[row, 1] = torch.tensor(target.tags.ids(n)[:n])
+                leaves[row, 1] = torch.tensor(target.tags.ids(n))
         return torch.cat([chart, leaves], 1).to(self.model.device)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ def refuse_contradictions(controls: Sequence[Control]) -> None:
 
 def contradiction(one: Control, other: Control) -> str | None:
     """Why no text can have both, or None."""
-    if one.statement.negated != other.statement.negated:
+    if one.complement != other.complement:
         same = one.classifier.group == other.classifier.group and one.target == other.target
         return "one asks for what the other avoids" if same else None
-    if one.statement.negated:
+    if one.complement:
         return None
     return one.classifier.contradiction(one.target, other.classifier, other.target) or other.classifier.contradiction(
         other.target, one.classifier, one.target
@@ -58,9 +58,9 @@ def common_lengths(controls: Sequence[Control], longest: int, template: Template
 
 def allowed_lengths(control: Control, longest: int) -> set[int]:
     """Lengths up to `longest` that one control allows. A negated one forbids lengths only if it is about length."""
-    if control.statement.negated and not control.classifier.structural:
+    if control.complement and not control.classifier.structural:
         return set(range(1, longest + 1))
     return {
         n for n in range(1, longest + 1)
-        if control.classifier.allows_length(control.target, n) != control.statement.negated
+        if control.classifier.allows_length(control.target, n) != control.complement
     }  # fmt: skip

@@ -73,6 +73,11 @@ class Control:
     def text(self) -> str:
         return self.statement.text
 
+    @property
+    def complement(self) -> bool:
+        """Whether the target is what to avoid: under `not`, where its kind has no target that means the opposite."""
+        return self.statement.negated and self.classifier.negate(self.target) is None
+
 
 class Classifier(ABC):
     """An attribute that can be asked for: it guides by `log_prob` and is honest by `check`.
@@ -176,7 +181,7 @@ def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[V
     """The oracle's verdict on each text under its control; all controls are of one classifier."""
     verdicts = controls[0].classifier.check(texts, [control.target for control in controls])
     return [
-        verdict.turned_round() if control.statement.negated else verdict
+        verdict.turned_round() if control.complement else verdict
         for control, verdict in zip(controls, verdicts, strict=True)
     ]
 

@@ -77,7 +77,7 @@ def missing_parts(result: ControlResult, words: Sequence[str]) -> list[tuple[Any
     classifier, target = result.control.classifier, result.control.target
     parts = classifier.parts_of(target)
     missing = []
-    if len(parts) > 1 and not result.control.statement.negated:
+    if len(parts) > 1 and not result.control.complement:
         verdicts = classifier.check([words] * len(parts), parts)
         missing = [(p, v.detail or "") for p, v in zip(parts, verdicts, strict=True) if v.success is False]
     return missing or [(target, result.verdict.detail or "")]
@@ -98,7 +98,8 @@ def explain_batch(
     term = replace(others.pop(position), encoded=encoded)
     clean = generator.on_clean_text(generator.rows(batch, texts), generator.row_lengths(batch))
     explanations = [
-        Explanation(part.detail, p) for part, p in zip(batch, term.log_prob(clean).exp().tolist(), strict=True)
+        Explanation(part.detail, p, negated=part.controls[position].statement.negated)
+        for part, p in zip(batch, term.log_prob(clean).exp().tolist(), strict=True)
     ]
     if term.classifier.structural:  # decided before the first step
         return explanations

@@ -25,7 +25,7 @@ from ctrlgen.schedule import alpha_sigma
 Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
 
 STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
-MAX_PROBABILITY = 1.0 - 1e-6  # keeps log(1 - p) finite for negated controls
+LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
 MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
 
 
@@ -58,13 +58,25 @@ class Term:
     weight: float = 1.0
     negated: bool = False
     window: tuple[float, float] = (0.0, 1.0)
+    impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
         log_p = self.classifier.log_prob(denoised, self.encoded)
-        if self.negated:
-            return torch.log1p(-log_p.exp().clamp(max=MAX_PROBABILITY))
-        return log_p
+        return self.avoided(log_p) if self.negated else log_p
+
+    def avoided(self, log_p: Tensor) -> Tensor:
+        """log(1 - p), of the text (B,) or of any part of it (B, ...); 0 where the length alone avoids the control."""
+        log_not = log_complement(log_p)
+        if self.impossible is None:
+            return log_not
+        return log_not.masked_fill(self.impossible.view(-1, *[1] * (log_p.dim() - 1)), 0.0)
+
+
+def log_complement(log_p: Tensor) -> Tensor:
+    """log(1 - p), in float32 at least: bfloat16 cannot tell p = 0.998 from 1. A certain p has no gradient."""
+    log_p = log_p.to(torch.promote_types(log_p.dtype, torch.float32))
+    return torch.log(-torch.expm1(log_p.clamp(max=-LEAST_DOUBT)))
 
 
 def within(window: tuple[float, float], progress: float) -> bool:
@@ -150,7 +162,7 @@ def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float =
         if term.negated:  # 1 - p(c_i | w) prod_j p(c_j | x_t): the other words may break the control as well
             each = (denoised.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
             others = each.sum(1, keepdim=True) - each
-            log_p = torch.log1p(-(log_p + others).exp().clamp(max=MAX_PROBABILITY))
+            log_p = term.avoided(log_p + others)
         logits = logits + strength * term.weight * log_p
     return replace(denoised, logits=logits)
 

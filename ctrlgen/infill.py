@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ctrlgen.errors import UsageError
 from ctrlgen.model import Denoised
+from ctrlgen.seeds import seeded
 from ctrlgen.tokenizer import WordTokenizer
 
 BLANK = re.compile(r"_{3,}(?:\{([^}]*)\})?")
-SIZE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+SIZE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 NO_WORD = -1  # id where a blank is
 CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that guides stay so
 
@@ -68,7 +69,7 @@ class Template:
         Blanks without bounds split the words between them in every way alike (Pólya's urn): each further word goes
         to a blank with probability proportional to one more than it has drawn already.
         """
-        rng = torch.Generator().manual_seed(seed)
+        rng = seeded(seed)
         sizes = [blank.fewest for blank in self.blanks]
         for _ in range(length - len(self.parts) + len(self.blanks) - sum(sizes)):
             weights = [

@@ -29,9 +29,10 @@ from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
 from ctrlgen.optim import has_fast_bfloat16
 from ctrlgen.registry import Controls
-from ctrlgen.request import SEED_STRIDE, ControlResult, Job, Request, Sample, Settings, Step, Watch
+from ctrlgen.request import ControlResult, Job, Request, Sample, Settings, Step, Watch
 from ctrlgen.rounding import clamp
 from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
+from ctrlgen.seeds import MAX_SEED, SEED_STRIDE, seeded
 from ctrlgen.tokenizer import SPECIAL, detokenize
 
 __all__ = ["ControlResult", "Generator", "Request", "Sample", "Settings", "Step", "sample_texts"]
@@ -44,7 +45,6 @@ MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 RESTART_SHARE = 0.4
 MARGIN = 0.1  # in nats: drafts that the guides like about as well differ in rounding only
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
-MAX_SEED = 2**62
 SCORE_SEED = 0
 LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
 FORBIDDEN = -1e9  # logit of words that may not be generated
@@ -173,7 +173,7 @@ class Generator:
         counts = torch.tensor([float(self.model.lengths.get(n, 0)) for n in lengths])
         if counts.sum() == 0:
             return lengths[0]
-        return lengths[int(torch.multinomial(counts, 1, generator=torch.Generator().manual_seed(seed)))]
+        return lengths[int(torch.multinomial(counts, 1, generator=seeded(seed)))]
 
     @torch.no_grad()
     def sample_batch(
@@ -298,11 +298,19 @@ class Generator:
         in_company = sum(not control.classifier.structural for control in batch[0].controls) > 1
         for position, control in enumerate(batch[0].controls):
             encoded = control.classifier.encode([job.controls[position].target for job in batch], sizes)
-            said = control.statement
+            said, negated = control.statement, control.complement
             own = control.classifier.weight_in_company if in_company else control.classifier.weight
             weight = said.weight * own
-            terms.append(Term(control.classifier, encoded, weight, said.negated, said.window))
+            impossible = self.impossible([job.controls[position] for job in batch], sizes) if negated else None
+            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible))
         return terms
+
+    def impossible(self, controls: Sequence[Control], sizes: Sequence[int]) -> Tensor | None:
+        """The rows whose length rules out what is asked, so that `not` holds already. bool (B,)"""
+        if self.model.fixed_length:
+            return None
+        allowed = [c.classifier.allows_length(c.target, size) for c, size in zip(controls, sizes, strict=True)]
+        return ~torch.tensor(allowed, device=self.model.device)
 
     def on_clean_text(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
         """What the denoiser says of finished texts without noise. (B, n)"""

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -181,6 +180,6 @@ class Controls:
             target = classifier.parse(statement.value)
             opposite = classifier.negate(target) if statement.negated else None
             if opposite is not None:
-                statement, target = replace(statement, negated=False), opposite
+                target = opposite
             controls.append(Control(statement, classifier, target))
         return tuple(controls)

@@ -12,8 +12,9 @@ from ctrlgen.control import Control, Verdict
 from ctrlgen.errors import UsageError
 from ctrlgen.guidance import Guidance
 from ctrlgen.infill import Template
+from ctrlgen.seeds import SEED_STRIDE
 
-SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
+LEAST_TEMPERATURE = 0.01  # the likeliest word alone
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"steps must be at least 1, got {self.steps}")
-        if not 0 < self.temperature < math.inf:
-            raise UsageError(f"temperature must be above 0, got {self.temperature}")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
         if not 0 <= self.guidance.strength < math.inf:
             raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
         if self.candidates < 1:
@@ -68,18 +69,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How one part of a control was lost. Steps are counted from 1; `steps` is None where none were watched."""
+    """How one part of a control was lost. Steps are counted from 1; `steps` is None where none were watched.
+
+    Under `not` a text has a part that does not have what the part names.
+    """
 
     failed: str  # the oracle's words
-    p: float  # the guide's probability of the part in the finished text
+    p: float  # the guide's probability that the finished text has the part
     steps: int | None = None
     last_held: int | None = None  # the last step whose likeliest words had the part, by the oracle
     pulled_by: str | None = None  # the control whose gradient has pointed most against the part's since
+    negated: bool = False  # whether the control says `not`
 
     def __str__(self) -> str:
         said = f"{self.failed} (p={self.p:.2f})"
-        if self.steps is not None:
-            said += f", lost after step {self.last_held} of {self.steps}" if self.last_held else ", never there"
+        if self.last_held is not None:
+            said += f", {'there' if self.negated else 'lost'} after step {self.last_held} of {self.steps}"
+        elif self.steps is not None:
+            said += ", there from the first step" if self.negated else ", never there"
         return said + (f'; pulled away by "{self.pulled_by}"' if self.pulled_by is not None else "")
 
 
@@ -169,9 +176,7 @@ class Job:
     @property
     def batch_key(self) -> tuple[Any, ...]:
         """Jobs that share this may run as rows of one batch."""
-        return tuple(
-            (c.classifier.group, c.statement.weight, c.statement.negated, c.statement.window) for c in self.controls
-        )
+        return tuple((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ctrlgen.choices import SamplerName
 from ctrlgen.diffusion import posterior
 from ctrlgen.schedule import alpha_sigma
+from ctrlgen.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class SeededNoise:
     """Standard normal noise in which row i depends on seed i and its length alone, whatever else is in the batch."""
 
     def __init__(self, seeds: Sequence[int], lengths: Sequence[int], dim: int, device: torch.device | str = "cpu"):
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [seeded(seed) for seed in seeds]
         self.lengths, self.dim, self.device = lengths, dim, device
 
     def __call__(self) -> Tensor:

@@ -21,11 +21,6 @@ def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
-def noise_to_log_snr(noise: float) -> float:
-    """log-SNR of a noise-to-signal ratio sigma/alpha."""
-    return -2.0 * math.log(noise)
-
-
 class Schedule(nn.Module):
     """A strictly decreasing map t -> log-SNR. Subclasses implement `log_snr`."""
 

@@ -212,6 +212,9 @@ def test_how_it_reads() -> None:
     assert str(part) == f'{expected} "food: Japanese"'
     assert str(dataclasses.replace(part, last_held=None, pulled_by=None)).endswith("(p=0.12), never there")
     assert str(Explanation("13 words", 0.0)) == "13 words (p=0.00)"
+    avoided = dataclasses.replace(part, failed="'pub' at position 2", pulled_by=None, negated=True)
+    assert str(avoided) == "'pub' at position 2 (p=0.12), there after step 17 of 24"
+    assert str(dataclasses.replace(avoided, last_held=None)).endswith("(p=0.12), there from the first step")
 
 
 # The parts of each kind
@@ -233,7 +236,7 @@ def test_words_and_negated_controls(generator: Generator) -> None:
     for sample in generator.generate([generator.request(["not pos: DET ..."], n=4)], EXPLAINED):
         parts = explanations(sample)
         assert [part.failed for part in parts] == ["it is there"] * (sample.success is False)
-        assert all(part.last_held != SETTINGS.steps for part in parts)
+        assert all(part.last_held != SETTINGS.steps and part.negated for part in parts)
 
 
 def test_trees(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Steering: gradients against finite differences, sums, closed forms, bounds, and the paper's update."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from ctrlgen.guidance import (
     active,
     condition_words,
     joint_log_prob,
+    log_complement,
     refine,
     steer,
     tweedie_shift,
@@ -183,6 +185,34 @@ def test_negating_what_is_certain_stays_finite(model: Denoiser) -> None:
     assert torch.isfinite(certain.log_prob(model(x_t, log_snr))).all()
     _, shift = steer(model, x_t, log_snr, None, None, [certain], Guidance())
     assert torch.isfinite(shift).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_complement_is_finite_in_every_precision(dtype: torch.dtype) -> None:
+    """bfloat16 has no number between 0.996 and 1."""
+    p = torch.tensor([0.0, 1e-30, 0.3, 0.9985, 0.999, 1.0])
+    log_p = p.log().to(dtype).requires_grad_()
+    log_not = log_complement(log_p)
+    assert log_not.dtype == torch.float32
+    assert torch.isfinite(log_not).all()
+    torch.testing.assert_close(log_not[:-1].exp(), 1 - p[:-1], rtol=2e-3, atol=1e-4)
+    (gradient,) = torch.autograd.grad(log_not.sum(), log_p)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[2:5] < 0).all()
+
+
+def test_what_the_length_rules_out_is_avoided_already(model: Denoiser) -> None:
+    x_t, log_snr = noisy()
+    term = dataclasses.replace(some_term(0, negated=True), impossible=torch.tensor([True, False]))
+    log_p = term.log_prob(model(x_t, log_snr))
+    assert log_p[0] == 0
+    assert log_p[1] == some_term(0, negated=True).log_prob(model(x_t, log_snr))[1] < 0
+    denoised, shift = steer(model, x_t, log_snr, None, None, [term], Guidance())
+    assert not shift[0].any()
+    assert shift[1].any()
+    chosen = condition_words(denoised, [term])
+    assert torch.equal(chosen.logits[0], denoised.logits[0])
+    assert not torch.equal(chosen.logits[1], denoised.logits[1])
 
 
 def test_exact_multiplies_controls_to_the_power_of_their_weights(model: Denoiser) -> None:

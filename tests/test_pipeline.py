@@ -278,6 +278,22 @@ def test_lengths_follow_the_controls(generator: Generator) -> None:
     assert lengths("pos: DET NOUN") == {2}  # however rare
 
 
+def test_not_of_a_pattern_of_another_length_holds_already(generator: Generator) -> None:
+    """Whether the pattern is longer or shorter than the text: nothing is steered, and the guide is certain."""
+    ours = {"n": 3, "seed": 5}
+    for pattern in (SIMPLE, "pos: DET NOUN", f"{SIMPLE} ..."):
+        with_it, without = (
+            generator.generate([generator.request([*controls, "length: 4"], **ours)], QUICK)
+            for controls in ([f"not {pattern}"], [])
+        )
+        assert [s.text for s in with_it] == [s.text for s in without]
+        assert [s.controls[0].score for s in with_it] == [1.0] * 3
+        assert all(s.controls[0].verdict.success for s in with_it)
+    drawn = generator.generate([generator.request([f"not {SIMPLE}"], n=12)], QUICK)
+    assert {s.controls[0].score for s in drawn if len(s.tokens) != 6} == {1.0}
+    assert any(s.controls[0].score < 1 for s in drawn if len(s.tokens) == 6)
+
+
 def test_a_range_without_training_texts_takes_its_shortest(generator: Generator) -> None:
     assert generator.draw_length([2, 3, 4], seed=0) == 2
     assert generator.draw_length([12], seed=0) == 12

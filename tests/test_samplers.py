@@ -6,11 +6,14 @@ from typing import get_args
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ctrlgen.choices import SamplerName
 from ctrlgen.samplers import Prediction, SeededNoise, ancestral, ddim, dpm_solver, make_sampler
-from ctrlgen.schedule import CosineSchedule, alpha_sigma, noise_to_log_snr
+from ctrlgen.schedule import CosineSchedule, alpha_sigma
+from ctrlgen.seeds import seeded
 
 SAMPLERS = get_args(SamplerName)
 SHAPE = (2, 3, 4)
@@ -102,7 +105,7 @@ def test_dpm_solver_is_that_of_diffusers(count: int) -> None:
         final_sigmas_type="sigma_min",
     )
     scheduler.set_timesteps(count)
-    log_snrs = torch.tensor([noise_to_log_snr(sigma) for sigma in scheduler.sigmas.tolist()])  # (count + 1,)
+    log_snrs = -2.0 * scheduler.sigmas.log()  # (count + 1,)
     x_t = start().float()
     expected = [x_t]
     for t, log_snr in zip(scheduler.timesteps, log_snrs[:-1], strict=True):
@@ -216,6 +219,17 @@ def test_a_row_of_noise_depends_on_its_seed_alone() -> None:
         assert torch.equal(batch[1, :4], alone()[0])
         assert torch.equal(batch[1, 4:], torch.zeros(2, 4))
         assert not torch.equal(batch[0], batch[1])
+
+
+@given(st.integers(-(2**62), 2**62), st.integers(0, 61))
+def test_every_bit_of_a_seed_counts(seed: int, bit: int) -> None:
+    assert seeded(seed).initial_seed() == seeded(seed).initial_seed()
+    assert seeded(seed).initial_seed() != seeded(seed ^ (1 << bit)).initial_seed()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_seed_of_32_bits_is_torchs(seed: int) -> None:
+    assert torch.equal(seeded(seed).get_state(), torch.Generator().manual_seed(seed).get_state())
 
 
 def test_seeded_noise_is_standard_normal_and_never_repeats() -> None:

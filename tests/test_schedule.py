@@ -15,7 +15,6 @@ from ctrlgen.schedule import (
     WarpSchedule,
     alpha_sigma,
     make_schedule,
-    noise_to_log_snr,
 )
 
 NAMES = ("linear", "cosine", "sqrt", "warp")
@@ -119,11 +118,6 @@ def test_sqrt_is_the_papers_closed_form() -> None:
     assert torch.sigmoid(SqrtSchedule().log_snr(torch.ones((), dtype=torch.float64))).item() == pytest.approx(
         MIN_ALPHA_BAR
     )
-
-
-def test_noise_to_log_snr_inverts_the_ratio() -> None:
-    alpha, sigma = alpha_sigma(torch.tensor(noise_to_log_snr(3.5), dtype=torch.float64))
-    assert (sigma / alpha).item() == pytest.approx(3.5)
 
 
 def test_warp_is_uniform_in_log_noise_before_observation() -> None:
