@@ -26,6 +26,7 @@ Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept wor
 
 STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
 LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
+MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
 MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
 
 
@@ -59,6 +60,11 @@ class Term:
     negated: bool = False
     window: tuple[float, float] = (0.0, 1.0)
     impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
+
+    def rows(self, rows: Tensor) -> Term:
+        """The term of these rows (M,) of its batch."""
+        impossible = None if self.impossible is None else self.impossible[rows]
+        return replace(self, encoded=self.encoded[rows.to(self.encoded.device)], impossible=impossible)
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""

@@ -21,10 +21,11 @@ from torch import Tensor
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.contradiction import common_lengths, refuse_contradictions
 from ctrlgen.control import Control, check
+from ctrlgen.correction import accept, propose
 from ctrlgen.diffusion import log_likelihood_bound, q_sample
 from ctrlgen.errors import UsageError
 from ctrlgen.explain import explain
-from ctrlgen.guidance import Term, active, condition_words, joint_log_prob, refine, steer
+from ctrlgen.guidance import MARGIN, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
 from ctrlgen.optim import has_fast_bfloat16
@@ -43,7 +44,6 @@ Observe = Callable[[Callable[[Tensor], Denoised], Tensor, float], None]
 
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 RESTART_SHARE = 0.4
-MARGIN = 0.1  # in nats: drafts that the guides like about as well differ in rounding only
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 SCORE_SEED = 0
 LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
@@ -235,17 +235,58 @@ class Generator:
             for draft in make_sampler(settings.sampler, draw, x_t, levels, noise, settings.eta, refine_draws):
                 if draft.log_snr < last:
                     yield draft.logits.argmax(-1)
-            best = self.better(best, draft, active(terms, guidance, progress_at(last)), lengths)
-            yield best.logits.argmax(-1)
+            acting = active(terms, guidance, progress_at(last))
+            best = self.better(best, draft, acting, lengths)
+            if levels is not levels_of_drafts[-1]:
+                yield best.logits.argmax(-1)
+        assert best is not None
+        yield self.corrected(best.logits.argmax(-1), kept, lengths, acting, settings)
+
+    def corrected(
+        self, ids: Tensor, kept: KeptWords | None, lengths: Tensor | None, terms: Sequence[Term], settings: Settings
+    ) -> Tensor:
+        """Finished texts (B, n) after the sweeps of correction. Terms: the controls that act at the end."""
+        if self.published(settings):
+            return ids
+        within = torch.arange(ids.shape[1], device=ids.device) < (ids.shape[1] if lengths is None else lengths[:, None])
+        changeable = within.expand(ids.shape) if kept is None else within & ~kept.clean
+        noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
+        told = self.model.denoiser, self.embeddings, self.forbidden_words(), noisiest
+
+        rows = torch.arange(len(ids), device=ids.device)  # the texts that the last sweep changed
+        for _ in range(settings.corrections):
+            texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
+            sizes = None if lengths is None else lengths[rows]
+            with self.autocast():
+                chosen, words = propose(*told, texts, changeable[rows], sizes, of_rows)
+            after = (
+                accept(partial(self.held, of_rows, sizes), texts, chosen, words)
+                if terms
+                else words.where(chosen, texts)
+            )
+            ids = ids.index_copy(0, rows, after)
+            rows = rows[(after != texts).any(1)]
+            if len(rows) == 0:
+                break
+        return ids
+
+    def held(self, terms: Sequence[Term], lengths: Tensor | None, ids: Tensor, rows: Tensor) -> Tensor:
+        """log p, weighted, of the controls of these rows (M,) in finished texts (M, n). -> (M,)"""
+        clean = self.on_clean_text(ids, None if lengths is None else lengths[rows])
+        return joint_log_prob([term.rows(rows) for term in terms], clean)
+
+    def published(self, settings: Settings) -> bool:
+        """Whether sampling is Diffusion-LM's own, which knows neither restarts nor corrections."""
+        return self.model.fixed_length or settings.guidance.method == "paper"
 
     def noise_levels(self, settings: Settings) -> list[Tensor]:
         """The log-SNR of each draft's steps, noisiest first: from noise to a text, then of the restart.
 
         Diffusion-LM's own sampling knows no restart.
         """
-        schedule, published = self.model.schedule, self.model.fixed_length or settings.guidance.method == "paper"
+        schedule = self.model.schedule
         again = round(RESTART_SHARE * settings.steps)
-        if settings.sampler != "ancestral" or published or settings.restart == 0:
+        if settings.sampler != "ancestral" or self.published(settings) or settings.restart == 0:
             again = 0
         levels = [schedule.steps(settings.steps - again), schedule.steps(again, settings.restart)]
         return [part.to(self.model.device) for part in levels if len(part)]

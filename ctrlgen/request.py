@@ -24,9 +24,10 @@ class Settings:
     steps: int = 24
     sampler: SamplerName = "ancestral"
     eta: float = 0.0  # ddim only
-    temperature: float = 1.05
+    temperature: float = 1.2
     time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
     restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
+    corrections: int = 3  # sweeps over the finished text that replace words which the others make unlikely
     clamp: bool = False  # replace each x0_hat by the nearest embeddings (Li et al. 2022, section 4.2)
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = 1
@@ -43,6 +44,8 @@ class Settings:
             raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
         if self.candidates < 1:
             raise UsageError(f"candidates must be at least 1, got {self.candidates}")
+        if self.corrections < 0:
+            raise UsageError(f"corrections must be at least 0, got {self.corrections}")
         if self.until_success < 0:
             raise UsageError(f"until_success must be at least 0, got {self.until_success}")
         for what, value, names in (

@@ -257,7 +257,7 @@ def test_the_figures_of_a_run(run: Callable[..., Results]) -> None:
     assert human.cost["by length"].mean == pytest.approx(sum(lengths) / len(lengths))
     assert ours.gap["by length"].mean == 0  # the same lengths cost the same
     assert ours.exp_mean["by length"] == pytest.approx(sum(math.exp(n) for n in lengths) / len(lengths))
-    assert ours.evaluations == 4
+    assert ours.evaluations == 4 + 12
     unguided = results.row("unguided", "ctrlgen")
     assert unguided is not None
     assert unguided.success is None
@@ -318,7 +318,7 @@ def test_a_sweep_has_a_row_for_every_setting(run: Callable[..., Results]) -> Non
     results = run(sweep=(("steps", ("2", "3")), ("temperature", ("0.5", "1"))), limit=2)
     settings = [row.setting for row in results.rows if row.method == "ctrlgen"]
     assert settings == [f"steps={s}, temperature={t}" for s in (2, 3) for t in (0.5, 1)]
-    assert [row.evaluations for row in results.rows if row.method == "ctrlgen"] == [2, 2, 3, 3]
+    assert [row.evaluations for row in results.rows if row.method == "ctrlgen"] == [14, 14, 15, 15]
 
 
 def test_settings_that_are_varied() -> None:
@@ -330,7 +330,8 @@ def test_settings_that_are_varied() -> None:
         vary(Settings(), {"strenght": "2"})
     with pytest.raises(UsageError, match="'much' is not a number"):
         vary(Settings(), {"strength": "much"})
-    assert evaluations(Settings(steps=10, candidates=3)) == 3 * (10 + 32)
+    assert evaluations(Settings(steps=10, candidates=3)) == 3 * (10 + 12 + 32)
+    assert evaluations(Settings(steps=10, corrections=0)) == 10
 
 
 def test_good_texts_score_near_the_ceiling_and_a_bad_model_near_nothing(

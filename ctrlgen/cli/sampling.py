@@ -41,7 +41,10 @@ class SamplingOptions:
     guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient"
     strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None
     window: Annotated[str, typer.Option(help="FROM:TO, the part of denoising in which controls act.")] = "0:1"
-    temperature: Annotated[float, typer.Option(help="Below 1: likelier words.")] = 1.05
+    temperature: Annotated[float, typer.Option(help="Lower: likelier words; higher: more varied texts.")] = 1.2
+    corrections: Annotated[
+        int, typer.Option(min=0, help="Sweeps over the finished text that replace words the others make unlikely.")
+    ] = 3
     clamp: Annotated[
         bool, typer.Option("--clamp", help="Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     ] = False
@@ -77,6 +80,7 @@ class SamplingOptions:
             sampler=self.sampler,
             eta=self.eta,
             temperature=self.temperature,
+            corrections=self.corrections,
             clamp=self.clamp,
             guidance=Guidance(**choice),
             candidates=self.candidates,

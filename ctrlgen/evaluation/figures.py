@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ctrlgen.correction import STRIDE
 from ctrlgen.diffusion import SCORED_LEVELS
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import metrics
@@ -210,9 +211,11 @@ def calibration(records: Sequence[Record]) -> metrics.Calibration | None:
 
 
 def evaluations(settings: Settings) -> int:
-    """Calls of the denoiser for one sample: every step of every candidate, and the levels at which they are scored.
+    """Calls of the denoiser for one sample, at most: steps, sweeps of correction, and the levels at which candidates
+    are scored.
 
-    Not counted are two on clean text, without a gradient, where the guides choose between a restart's drafts.
+    Not counted are those on clean text, without a gradient, where the guides choose between drafts or corrections.
     """
+    correcting = 0 if settings.guidance.method == "paper" else STRIDE * settings.corrections
     scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0
-    return settings.candidates * (settings.steps + scoring)
+    return settings.candidates * (settings.steps + correcting + scoring)
