@@ -24,7 +24,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise CtrlgenError(f"{path}: cannot be written: not a regular file")
     try:
-        path = path.resolve()  # a link stays one
+        path = Path(os.path.realpath(path))  # a link stays one
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         temporary.touch(exist_ok=False)
         if path.exists():

@@ -32,7 +32,7 @@ RESULTS = "results.json"
 TARGET_SEED = 0  # which held-out texts are taken; --seeds change the samples
 SWEPT = {  # what --sweep may vary, with how its values are read
     "strength": float, "steps": int, "temperature": float, "candidates": int, "time_offset": float, "restart": float,
-    "corrections": int,     "sampler": str, "guidance": str, "select": str,
+    "corrections": int, "sampler": str, "guidance": str, "select": str,
 }  # fmt: skip
 
 
