@@ -9,43 +9,65 @@ stand there. Compare mask-predict (Ghazvininejad et al. 2019) and the correctors
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.guidance import MARGIN, Denoise, Term, condition_words
-from ctrlgen.infill import NO_WORD, KeptWords
+from ctrlgen.guidance import MARGIN, Term, joint_log_prob
+from ctrlgen.infill import NO_WORD
+from ctrlgen.model import Denoised
 
 STRIDE = 4  # of hidden words; nearer ones would be told too little of each other
 LEAST_GAIN = 3.0  # nats
 
+Lengths = Tensor | None
+OnHidden = Callable[[Sequence[Term], Lengths, Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)
+OnClean = Callable[[Tensor, Lengths], Denoised]  # texts (B, n) -> what the denoiser says of them
 Held = Callable[[Tensor, Tensor], Tensor]  # texts (M, n) and the rows (M,) whose controls they are under -> (M,)
 
 
-def propose(
-    denoiser: Denoise,
-    embeddings: Tensor,
-    forbidden: Tensor,
-    log_snr: Tensor,
+def correct(
+    on_hidden: OnHidden,
+    on_clean: OnClean,
     ids: Tensor,
     changeable: Tensor,
-    lengths: Tensor | None,
+    lengths: Lengths,
     terms: Sequence[Term],
-) -> tuple[Tensor, Tensor]:
+    sweeps: int,
+) -> Tensor:
+    """The texts (B, n) after at most so many sweeps, each over those that the one before it changed.
+
+    changeable: bool (B, n), the words that may be replaced. on_hidden, on_clean: the model's opinion of texts.
+    """
+    rows = torch.arange(len(ids), device=ids.device)
+    for _ in range(sweeps):
+        texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
+        sizes = None if lengths is None else lengths[rows]
+        chosen, words = propose(partial(on_hidden, of_rows, sizes), texts, changeable[rows])
+        if terms:
+            after = accept(partial(controls_log_prob, on_clean, of_rows, sizes), texts, chosen, words)
+        else:
+            after = torch.where(chosen, words, texts)
+        ids = ids.index_copy(0, rows, after)
+        rows = rows[(after != texts).any(1)]
+        if len(rows) == 0:
+            break
+    return ids
+
+
+def propose(on_hidden: Callable[[Tensor], Tensor], ids: Tensor, changeable: Tensor) -> tuple[Tensor, Tensor]:
     """Where a word is less likely than another by LEAST_GAIN, bool (B, n), and the likeliest words (B, n).
 
-    ids (B, n); changeable bool (B, n): words that may be replaced; log_snr (1,): the noise where a word is hidden;
-    forbidden (V,) is added to the logits. Of neighbours only the one that gains most is to be replaced.
+    Of neighbours only the one that gains most is to be replaced.
     """
-    likeliest, noise = ids, embeddings.new_zeros(*ids.shape, embeddings.shape[1])
+    likeliest = ids
     gain = torch.zeros(ids.shape, device=ids.device)
     place = torch.arange(ids.shape[1], device=ids.device)
     for first in range(min(STRIDE, ids.shape[1])):
         hidden = changeable & (place % STRIDE == first)
-        told = KeptWords(ids.masked_fill(hidden, NO_WORD)).told(denoiser, embeddings)
-        denoised = condition_words(told(noise, log_snr, lengths=lengths), terms)
-        log_p = (denoised.logits.float() + forbidden).log_softmax(-1)  # (B, n, V)
+        log_p = on_hidden(ids.masked_fill(hidden, NO_WORD))
         most, word = log_p.max(-1)
         gain = torch.where(hidden, most - log_p.gather(-1, ids[..., None]).squeeze(-1), gain)
         likeliest = torch.where(hidden, word, likeliest)
@@ -69,3 +91,9 @@ def accept(held: Held, ids: Tensor, chosen: Tensor, words: Tensor) -> Tensor:
     after = torch.where(chosen, words, ids)[touched]
     fine = held(after, touched) > before[touched] - MARGIN
     return ids.index_copy(0, touched, torch.where(fine[:, None], after, ids[touched]))
+
+
+def controls_log_prob(on_clean: OnClean, terms: Sequence[Term], lengths: Lengths, ids: Tensor, rows: Tensor) -> Tensor:
+    """log p, weighted, of the controls of these rows (M,) in finished texts (M, n). -> (M,)"""
+    clean = on_clean(ids, None if lengths is None else lengths[rows])
+    return joint_log_prob([term.rows(rows) for term in terms], clean)

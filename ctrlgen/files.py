@@ -7,8 +7,9 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 from ctrlgen.errors import CtrlgenError
 
@@ -38,9 +39,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(source: Path | TextIO) -> list[str]:
     """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are."""
-    with path.open(encoding="utf-8") as file:
+    with source.open(encoding="utf-8") if isinstance(source, Path) else nullcontext(source) as file:
         return [line.removesuffix("\n") for line in file]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.contradiction import common_lengths, refuse_contradictions
 from ctrlgen.control import Control, check
-from ctrlgen.correction import accept, propose
+from ctrlgen.correction import correct
 from ctrlgen.diffusion import log_likelihood_bound, q_sample
 from ctrlgen.errors import UsageError
 from ctrlgen.explain import explain
@@ -250,30 +250,7 @@ class Generator:
             return ids
         within = torch.arange(ids.shape[1], device=ids.device) < (ids.shape[1] if lengths is None else lengths[:, None])
         changeable = within.expand(ids.shape) if kept is None else within & ~kept.clean
-        noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
-        told = self.model.denoiser, self.embeddings, self.forbidden_words(), noisiest
-
-        rows = torch.arange(len(ids), device=ids.device)  # the texts that the last sweep changed
-        for _ in range(settings.corrections):
-            texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
-            sizes = None if lengths is None else lengths[rows]
-            with self.autocast():
-                chosen, words = propose(*told, texts, changeable[rows], sizes, of_rows)
-            after = (
-                accept(partial(self.held, of_rows, sizes), texts, chosen, words)
-                if terms
-                else words.where(chosen, texts)
-            )
-            ids = ids.index_copy(0, rows, after)
-            rows = rows[(after != texts).any(1)]
-            if len(rows) == 0:
-                break
-        return ids
-
-    def held(self, terms: Sequence[Term], lengths: Tensor | None, ids: Tensor, rows: Tensor) -> Tensor:
-        """log p, weighted, of the controls of these rows (M,) in finished texts (M, n). -> (M,)"""
-        clean = self.on_clean_text(ids, None if lengths is None else lengths[rows])
-        return joint_log_prob([term.rows(rows) for term in terms], clean)
+        return correct(self.on_hidden_words, self.on_clean_text, ids, changeable, lengths, terms, settings.corrections)
 
     def published(self, settings: Settings) -> bool:
         """Whether sampling is Diffusion-LM's own, which knows neither restarts nor corrections."""
@@ -359,6 +336,15 @@ class Generator:
         x_0 = self.model.denoiser.embed(ids)
         with self.autocast():
             return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
+
+    def on_hidden_words(self, terms: Sequence[Term], lengths: Tensor | None, ids: Tensor) -> Tensor:
+        """log p(word | the other words, controls) where ids (B, n) are NO_WORD. -> (B, n, V)"""
+        noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
+        noise = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
+        denoiser = KeptWords(ids).told(self.model.denoiser, self.embeddings)
+        with self.autocast():
+            denoised = condition_words(denoiser(noise, noisiest, lengths=lengths), terms)
+        return (denoised.logits.float() + self.forbidden_words()).log_softmax(-1)
 
     def rows(self, batch: Sequence[J], finished: Mapping[J, list[int]]) -> Tensor:
         """The finished word ids of a batch, filled up with padding. (B, n)"""

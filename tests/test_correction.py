@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toy_grammar import TAG_OF
 
 from ctrlgen.correction import LEAST_GAIN, STRIDE, accept, propose
-from ctrlgen.guidance import Guidance, Term
-from ctrlgen.model import Denoised
+from ctrlgen.guidance import Guidance
+from ctrlgen.infill import NO_WORD
 from ctrlgen.pipeline import Generator, Settings
 
 WORDS, DIM = 7, 3
@@ -22,21 +23,15 @@ class Reader:
 
     def __init__(self, table: Tensor):
         self.table = table  # (n, V)
-        self.told: list[tuple[Tensor, Tensor]] = []
+        self.told: list[Tensor] = []
 
-    def __call__(self, x_t: Tensor, log_snr: Tensor, given: Any, clean: Tensor, lengths: Tensor | None) -> Denoised:
-        self.told.append((x_t, clean))
-        logits = self.table.expand(len(x_t), -1, -1)
-        return Denoised(x_t, log_snr, logits, torch.zeros_like(x_t), (), lengths)
+    def __call__(self, ids: Tensor) -> Tensor:
+        self.told.append(ids)
+        return self.table.log_softmax(-1).expand(len(ids), -1, -1)
 
 
-def proposals(
-    reader: Reader, ids: Tensor, changeable: Tensor | None = None, terms: Sequence[Term] = ()
-) -> tuple[Tensor, Tensor]:
-    embeddings = torch.arange(1.0, WORDS + 1)[:, None].expand(-1, DIM)
-    changeable = torch.ones(ids.shape, dtype=torch.bool) if changeable is None else changeable
-    forbidden = torch.zeros(WORDS).index_fill(0, torch.tensor(0), -1e9)
-    return propose(reader, embeddings, forbidden, torch.tensor([-6.0]), ids, changeable, None, terms)
+def proposals(reader: Reader, ids: Tensor, changeable: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return propose(reader, ids, torch.ones(ids.shape, dtype=torch.bool) if changeable is None else changeable)
 
 
 def favouring(*words: int, by: float = LEAST_GAIN + 1) -> Tensor:
@@ -60,10 +55,10 @@ def test_of_neighbours_the_one_that_gains_most_is_replaced() -> None:
     assert chosen.tolist() == [[False, True, False, False, True]]
 
 
-def test_what_is_kept_or_forbidden_is_left() -> None:
+def test_what_is_kept_is_left() -> None:
     ids = torch.tensor([[1, 1, 1, 1, 1, 1]])
     changeable = torch.tensor([[True, False, True, True, True, True]])
-    chosen, words = proposals(Reader(favouring(1, 6, 1, 0, 1, 6)), ids, changeable)  # 0 is forbidden
+    chosen, words = proposals(Reader(favouring(1, 6, 1, 1, 1, 6)), ids, changeable)
     assert chosen.nonzero().tolist() == [[0, 5]]
     assert words[0, 5] == 6
 
@@ -73,10 +68,10 @@ def test_each_word_is_hidden_once_and_the_others_are_told() -> None:
     reader = Reader(favouring(1, 2, 3, 4, 5, 6))
     proposals(reader, ids)
     assert len(reader.told) == STRIDE
-    hidden = torch.stack([~clean[0] for _, clean in reader.told])
+    hidden = torch.stack([told[0] == NO_WORD for told in reader.told])
     assert hidden.sum(0).tolist() == [1] * 6
-    for x_t, clean in reader.told:
-        assert torch.equal(x_t[..., 0], torch.where(clean, ids + 1.0, 0.0))
+    for told in reader.told:
+        assert torch.equal(told, torch.where(told == NO_WORD, NO_WORD, ids))
 
 
 def test_changes_that_the_guides_mind_are_not_made() -> None:
@@ -121,6 +116,23 @@ def test_a_word_that_a_control_asks_for_stays(generator: Generator) -> None:
     damaged = "the cat sees a the ."
     assert corrected(generator, ["ends: the ."], damaged) == [damaged]
     assert corrected(generator, ["words: the, a"], damaged) != [damaged]  # there is another "the"
+
+
+def test_hidden_words_are_judged_by_the_others_and_the_controls(generator: Generator) -> None:
+    """The generator's on_hidden_words: what is told is certain, special tokens are never likely, tags count."""
+    tokenizer = generator.model.tokenizer
+    row = torch.tensor([tokenizer.ids("the cat sees a dog .".split())])
+    hidden = row.clone()
+    hidden[0, 4] = NO_WORD
+    log_p = generator.on_hidden_words([], None, hidden)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(1, 6))
+    told = torch.arange(6) != 4
+    assert torch.equal(log_p[0].argmax(-1)[told], row[0][told])
+    assert log_p[0, 4, tokenizer.unk_id] < -1e8
+    batch = list(generator.jobs(0, generator.request(["pos: DET NOUN VERB DET ADJ PUNCT"]), Settings()))
+    under_control = generator.on_hidden_words(generator.terms(batch), None, hidden)
+    (free,), (asked,) = (tokenizer.decode([int(p[0, 4].argmax())]) for p in (log_p, under_control))
+    assert (TAG_OF[free], TAG_OF[asked]) == ("NOUN", "ADJ")
 
 
 @pytest.mark.parametrize("changed", [{"guidance": Guidance("paper")}, {"corrections": 0}])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.files import read_lines
 
 if TYPE_CHECKING:
     from ctrlgen.pipeline import Generator, Request
@@ -53,8 +54,7 @@ def read_requests(source: str) -> list[tuple[str, dict[str, Any]]]:
     """Requests with where they stand, from a JSON Lines file or standard input."""
     name = "standard input" if source == "-" else source
     try:
-        with nullcontext(sys.stdin) if source == "-" else open(source, encoding="utf-8") as file:
-            lines = [line.removesuffix("\n") for line in file]
+        lines = read_lines(sys.stdin if source == "-" else Path(source))
     except (OSError, UnicodeDecodeError) as error:
         raise CtrlgenError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     requests = []
