@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.guidance import MARGIN, Term, joint_log_prob
+from ctrlgen.guidance import MARGIN, Term
 from ctrlgen.infill import NO_WORD
 from ctrlgen.model import Denoised
 
@@ -25,7 +25,7 @@ LEAST_GAIN = 3.0  # nats
 Lengths = Tensor | None
 OnHidden = Callable[[Sequence[Term], Lengths, Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)
 OnClean = Callable[[Tensor, Lengths], Denoised]  # texts (B, n) -> what the denoiser says of them
-Held = Callable[[Tensor, Tensor], Tensor]  # texts (M, n) and the rows (M,) whose controls they are under -> (M,)
+Held = Callable[[Tensor, Tensor], Tensor]  # texts (M, n) and the rows (M,) whose K controls they are under -> (M, K)
 
 
 def correct(
@@ -47,7 +47,7 @@ def correct(
         sizes = None if lengths is None else lengths[rows]
         chosen, words = propose(partial(on_hidden, of_rows, sizes), texts, changeable[rows])
         if terms:
-            after = accept(partial(controls_log_prob, on_clean, of_rows, sizes), texts, chosen, words)
+            after = accept(partial(control_log_probs, on_clean, of_rows, sizes), texts, chosen, words)
         else:
             after = torch.where(chosen, words, texts)
         ids = ids.index_copy(0, rows, after)
@@ -76,24 +76,26 @@ def propose(on_hidden: Callable[[Tensor], Tensor], ids: Tensor, changeable: Tens
 
 
 def accept(held: Held, ids: Tensor, chosen: Tensor, words: Tensor) -> Tensor:
-    """The texts with those changes made after which their controls are held about as likely, alone and together.
+    """The texts with those changes made after which every control is held about as likely, alone and together.
 
-    held: log p of the controls in finished texts.
+    held: log p of each control in finished texts.
     """
     touched = chosen.any(1).nonzero()[:, 0]
     if len(touched) == 0:
         return ids
-    before = torch.zeros(len(ids), device=ids.device).index_copy(0, touched, held(ids[touched], touched).float())
+    least = held(ids[touched], touched) - MARGIN
+    least_of_row = least.new_zeros(len(ids), least.shape[1]).index_copy(0, touched, least)
     rows, places = chosen.nonzero(as_tuple=True)
     single = ids[rows]  # a text for each change
     single[torch.arange(len(rows), device=ids.device), places] = words[rows, places]
-    chosen = chosen.index_put((rows, places), held(single, rows) > before[rows] - MARGIN)
+    chosen = chosen.index_put((rows, places), (held(single, rows) > least_of_row[rows]).all(1))
     after = torch.where(chosen, words, ids)[touched]
-    fine = held(after, touched) > before[touched] - MARGIN
+    fine = (held(after, touched) > least).all(1)
     return ids.index_copy(0, touched, torch.where(fine[:, None], after, ids[touched]))
 
 
-def controls_log_prob(on_clean: OnClean, terms: Sequence[Term], lengths: Lengths, ids: Tensor, rows: Tensor) -> Tensor:
-    """log p, weighted, of the controls of these rows (M,) in finished texts (M, n). -> (M,)"""
+def control_log_probs(on_clean: OnClean, terms: Sequence[Term], lengths: Lengths, ids: Tensor, rows: Tensor) -> Tensor:
+    """log p, weighted, of each control of these rows (M,) in finished texts (M, n). -> (M, K)"""
     clean = on_clean(ids, None if lengths is None else lengths[rows])
-    return joint_log_prob([term.rows(rows) for term in terms], clean)
+    of_rows = (term.rows(rows) for term in terms)
+    return torch.stack([term.weight * term.log_prob(clean).float() for term in of_rows], 1)

@@ -74,15 +74,18 @@ def test_each_word_is_hidden_once_and_the_others_are_told() -> None:
         assert torch.equal(told, torch.where(told == NO_WORD, NO_WORD, ids))
 
 
-def test_changes_that_the_guides_mind_are_not_made() -> None:
-    """Text 0: one of two changes is minded. Text 1: each is fine alone, but not both. Text 2 has no changes."""
+def test_changes_that_a_guide_minds_are_not_made() -> None:
+    """Text 0: one of two changes is minded. Text 1: each is fine alone, but not both. Text 2 has no changes.
+
+    A second guide is all for what the first one minds, and cannot outvote it.
+    """
     ids = torch.zeros(3, 4, dtype=torch.long)
     chosen = torch.tensor([[True, False, True, False]] * 2 + [[False] * 4])
     words = torch.arange(1, 5).expand(3, 4)
 
     def held(texts: Tensor, rows: Tensor) -> Tensor:
         bad = torch.where(rows == 0, texts[:, 2] == 3, (texts[:, 0] == 1) & (texts[:, 2] == 3))
-        return -5.0 * bad.float()
+        return torch.stack([-5.0 * bad, 50.0 * bad], 1)
 
     after = accept(held, ids, chosen, words)
     assert after.tolist() == [[1, 0, 0, 0], [0] * 4, [0] * 4]
