@@ -12,6 +12,7 @@ from classifiers.brackets import Bracketing
 from classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, upper
 from ctrlgen.heads import Head, mix_layers
 from ctrlgen.model import LEAST_WIDTH, TIME_FEATURES, Block, Denoised, DenoiserConfig, rotary
+from ctrlgen.precision import precise
 
 HEADS = 4  # of attention
 
@@ -56,7 +57,7 @@ class TreeHead(Head):
         asked = asked[:, wanted]
         log_p = self(denoised, wanted).masked_fill(~self.allowed[asked], -torch.inf).logsumexp(-1)  # (B, wanted)
         weight = (asked != OPEN) + (empty_weight - 1.0) * (asked == EMPTY)
-        return (weight * log_p).double().sum(1).to(log_p)  # in float64 no row's sum depends on the batch's longest
+        return precise(weight * log_p).sum(1).to(log_p)
 
     def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """F1 of the classes guessed for each span alone, the chart being asks for exactly one class."""

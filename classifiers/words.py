@@ -37,6 +37,7 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.model import Denoised
+from ctrlgen.precision import precise
 from ctrlgen.tokenizer import detokenize
 
 MOST_DRAWN = 3  # words asked for at once in evaluation
@@ -160,8 +161,7 @@ class Words(Classifier):
         letter_of = torch.where(is_letter.any(1), is_letter.int().argmax(1), OTHER)
         log_p = denoised.logits.log_softmax(-1)  # (B, n, V)
         log_q = scatter_logsumexp(log_p, letter_of[:, None].expand(log_p.shape), classes.shape[1])
-        if log_q.device.type != "mps":  # in float64 it never shows how far other rows of the batch fill the sums up
-            log_q = log_q.double()
+        log_q = precise(log_q)
         if denoised.lengths is not None:
             nothing = torch.full_like(log_q[0, 0], IMPOSSIBLE)
             nothing[END] = 0.0

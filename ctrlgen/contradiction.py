@@ -49,7 +49,7 @@ def common_lengths(controls: Sequence[Control], longest: int, template: Template
         fitting = template.lengths(longest)
         if common.isdisjoint(fitting):
             raise UsageError(
-                f"{template.text!r} takes {fitting[0]} to {fitting[-1]} words, "
+                f"{template.text!r} takes {words_between(fitting[0], fitting[-1])}, "
                 f"which {', '.join(repr(c.text) for c in controls)} does not allow"
             )
         common.intersection_update(fitting)
@@ -64,3 +64,7 @@ def allowed_lengths(control: Control, longest: int) -> set[int]:
         n for n in range(1, longest + 1)
         if control.classifier.allows_length(control.target, n) != control.complement
     }  # fmt: skip
+
+
+def words_between(least: int, most: int) -> str:
+    return f"{least} words" if least == most else f"{least} to {most} words"

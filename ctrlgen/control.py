@@ -1,8 +1,8 @@
 """The control language, and what a classifier must offer to be used in it.
 
-    ["not"] NAME ":" VALUE ["@" WEIGHT ["[" FROM ":" TO "]"]]
+    ["not"] NAME ":" VALUE ["@" [WEIGHT] ["[" FROM ":" TO "]"]]
 
-`pos: DET NOUN VERB ... @2[0:0.8]` asks for a tag pattern, twice as strongly, during the first 80% of denoising.
+`pos: DET NOUN VERB ... @2[0:0.8]` asks for a tag pattern, twice as strongly, at the noisiest 80% of the noise levels.
 What VALUE means is the classifier's business.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ctrlgen.fit import Progress, TrainingConfig
     from ctrlgen.model import Denoised
 
-WEIGHT = re.compile(r"\s@\s*(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
+WEIGHT = re.compile(r"(?:\s@\s*|@(?=[\d.\[]))(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,11 @@ class Classifier(ABC):
         """log p(target | x_t) in nats, differentiable in x_t through `denoised`. -> (B,)"""
 
     def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor | None:
-        """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None"""
+        """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None
+
+        Of a target that asks something of each position alone, that position's share. Under `not` the shares are
+        multiplied; a classifier whose targets hold or fail as a whole must turn itself round, in `negate`.
+        """
         return None
 
     @abstractmethod
@@ -189,13 +193,13 @@ def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[V
 def parse_statement(text: str) -> Statement:
     """Split a control into name, value, weight and window. Raises UsageError in one line."""
     rest = text.strip()
-    negated = bool(re.match(r"not\s", rest))
+    negated = bool(re.match(r"not\s", rest, re.IGNORECASE))
     if negated:
         rest = rest[3:].lstrip()
     weight, window = 1.0, (0.0, 1.0)
     suffix = WEIGHT.search(rest)
     if suffix:
-        weight = _number(suffix["weight"], "weight", text)
+        weight = _number(suffix["weight"] or ("1" if suffix["window"] is not None else ""), "weight", text)
         if weight < 0:
             raise UsageError(f"{text!r}: the weight must not be negative; write `not` in front to avoid something")
         window = _window(suffix["window"], text) if suffix["window"] is not None else window
@@ -219,8 +223,8 @@ def _number(word: str, what: str, text: str) -> float:
 
 
 def _window(body: str, text: str) -> tuple[float, float]:
-    start, colon, end = body.partition(":")
-    if not colon:
+    start, _, end = body.partition(":")
+    if body.count(":") != 1:
         raise UsageError(f"{text!r}: write the window as [FROM:TO], two numbers between 0 and 1")
     window = (_number(start.strip() or "0", "window", text), _number(end.strip() or "1", "window", text))
     if not 0 <= window[0] < window[1] <= 1:

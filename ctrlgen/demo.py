@@ -94,7 +94,7 @@ def build(generator: Generator) -> gradio.Blocks:
                     seed = gradio.Number(0, precision=0, label="Seed")
                 with gradio.Accordion("How to sample", open=False):
                     steps = gradio.Slider(1, MOST_STEPS, Settings.steps, step=1, label="Denoising steps")
-                    strength = gradio.Slider(0.0, MOST_STRENGTH, Guidance().strength, label="Strength of the controls")
+                    strength = gradio.Slider(0.0, MOST_STRENGTH, Guidance().scale, label="Strength of the controls")
                     candidates = gradio.Slider(1, MOST_CANDIDATES, 1, step=1, label="Candidates: keep the best of")
             with gradio.Column():
                 with gradio.Row():

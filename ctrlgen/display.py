@@ -60,6 +60,12 @@ def reasons(result: ControlResult) -> list[str]:
     return [result.verdict.detail] if result.verdict.detail else []
 
 
+def heading(result: ControlResult) -> str:
+    """What a control's column is called."""
+    said = result.control.statement
+    return f"not {said.name}" if said.negated else said.name
+
+
 def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     """A table of texts; with controls, a tick or a cross for each and what failed."""
     samples = list(samples)
@@ -68,7 +74,7 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
             console(file).print(Text(sample.text), soft_wrap=True)
         return
     results = [result for sample in samples for result in sample.controls]
-    names = list(dict.fromkeys(result.control.statement.name for result in results))
+    names = list(dict.fromkeys(heading(result) for result in results))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("text", ratio=1)
     for name in names:
@@ -86,7 +92,7 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     for sample, why in zip(samples, details, strict=True):
         marks = []
         for name in names:
-            verdicts = [r.verdict.success for r in sample.controls if r.control.statement.name == name]
+            verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
             marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
         draws = [str(sample.attempts)] if redrawn else []
         table.add_row(marked_text(sample), *marks, *draws, *(["; ".join(why)] if any(details) else []))

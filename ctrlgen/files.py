@@ -13,6 +13,8 @@ from typing import TextIO
 
 from ctrlgen.errors import CtrlgenError
 
+BYTE_ORDER_MARK = "\ufeff"
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -40,9 +42,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def read_lines(source: Path | TextIO) -> list[str]:
-    """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are."""
+    """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are.
+
+    A byte order mark in front, as Windows writes it, is no part of them.
+    """
     with source.open(encoding="utf-8") if isinstance(source, Path) else nullcontext(source) as file:
-        return [line.removesuffix("\n") for line in file]
+        lines = [line.removesuffix("\n") for line in file]
+    return [line.removeprefix(BYTE_ORDER_MARK) for line in lines[:1]] + lines[1:]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import WEIGHTS
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.files import atomic_file, make_directory, read_lines, write_text
-from ctrlgen.optim import has_fast_bfloat16, make_optimizers
+from ctrlgen.optim import make_optimizers
+from ctrlgen.precision import has_fast_bfloat16
 
 MAX_SEED = 2**31 - 1  # torch reads 32 bits of a seed: within these no two are one
 RESUME, METRICS = "resume.safetensors", "metrics.jsonl"

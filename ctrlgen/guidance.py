@@ -20,6 +20,7 @@ from ctrlgen.choices import GuidanceMethod
 from ctrlgen.control import Classifier
 from ctrlgen.errors import UsageError
 from ctrlgen.model import Denoised
+from ctrlgen.precision import precise
 from ctrlgen.schedule import alpha_sigma
 
 Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
@@ -39,15 +40,16 @@ class Guidance:
     """
 
     method: GuidanceMethod = "gradient"
-    strength: float = None  # type: ignore[assignment]  # STRENGTHS[method]
+    strength: float | None = None  # STRENGTHS[method] unless given
     window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
     paper_steps: int = 3
     paper_lr: float = 0.1
     paper_fluency: float = 0.01  # the paper's lambda
 
-    def __post_init__(self) -> None:
-        if self.strength is None:
-            object.__setattr__(self, "strength", STRENGTHS.get(self.method, 1.0))
+    @property
+    def scale(self) -> float:
+        """The strength given, or the method's own."""
+        return STRENGTHS[self.method] if self.strength is None else self.strength
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def within(window: tuple[float, float], progress: float) -> bool:
 
 def active(terms: Sequence[Term], guidance: Guidance, progress: float) -> list[Term]:
     """The terms that act at this part of denoising; progress runs from 0 (noise) to 1 (text)."""
-    if guidance.strength == 0 or not within(guidance.window, progress):
+    if guidance.scale == 0 or not within(guidance.window, progress):
         return []
     return [t for t in terms if t.weight > 0 and not t.classifier.structural and within(t.window, progress)]
 
@@ -112,7 +114,7 @@ def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
     """
     alpha, sigma = alpha_sigma(log_snr)
     shift = strength * sigma**2 / alpha * gradient
-    squared = shift.double().square().sum(-1)  # (B, n); as double, sums do not depend on how far rows are filled up
+    squared = precise(shift).square().sum(-1)  # (B, n); as double, sums do not depend on how far rows are filled up
     moved = (squared > 0).sum(1).clamp(min=1)
     rms = (squared.sum(1) / moved).sqrt().to(shift.dtype)
     largest = MAX_SHIFT * math.sqrt(gradient.shape[-1])
@@ -138,13 +140,13 @@ def steer(
         with torch.no_grad():
             denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
             if guidance.method == "exact":
-                denoised = condition_words(denoised, terms, guidance.strength, every=True)
+                denoised = condition_words(denoised, terms, guidance.scale, every=True)
         return denoised, torch.zeros_like(x_t)
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
         denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
         (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
-    return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.strength)
+    return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.scale)
 
 
 def detach(denoised: Denoised) -> Denoised:
@@ -189,7 +191,7 @@ def refine(
     """
     with torch.enable_grad():
         x = x_s.detach().clone().requires_grad_(True)
-        optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.strength)
+        optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
         for _ in range(guidance.paper_steps):
             control = joint_log_prob(terms, denoiser(x, log_snr, lengths=lengths)).sum()
             fluency = -((x - mean) ** 2).sum() / (2 * variance)

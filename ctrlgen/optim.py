@@ -10,14 +10,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ctrlgen.precision import has_fast_bfloat16
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients of the reference implementation
-
-
-def has_fast_bfloat16(device: torch.device | str) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 on this device."""
-    if torch.device(device).type == "cpu":
-        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

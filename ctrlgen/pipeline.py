@@ -28,9 +28,9 @@ from ctrlgen.explain import explain
 from ctrlgen.guidance import MARGIN, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.infill import KeptWords, Template, keep, parse_template
 from ctrlgen.model import Denoised
-from ctrlgen.optim import has_fast_bfloat16
+from ctrlgen.precision import has_fast_bfloat16
 from ctrlgen.registry import Controls
-from ctrlgen.request import ControlResult, Job, Request, Sample, Settings, Step, Watch
+from ctrlgen.request import MOST_SAMPLES, ControlResult, Job, Request, Sample, Settings, Step, Watch
 from ctrlgen.rounding import clamp
 from ctrlgen.samplers import Prediction, SeededNoise, make_sampler
 from ctrlgen.seeds import MAX_SEED, SEED_STRIDE, seeded
@@ -58,6 +58,7 @@ class Generator:
         self.controls = Controls(self.model)
         self.embeddings = self.model.denoiser.embeddings()
         type = self.model.device.type
+        self.workers = torch.get_num_threads() if type == "cpu" else 1  # later calls may come from threads with one
         self.autocast = partial(torch.autocast, type, torch.bfloat16, enabled=has_fast_bfloat16(type))
 
     def request(
@@ -67,8 +68,8 @@ class Generator:
 
         A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled.
         """
-        if n < 1:
-            raise UsageError(f"n must be at least 1, got {n}")
+        if not 1 <= n <= MOST_SAMPLES:
+            raise UsageError(f"n must be between 1 and {MOST_SAMPLES}, got {n}")
         if abs(seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
         parsed = self.controls.parse(controls)
@@ -135,10 +136,9 @@ class Generator:
 
         On a CPU every core has a batch of its own: sentences are too small for cores to share one well.
         """
-        workers = torch.get_num_threads() if self.model.device.type == "cpu" else 1
-        batches = make_batches(jobs, workers)
+        batches = make_batches(jobs, self.workers)
         stopped = Event()
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 results = list(pool.map(work, batches, repeat(stopped)))
             finally:

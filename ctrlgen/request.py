@@ -14,6 +14,7 @@ from ctrlgen.guidance import Guidance
 from ctrlgen.infill import Template
 from ctrlgen.seeds import SEED_STRIDE
 
+MOST_STEPS, MOST_CANDIDATES, MOST_SAMPLES = 100_000, 10_000, 1_000_000
 LEAST_TEMPERATURE = 0.01  # the likeliest word alone
 
 
@@ -36,18 +37,6 @@ class Settings:
     explain: bool = False  # tell of each part of a control that failed when it was lost, and to what
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, got {self.steps}")
-        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
-            raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
-        if not 0 <= self.guidance.strength < math.inf:
-            raise UsageError(f"strength must be a number from 0, got {self.guidance.strength}")
-        if self.candidates < 1:
-            raise UsageError(f"candidates must be at least 1, got {self.candidates}")
-        if self.corrections < 0:
-            raise UsageError(f"corrections must be at least 0, got {self.corrections}")
-        if self.until_success < 0:
-            raise UsageError(f"until_success must be at least 0, got {self.until_success}")
         for what, value, names in (
             ("sampler", self.sampler, SamplerName),
             ("guidance", self.guidance.method, GuidanceMethod),
@@ -55,6 +44,23 @@ class Settings:
         ):
             if value not in get_args(names):
                 raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
+        if not 0 <= self.guidance.scale < math.inf:
+            raise UsageError(f"strength must be a number from 0, got {self.guidance.scale}")
+        for what, share in (("eta", self.eta), ("restart", self.restart)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{what} must be between 0 and 1, got {share}")
+        if not math.isfinite(self.time_offset):
+            raise UsageError(f"time_offset must be a number, got {self.time_offset}")
+        if not 1 <= self.candidates <= MOST_CANDIDATES:
+            raise UsageError(f"candidates must be between 1 and {MOST_CANDIDATES}, got {self.candidates}")
+        if self.corrections < 0:
+            raise UsageError(f"corrections must be at least 0, got {self.corrections}")
+        if self.until_success < 0:
+            raise UsageError(f"until_success must be at least 0, got {self.until_success}")
         if self.guidance.method == "paper" and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
 

@@ -478,6 +478,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_data: P
         "tag.jsonl": '{}\n\n{"controls": ["pos: NUON"]}\n',
         "template.jsonl": '{"template": 3}\n',
         "blank.jsonl": "\n\n",
+        "good.jsonl": "{}\n",
         "half.jsonl": '{"id": "\\ud800"}\n',
         "nan.jsonl": '{"id": NaN}\n',
         "deep.jsonl": '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
@@ -531,6 +532,9 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --guidance paper --sampler", "dpm", 2, ["--sampler ancestral"]),
         (f"{GENERATE} --window", "0.5:0.1", 2, ["--window '0.5:0.1'"]),
         (f"{GENERATE} --window", "a:b", 2, ["--window 'a:b'"]),
+        (f"{GENERATE} --window", "0.5", 2, ["--window '0.5': write FROM:TO"]),
+        (f"{GENERATE} --steps", "99999999999999999999", 2, ["steps must be between 1 and"]),
+        (f"{GENERATE} --device cuda --ray --batch", "$place/good.jsonl", 2, ["leave out --device"]),
         (f"{GENERATE} --device", "quantum", 2, ["'quantum'"]),
         (f"{GENERATE} --device", "meta", 2, ["'meta'"]),
         (GENERATE, "--no-such-option", 2, ["--no-such-option"]),
@@ -544,7 +548,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --batch", "$place/list.jsonl", 2, ["line 1: a request is a JSON object"]),
         (f"{GENERATE} --batch", "$place/controls.jsonl", 2, ["line 1: controls must be a list of strings"]),
         (f"{GENERATE} --batch", "$place/n.jsonl", 2, ["line 1: n must be a whole number"]),
-        (f"{GENERATE} --batch", "$place/n0.jsonl", 2, ["line 1: n must be at least 1"]),
+        (f"{GENERATE} --batch", "$place/n0.jsonl", 2, ["line 1: n must be between 1 and"]),
         (f"{GENERATE} --batch", "$place/seed.jsonl", 2, ["line 1: seed must be a whole number"]),
         (f"{GENERATE} --batch", "$place/tag.jsonl", 2, ["line 3: ", "'NUON'", "Did you mean NOUN?"]),
         (f"{GENERATE} --batch", "$place/template.jsonl", 2, ["line 1: template must be a string"]),
@@ -557,7 +561,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         ("infill -m $place/model", "the ___{" + "9" * 5000 + "} .", 2, ["write the number of words"]),
         ("infill -m $place/model", "the ___ \udcff .", 2, ["not Unicode text"]),
         ("infill -m $place/model", "the cat .", 2, ["'the cat .' has no blank to fill"]),
-        ("infill -m $place/model -c 'pos: DET NOUN'", "the ___{2} .", 2, ["takes 4 to 4 words", "'pos: DET NOUN'"]),
+        ("infill -m $place/model -c 'pos: DET NOUN'", "the ___{2} .", 2, ["takes 4 words,", "'pos: DET NOUN'"]),
         ("infill -m $place/model -c", "pos: DET", 2, ["template"]),
         ("controls -m", "$place/nowhere", 1, ["$place/nowhere"]),
         ("generat", "-n", 2, ["generat"]),
@@ -628,6 +632,31 @@ def test_lines_of_a_batch_end_at_newlines_alone(ctrlgen: Run, toy_model: Path, t
     (tmp_path / "batch.jsonl").write_bytes('{"id": "a\u2028b\x85"}\r\n{"id": 2}'.encode())
     outcome = ctrlgen("generate", "-m", toy_model, "--steps", 2, "--batch", tmp_path / "batch.jsonl")
     assert [json.loads(line)["id"] for line in outcome.out.rstrip("\n").split("\n")] == ["a\u2028b\x85", 2]
+
+
+def test_a_batch_from_windows(ctrlgen: Run, toy_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "batch.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 1}\r\n')
+    (answer,) = ctrlgen("generate", "-m", toy_model, "--steps", 2, "--batch", tmp_path / "batch.jsonl").answers
+    assert answer["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [("-n 1 >&-", 1, "standard output is closed"), ("--batch - <&-", 2, "standard input is closed")],
+)
+def test_closed_streams(toy_model: Path, options: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m ctrlgen generate -m "$1" {options}', sys.executable, str(toy_model)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, f"ctrlgen: {said}\n")
+
+
+def test_negated_controls_have_columns_of_their_own(ctrlgen: Run, toy_model: Path) -> None:
+    controls = ("-c", "words: cat", "-c", "not words: dog", "-c", "not words: river")
+    heading, row = ctrlgen("generate", "-m", toy_model, "--steps", 2, *controls).out.splitlines()
+    assert heading.split() == ["text", "words", "not", "words"]
+    assert len(set(row) & set("✓✗")) >= 1
 
 
 def test_names_are_no_markup(ctrlgen: Run, toy_model: Path) -> None:

@@ -58,6 +58,9 @@ class Starts(Classifier):
         ("notes: a", ("notes", "a", 1.0, False, (0.0, 1.0))),
         ("pos: DT NN : CD", ("pos", "DT NN : CD", 1.0, False, (0.0, 1.0))),  # the Penn tag for a colon
         ("words: mail me@home", ("words", "mail me@home", 1.0, False, (0.0, 1.0))),
+        ("words: pub@2[0:0.8]", ("words", "pub", 2.0, False, (0.0, 0.8))),
+        ("pos: DET @[0:0.5]", ("pos", "DET", 1.0, False, (0.0, 0.5))),
+        ("NOT words: cheap", ("words", "cheap", 1.0, True, (0.0, 1.0))),
         ("words: a @2 b", ("words", "a @2 b", 1.0, False, (0.0, 1.0))),
         ("words: [a] b", ("words", "[a] b", 1.0, False, (0.0, 1.0))),
     ],
@@ -96,6 +99,7 @@ def test_whatever_is_written_is_read(
         ("pos: DET @inf", "finite"),
         ("pos: DET @1[0.5]", "[FROM:TO]"),
         ("pos: DET @1[]", "[FROM:TO]"),
+        ("pos: DET @1[0:1:2]", "[FROM:TO]"),
         ("pos: DET @1[a:1]", "'a'"),
         ("pos: DET @1[0:nan]", "finite"),
         ("pos: DET @1[0.6:0.5]", "[0.6:0.5]"),

@@ -13,14 +13,17 @@ import pytest
 import torch
 from toy_grammar import TAG_OF
 
+from classifiers.length import Length
 from ctrlgen.checkpoint import from_pretrained, save_pretrained
+from ctrlgen.control import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
-from ctrlgen.evaluation.figures import evaluations
+from ctrlgen.evaluation.figures import evaluations, parts_right
 from ctrlgen.evaluation.judges import NgramJudge
+from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
-from ctrlgen.evaluation.records import RECORDS
+from ctrlgen.evaluation.records import RECORDS, Record
 from ctrlgen.evaluation.run import Plan, Results, evaluate, vary
 from ctrlgen.evaluation.targets import (
     Example,
@@ -243,6 +246,14 @@ def test_calibration_finds_the_temperature() -> None:
     assert calibrate([0.5], [True]) is None
 
 
+def test_the_calibration_error_is_of_texts_that_the_temperature_was_not_fitted_to() -> None:
+    """Every second text: those are right as often as their scores say, the others never."""
+    scores, right = [0.3, 0.5] * 40, [i % 4 == 1 for i in range(80)]
+    found = calibrate(scores, right)
+    assert found is not None
+    assert found.error == pytest.approx(0.0)
+
+
 # A run
 
 
@@ -330,8 +341,10 @@ def test_settings_that_are_varied() -> None:
         vary(Settings(), {"strenght": "2"})
     with pytest.raises(UsageError, match="'much' is not a number"):
         vary(Settings(), {"strength": "much"})
-    assert evaluations(Settings(steps=10, candidates=3)) == 3 * (10 + 12 + 32)
-    assert evaluations(Settings(steps=10, corrections=0)) == 10
+    assert evaluations(Settings(steps=10, candidates=3), fixed_length=False) == 3 * (10 + 12 + 32)
+    assert evaluations(Settings(steps=10, corrections=0), fixed_length=False) == 10
+    assert evaluations(Settings(steps=10), fixed_length=True) == 10
+    assert evaluations(Settings(steps=10, guidance=Guidance("paper")), fixed_length=True) == 10 + 3 * 9
 
 
 def test_good_texts_score_near_the_ceiling_and_a_bad_model_near_nothing(
@@ -404,6 +417,46 @@ def test_a_missing_oracle_leaves_the_column_empty(
     assert row.unchecked == 1
 
 
+def test_texts_that_only_one_of_two_oracles_could_judge_are_no_measure(
+    run: Callable[..., Results], no_spacy: None, tmp_path: Path
+) -> None:
+    """One fails its length, which would count, one has it, which could not."""
+    controls = ["pos: DET ...", "length: 3"]
+    lines = [{"controls": controls, "reference": text} for text in ("the cat .", "the red cat .")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = run(data=(), targets=tmp_path / "t.jsonl").row("t.jsonl", "human")
+    assert row is not None
+    assert (row.success, row.unchecked) == (None, 2)
+    assert row.by_control["length"].mean == 0.5
+
+
+def test_an_oracle_that_was_missing_is_asked_when_the_run_is_repeated(
+    run: Callable[..., Results], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(self: Length, texts: list[list[str]], targets: list[Any]) -> list[Verdict]:
+        return [Verdict(None, "not installed")] * len(texts)
+
+    expected = run().row("length", "ctrlgen")
+    with monkeypatch.context() as patched:
+        patched.setattr(Length, "check", missing)
+        first = run(tmp_path / "report").row("length", "ctrlgen")
+    again = run(tmp_path / "report").row("length", "ctrlgen")
+    assert None not in (first, again, expected)
+    assert (first.success, first.unchecked) == (None, 6)
+    assert (again.success, again.unchecked) == (expected.success, 0)
+
+
+def test_the_share_of_right_parts_is_of_all_parts(generator: Generator) -> None:
+    """One of two words and all of six: 7 of 8, not the mean of the texts' shares."""
+    records = [
+        Record("pos", "ctrlgen", "", 0, target, 0, ["a"], [Verdict(correct == 1, correct=correct, parts=parts)])
+        for target, (correct, parts) in enumerate([(0.5, 2), (1.0, 6)])
+    ]
+    found = parts_right(records)
+    assert found is not None
+    assert found.mean == pytest.approx(7 / 8)
+
+
 def test_examples_need_not_be_labelled(generator: Generator) -> None:
     assert make_targets(generator, "length", [Example(("the", "cat"), {})], 5, 0)[0].controls == ("length: 2",)
 
@@ -411,7 +464,6 @@ def test_examples_need_not_be_labelled(generator: Generator) -> None:
 def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unguided texts, judged by their tags: the temperature written is the one that fits, and is used."""
     from classifiers.pos import Pos
-    from ctrlgen.control import Verdict
 
     def check(self: Pos, texts: list[list[str]], targets: list[Any]) -> list[Verdict]:
         return [
@@ -450,3 +502,12 @@ def test_the_ngram_judge_is_kneser_neys(generator: Generator) -> None:
         total = sum(ngrams.probability((*context, word)) for word in words)
         unseen = ngrams.probability((*context, "zebra"))
         assert total + unseen == pytest.approx(1.0)
+
+
+def test_a_word_that_follows_one_word_only_is_unlikely_elsewhere() -> None:
+    """Kneser and Ney's example: `francisco` is as frequent as `cat`, but always follows `san`."""
+    texts = ["we like san francisco", "they see san francisco", "the cat", "a cat", "no cat", "i like san francisco"]
+    ngrams = KneserNey([text.split() for text in texts], order=2)
+    assert (ngrams.counts[1]["francisco",], ngrams.counts[1]["cat",]) == (1, 3)
+    assert ngrams.probability(("zebra", "cat")) > 2 * ngrams.probability(("zebra", "francisco"))
+    assert ngrams.probability(("san", "francisco")) > 0.7

@@ -15,8 +15,8 @@ from ctrlgen import display
 from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.control import Control, Statement, Verdict
-from ctrlgen.errors import CtrlgenError
-from ctrlgen.evaluation.card import END, START, card_path, write_card
+from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.evaluation.card import END, START, card_path, refuse_to_forget, write_card
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Calibration, Estimate
 from ctrlgen.evaluation.published import comparison
@@ -359,6 +359,10 @@ def test_controls_shows_what_was_measured_of_these_weights(
     assert shown()["pos"] is None  # of other weights
     configuration = results.configuration | {"model": {"weights": weights_fingerprint(model)}}
     write_card(replace(results, configuration=configuration), model)
+    refuse_to_forget(model, ["pos", "length"], 200)
+    for suites, limit in ((["length"], 200), (["pos"], 3)):
+        with pytest.raises(UsageError, match=r"more suites or targets \(pos\)"):
+            refuse_to_forget(model, suites, limit)
     found = shown()
     assert found["pos"]["success"] == pytest.approx(0.986, abs=1e-3)
     assert found["length"] is None

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ctrlgen.model import Denoiser
-from ctrlgen.optim import NEWTON_SCHULZ, Muon, has_fast_bfloat16, make_optimizers, orthogonalize
+from ctrlgen.optim import NEWTON_SCHULZ, Muon, make_optimizers, orthogonalize
+from ctrlgen.precision import has_fast_bfloat16
 
 FAST = has_fast_bfloat16("cpu")  # then products round to eight bits
 CLOSE = {"rtol": 0.05, "atol": 0.05} if FAST else {"rtol": 1e-4, "atol": 1e-5}

@@ -52,6 +52,8 @@ def options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
     configure_libraries()
+    if sys.stdout is None:  # closed by the shell
+        sys.exit(fail("standard output is closed", FAILURE))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to stop

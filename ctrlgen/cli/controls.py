@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ctrlgen.cli.common import ModelOption
-
-if TYPE_CHECKING:
-    from ctrlgen.checkpoint import DiffusionLM
 
 
 def controls(
@@ -24,6 +21,7 @@ def controls(
 
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.display import console
+    from ctrlgen.evaluation.card import measured_success
     from ctrlgen.registry import Controls, classifier_kinds
 
     loaded = from_pretrained(model)
@@ -53,23 +51,6 @@ def controls(
     console(sys.stdout).print(table)
     if any(measured.values()):
         print("success: measured by `ctrlgen eval` on texts held out, and human texts under the same check")
-
-
-def measured_success(model: DiffusionLM) -> dict[str, dict[str, Any]]:
-    """What evaluation found for each control of these very weights, the denoiser's and the classifiers'."""
-    from ctrlgen.checkpoint import MEASURED, read_config
-    from ctrlgen.registry import fingerprint, trained_classifiers, weights_fingerprint
-
-    if model.directory is None or not (model.directory / MEASURED).is_file():
-        return {}
-    found = read_config(model.directory / MEASURED)
-    suites: dict[str, dict[str, Any]] = found.get("suites", {})
-    trained = trained_classifiers(model)
-    is_same = found.get("weights") == weights_fingerprint(model) and all(
-        name in trained and fingerprint(trained[name]) == measured
-        for name, measured in found.get("classifiers", {}).items()
-    )
-    return suites if is_same else {}
 
 
 def in_words(measured: dict[str, Any] | None) -> str:

@@ -80,9 +80,10 @@ def evaluate(
         raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
 
     from ctrlgen.display import evaluation_progress
-    from ctrlgen.evaluation.card import card_path
+    from ctrlgen.evaluation.card import card_path, refuse_to_forget
     from ctrlgen.evaluation.report import show_results, write_card, write_comparison, write_report
     from ctrlgen.evaluation.run import Plan, evaluate, read_training, vary
+    from ctrlgen.evaluation.targets import expand_suites
     from ctrlgen.files import make_directory
     from ctrlgen.pipeline import Generator, Settings
 
@@ -101,8 +102,10 @@ def evaluate(
     )
     plan.variants()  # a sweep that cannot be read is refused before anything is loaded
     generator = Generator(model, find_device(device))
-    if update_card:  # what cannot be written is refused before anything is evaluated
+    if update_card:  # what cannot be written, or should not be, is refused before anything is evaluated
         card_path(generator.model)
+        asked = [targets.name] if targets is not None else expand_suites(plan.suites, generator)
+        refuse_to_forget(generator.model, asked, plan.limit)
     if comparison is not None:
         make_directory(comparison.parent)
     with evaluation_progress() as watch:
@@ -122,6 +125,7 @@ def evaluate(
         recalibrate(results, generator)
     if update_card:
         write_card(results, generator.model)
+        typer.echo(f"figures written to {card_path(generator.model)}", err=True)
     if comparison is not None:
         write_comparison(results, comparison)
 

@@ -54,6 +54,8 @@ def read_requests(source: str) -> list[tuple[str, dict[str, Any]]]:
     """Requests with where they stand, from a JSON Lines file or standard input."""
     name = "standard input" if source == "-" else source
     try:
+        if source == "-" and sys.stdin is None:
+            raise UsageError("standard input is closed")
         lines = read_lines(sys.stdin if source == "-" else Path(source))
     except (OSError, UnicodeDecodeError) as error:
         raise CtrlgenError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

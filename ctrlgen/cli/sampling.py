@@ -40,7 +40,9 @@ class SamplingOptions:
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise of ddim: 0 none, 1 as ancestral.")] = 0.0
     guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient"
     strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None
-    window: Annotated[str, typer.Option(help="FROM:TO, the part of denoising in which controls act.")] = "0:1"
+    window: Annotated[
+        str, typer.Option(help="FROM:TO, the noise levels at which controls act: 0 is noise, 1 text.")
+    ] = "0:1"
     temperature: Annotated[float, typer.Option(help="Lower: likelier words; higher: more varied texts.")] = 1.2
     corrections: Annotated[
         int, typer.Option(min=0, help="Sweeps over the finished text that replace words the others make unlikely.")
@@ -122,6 +124,8 @@ def answer(
         from ctrlgen.pipeline import Generator
 
         settings = options.settings()
+        if on_cluster and options.device not in ("auto", "cpu"):
+            raise UsageError("--ray shares a batch among processors: leave out --device")
         generator = Generator(options.model, find_device(options.device))
         requests = make_requests(generator)
         tally = Tally()
@@ -196,9 +200,9 @@ def answers(generator: "Generator", requests: Sequence["Request"], settings: "Se
 
 
 def parse_window(text: str) -> tuple[float, float]:
-    start, _, end = text.partition(":")
+    start, colon, end = text.partition(":")
     try:
-        window = (float(start or 0), float(end or 1))
+        window = (float(start or 0), float(end or 1 if colon else ""))
     except ValueError:
         raise UsageError(f"--window {text!r}: write FROM:TO, two numbers between 0 and 1") from None
     if not 0 <= window[0] < window[1] <= 1:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import MEASURED, DiffusionLM
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.checkpoint import MEASURED, DiffusionLM, read_config
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.records import HUMAN
 from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tables import card_table, legend, markdown_table, notes
 from ctrlgen.evaluation.writers import OURS
 from ctrlgen.files import atomic_file, make_directory, write_text
-from ctrlgen.registry import fingerprint, trained_classifiers
+from ctrlgen.registry import fingerprint, trained_classifiers, weights_fingerprint
 
 START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end of figures -->"
 
@@ -32,6 +33,31 @@ def write_card(results: Results, model: DiffusionLM) -> None:
     with atomic_file(path) as temporary:
         temporary.write_bytes(with_block(card, figures(results), str(path)).encode("utf-8"))
     write_text(path.with_name(MEASURED), json.dumps(measured(results, model), indent=2) + "\n")
+
+
+def measured_success(model: DiffusionLM) -> dict[str, dict[str, Any]]:
+    """What evaluation found for each control of these very weights, the denoiser's and the classifiers'."""
+    if model.directory is None or not (model.directory / MEASURED).is_file():
+        return {}
+    found = read_config(model.directory / MEASURED)
+    suites: dict[str, dict[str, Any]] = found.get("suites", {})
+    trained = trained_classifiers(model)
+    is_same = found.get("weights") == weights_fingerprint(model) and all(
+        name in trained and fingerprint(trained[name]) == measured
+        for name, measured in found.get("classifiers", {}).items()
+    )
+    return suites if is_same else {}
+
+
+def refuse_to_forget(model: DiffusionLM, suites: Sequence[str], limit: int) -> None:
+    """Raises UsageError where figures of more suites or targets would be replaced."""
+    known = measured_success(model)
+    lost = [suite for suite, of in known.items() if suite not in suites or of.get("targets", 0) > limit]
+    if lost:
+        raise UsageError(
+            f"--update-card would replace figures of more suites or targets ({', '.join(lost)}); evaluate as much, "
+            f"or remove {card_path(model).with_name(MEASURED)}"
+        )
 
 
 def measured(results: Results, model: DiffusionLM) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def summarise(
     asked: Mapping[str, Asked],
     judges: Sequence[Judge],
     training: Training | None,
-    variants: Mapping[str, Settings],
+    calls: Mapping[str, int],
 ) -> list[Row]:
     """A row for every suite, method and setting."""
     texts = list(dict.fromkeys(tuple(record.tokens) for record in records if record.tokens))
@@ -72,7 +72,7 @@ def summarise(
     for record in records:
         groups[record.group].append(record)
     return [
-        summary(group, groups.get((group[0].suite, HUMAN, ""), []), asked[group[0].suite], costs, training, variants)
+        summary(group, groups.get((group[0].suite, HUMAN, ""), []), asked[group[0].suite], costs, training, calls)
         for group in groups.values()
     ]
 
@@ -83,11 +83,11 @@ def summary(
     asked: Asked,
     costs: Mapping[str, Mapping[Words, float]],
     training: Training | None,
-    variants: Mapping[str, Settings],
+    calls: Mapping[str, int],
 ) -> Row:
     suite, method, setting = records[0].group
     texts = [record.tokens for record in records]
-    checked = [record for record in records if record.success is not None]
+    checked = [record for record in records if record.checked]
     seconds, is_ours = sum(record.seconds for record in records), method == OURS
     written = [record for record in records if record.tokens]
     cost = {name: [of[tuple(record.tokens)] for record in written] for name, of in costs.items()}
@@ -110,7 +110,7 @@ def summary(
         calibration=calibration(checked) if is_ours else None,
         seconds_per_sample=seconds / len(records) if seconds else None,
         tokens_per_second=sum(map(len, texts)) / seconds if seconds else None,
-        evaluations=evaluations(variants[setting]) if is_ours else None,
+        evaluations=calls[setting] if is_ours else None,
     )  # fmt: skip
 
 
@@ -210,12 +210,14 @@ def calibration(records: Sequence[Record]) -> metrics.Calibration | None:
     return metrics.calibrate([score for score, _ in pairs], [success for _, success in pairs]) if pairs else None
 
 
-def evaluations(settings: Settings) -> int:
-    """Calls of the denoiser for one sample, at most: steps, sweeps of correction, and the levels at which candidates
-    are scored.
+def evaluations(settings: Settings, fixed_length: bool) -> int:
+    """Calls of the denoiser for one sample, at most: steps, the Adagrad steps of the paper's guidance, sweeps of
+    correction, and the levels at which candidates are scored.
 
     Not counted are those on clean text, without a gradient, where the guides choose between drafts or corrections.
     """
-    correcting = 0 if settings.guidance.method == "paper" else STRIDE * settings.corrections
+    paper = settings.guidance.method == "paper"
+    moving = settings.guidance.paper_steps * (settings.steps - 1) if paper else 0
+    correcting = 0 if paper or fixed_length else STRIDE * settings.corrections
     scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0
-    return settings.candidates * (settings.steps + correcting + scoring)
+    return settings.candidates * (settings.steps + moving + correcting + scoring)

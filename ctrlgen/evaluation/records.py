@@ -52,6 +52,11 @@ class Record:
         return False if False in said else None if None in said or not said else True
 
     @property
+    def checked(self) -> bool:
+        """Whether every oracle could be asked. Texts of which only some could are no measure of success."""
+        return bool(self.verdicts) and all(verdict.success is not None for verdict in self.verdicts)
+
+    @property
     def text(self) -> str:
         return detokenize(self.tokens)
 
@@ -93,9 +98,14 @@ class Store:
         whole = whole or [identity]
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
 
-    def fill(self, key: Key, work: Any, every_time: bool = False) -> list[Record]:
-        """The records of a chunk: from the file if they are there, else by doing the work."""
-        if key not in self.chunks or every_time:
+    def fill(self, key: Key, asked: Asked, work: Any, every_time: bool = False) -> list[Record]:
+        """The records of a chunk: from the file if they are there, else by doing the work.
+
+        An oracle that was missing when they were written is asked again.
+        """
+        if key in self.chunks and not every_time:
+            self.chunks[key] = judged_again(asked.requests, self.chunks[key])
+        else:
             self.chunks[key] = work()
             if self.path is not None:
                 with self.path.open("a", encoding="utf-8") as file:
@@ -133,6 +143,14 @@ def human_records(asked: Asked) -> list[Record]:
         Record(asked.suite, HUMAN, "", 0, draft.request, draft.index, list(draft.words), list(of_draft))
         for draft, of_draft in zip(drafts, verdicts, strict=True)
     ]
+
+
+def judged_again(requests: Sequence[Request], records: Sequence[Record]) -> list[Record]:
+    """The records, with new verdicts where an oracle could not be asked."""
+    open_ones = {n: r for n, r in enumerate(records) if r.verdicts and not r.checked}
+    drafts = [Draft(record.target, record.index, tuple(record.tokens)) for record in open_ones.values()]
+    verdicts = dict(zip(open_ones, judged(requests, drafts), strict=True))
+    return [replace(r, verdicts=list(verdicts[n])) if n in verdicts else r for n, r in enumerate(records)]
 
 
 def judged(requests: Sequence[Request], drafts: Sequence[Draft]) -> list[tuple[Verdict, ...]]:

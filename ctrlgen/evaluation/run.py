@@ -19,7 +19,7 @@ import torch
 
 from ctrlgen.data import read_texts
 from ctrlgen.errors import UsageError, did_you_mean
-from ctrlgen.evaluation.figures import Judge, Row, summarise
+from ctrlgen.evaluation.figures import Judge, Row, evaluations, summarise
 from ctrlgen.evaluation.metrics import Training
 from ctrlgen.evaluation.records import CHUNK, HUMAN, Record, Store, human_records, write
 from ctrlgen.evaluation.targets import UNGUIDED, Asked, ask, expand_suites, make_targets, read_examples, read_targets
@@ -76,8 +76,6 @@ def vary(settings: Settings, changes: Mapping[str, str]) -> Settings:
         except ValueError:
             raise UsageError(f"--sweep {key}: {value!r} is not a number") from None
     guided = {"strength": "strength", "guidance": "method"}
-    if "guidance" in read:  # each method has a strength of its own
-        read = {"strength": None} | read
     guidance = replace(settings.guidance, **{guided[key]: value for key, value in read.items() if key in guided})
     return replace(settings, guidance=guidance, **{key: value for key, value in read.items() if key not in guided})
 
@@ -137,7 +135,7 @@ def evaluate(
     total = sum(len(a.requests) for a in asked.values()) * len(plan.seeds) * max(1, len(variants) + len(peers))
     done = 0
     for suite, of_suite in asked.items():
-        store.fill((suite, HUMAN, "", 0, 0), lambda of_suite=of_suite: human_records(of_suite))
+        store.fill((suite, HUMAN, "", 0, 0), of_suite, lambda of_suite=of_suite: human_records(of_suite))
         for seed in plan.seeds:
             for start in range(0, len(of_suite.requests), CHUNK):
                 writers: list[tuple[str, Writer]] = [(s, Ours(generator, v)) for s, v in variants.items()]
@@ -152,6 +150,7 @@ def evaluate(
                     key = (suite, writer.name, setting, seed, start)
                     records = store.fill(
                         key,
+                        of_suite,
                         lambda w=writer, k=key, o=of_suite, s=seconds: write(w, k, o, s),
                         every_time=writer is given,
                     )
@@ -161,7 +160,8 @@ def evaluate(
     if given is not None:
         given.refuse_leftovers()
     training = training or read_training(generator, plan)
-    rows = summarise(store.records, asked, judges, training, variants)
+    calls = {name: evaluations(settings, generator.model.fixed_length) for name, settings in variants.items()}
+    rows = summarise(store.records, asked, judges, training, calls)
     configuration["command"] = command
     configuration["peak_memory_mb"] = round(peak_memory())
     notes = [note for of_suite in asked.values() for note in left_out(of_suite)]

@@ -93,6 +93,9 @@ def expand_suites(names: Sequence[str], generator: Generator) -> list[str]:
         else:
             expanded.append(name)
     for suite in expanded:
+        alone = {INFILL, UNGUIDED} & set(suite.split("+"))
+        if "+" in suite and alone:
+            raise UsageError(f"suite {suite!r}: {alone.pop()} cannot be joined with another; repeat --suite")
         unknown = lacking(suite, generator)
         if unknown:
             known = ["all", "compose", *SUITES, *generator.controls.names()]

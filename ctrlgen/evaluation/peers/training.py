@@ -156,7 +156,7 @@ def constituents(value: str) -> Iterator[tuple[int, int, str]]:
             found = SPAN.fullmatch(part.strip())
             if found is None:
                 raise ValueError(part)
-            yield int(found[1 + 1]) - 1, int(found[3] or found[2]), found[1]
+            yield int(found[2]) - 1, int(found[3] or found[2]), found[1]
         return
     chains: dict[tuple[int, int], list[str]] = {}
     opened: list[tuple[str, int]] = []

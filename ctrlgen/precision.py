@@ -1,0 +1,16 @@
+"""Which floating-point numbers a device has, and which of them it multiplies fast."""
+
+import torch
+from torch import Tensor
+
+
+def has_fast_bfloat16(device: torch.device | str) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 on this device."""
+    if torch.device(device).type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float64 where the device has it: a sum then never shows how far other rows of a batch fill it up."""
+    return x if x.device.type == "mps" else x.double()
