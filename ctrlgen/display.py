@@ -67,18 +67,22 @@ def heading(result: ControlResult) -> str:
 
 
 def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
-    """A table of texts; with controls, a tick or a cross for each and what failed."""
-    samples = list(samples)
+    """A table of texts; with controls, a tick or a cross for each and what failed.
+
+    Controls that would take more than half of the width share a column.
+    """
+    samples, out = list(samples), console(file)
     if not any(sample.controls for sample in samples):
         for sample in samples:
-            console(file).print(Text(sample.text), soft_wrap=True)
+            out.print(Text(sample.text), soft_wrap=True)
         return
     results = [result for sample in samples for result in sample.controls]
     names = list(dict.fromkeys(heading(result) for result in results))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("text", ratio=1)
-    for name in names:
-        table.add_column(Text(name), justify="center")
+    crowded = sum(len(name) + 2 for name in names) > out.width // 2
+    for name in ["controls"] if crowded else names:
+        table.add_column(Text(name), justify="left" if crowded else "center")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
     details = [
         [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]
@@ -94,11 +98,14 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
         for name in names:
             verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
             marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
+        if crowded:
+            named = (Text.assemble(mark, f" {name}") for mark, name in zip(marks, names, strict=True) if mark)
+            marks = [Text("\n").join(named)]
         draws = [str(sample.attempts)] if redrawn else []
         table.add_row(marked_text(sample), *marks, *draws, *(["; ".join(why)] if any(details) else []))
-    console(file).print(table)
+    out.print(table)
     for hint in unchecked:  # the same for every sample, so it is said once
-        console(file).print(Text(f"? {hint}", "dim"), soft_wrap=True)
+        out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
 
 
 @contextmanager

@@ -659,6 +659,16 @@ def test_negated_controls_have_columns_of_their_own(ctrlgen: Run, toy_model: Pat
     assert len(set(row) & set("✓✗")) >= 1
 
 
+def test_many_controls_share_a_column(ctrlgen: Run, toy_model: Path) -> None:
+    """So that no text is cut short."""
+    said = ["words", "not words", "starts", "not starts", "ends", "not ends", "length", "not length", "pos"]
+    values = {"length": "9", "not length": "8", "pos": "DET ...", "starts": "the", "ends": ".", "not words": "dog"}
+    controls = [word for name in said for word in ("-c", f"{name}: {values.get(name, 'cat')}")]
+    heading, *lines = ctrlgen("generate", "-m", toy_model, "--steps", 4, *controls).out.splitlines()
+    assert heading.split()[:2] == ["text", "controls"]
+    assert [line.partition(mark)[2].strip().split("  ")[0] for line in lines for mark in "✓✗?" if mark in line] == said
+
+
 def test_names_are_no_markup(ctrlgen: Run, toy_model: Path) -> None:
     outcome = ctrlgen("generate", "-m", toy_model, "--steps", 2, "-c", "[/pos]: DET NOUN")
     assert (outcome.code, outcome.err) == (0, "")
