@@ -11,6 +11,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,7 @@ from classifiers.labelled import (
     OPEN,
     Row,
     Values,
+    counterfactuals,
     forget_contradicted,
     halves,
     learnable_values,
@@ -156,10 +158,11 @@ class Label(Classifier):
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
         counts = {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)}
         start = starting_point(config, cls.kind)
+        named, named_there = (literal_phrases(half, values, model.tokenizer) for half in (guides, oracles))
+        exchanged = partial(counterfactuals, phrases=named, seed=config.seed)
         if start is None:
-            head.count(guides)
-            phrases = literal_phrases(oracles, values, model.tokenizer)
-            right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
+            head.count([*guides, *exchanged(guides)])
+            right = dict(zip(values, train_oracle(judge, oracles, named_there, config.seed), strict=True))
         else:  # its oracle reads clean texts, whatever the denoiser
             refuse_other_texts(start, values, counts, config.seed)
             load_head(judge, start.directory, ORACLE)
@@ -174,7 +177,7 @@ class Label(Classifier):
             "trained_on": weights_fingerprint(model),
             "values": values,
         }
-        for progress in train_head(model, head, guides, config, directory, description):
+        for progress in train_head(model, head, guides, config, directory, description, exchanged):
             yield compared_with_guessing(progress, description) if progress.validation else progress
         write_weights(directory / ORACLE, judge.state_dict())
 

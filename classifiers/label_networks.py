@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from random import Random
 
 import torch
 from torch import Tensor, nn
 
-from classifiers.labelled import OPEN, Ids, counterfactual
+from classifiers.labelled import OPEN, Ids, counterfactuals
 from ctrlgen.data import LengthBatches
 from ctrlgen.heads import Example, Head, hold_out, mix_layers
 from ctrlgen.model import Denoised
@@ -147,9 +146,7 @@ def train_oracle(
 ) -> list[float]:
     """Train on clean texts and on their counterfactuals; the accuracy in each field on texts held out."""
     examples, held_out = hold_out(examples, ORACLE_HELD_OUT, len(examples), seed)
-    rng = Random(seed)
-    if any(phrases):
-        examples += [counterfactual(example, phrases, rng) for example in examples]
+    examples += counterfactuals(examples, phrases, seed)
     batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)
     steps = min(ORACLE_MOST_STEPS, ORACLE_EPOCHS * len(batches.epoch(0)))
     order = chain.from_iterable(map(batches.epoch, count()))

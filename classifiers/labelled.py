@@ -146,6 +146,14 @@ def find(tokens: Sequence[int], phrase: Ids) -> int:
     return next((i for i in range(len(tokens) - size + 1) if tuple(tokens[i : i + size]) == phrase), -1)
 
 
+def counterfactuals(
+    examples: Sequence[Example[Ids]], phrases: Sequence[dict[int, Ids]], seed: int
+) -> list[Example[Ids]]:
+    """One of each example; none where no value is mentioned by name."""
+    rng = Random(seed)
+    return [counterfactual(example, phrases, rng) for example in examples] if any(phrases) else []
+
+
 def counterfactual(example: Example[Ids], phrases: Sequence[dict[int, Ids]], rng: Random) -> Example[Ids]:
     """The text with the values that it mentions by name exchanged for others, each with an even chance, and the labels
     with them: who learns from both reads what is written, not what goes together in the data (Kaushik et al. 2020).

@@ -12,7 +12,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -48,6 +48,9 @@ class Example(Generic[Target]):
 
     tokens: list[int]
     target: Target
+
+
+Augment = Callable[[Sequence[Example[Any]]], list[Example[Any]]]
 
 
 class Head(nn.Module, ABC):
@@ -93,7 +96,14 @@ class HeadLoss(nn.Module):
 class HeadTask:
     """The `Task` behind `ctrlgen train-classifier`."""
 
-    def __init__(self, model: DiffusionLM, head: Head, examples: Sequence[Example[Any]], config: TrainingConfig):
+    def __init__(
+        self,
+        model: DiffusionLM,
+        head: Head,
+        examples: Sequence[Example[Any]],
+        config: TrainingConfig,
+        augment: Augment | None = None,
+    ):
         self.model = model
         if model.fixed_length:
             most = model.config.max_length
@@ -103,6 +113,8 @@ class HeadTask:
         if len({tuple(e.tokens) for e in examples}) < FEWEST_TEXTS:
             raise CtrlgenError(f"fewer than {FEWEST_TEXTS} different usable texts: too few to train a classifier")
         self.examples, self.held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED)
+        if augment is not None:  # never of what is held out
+            self.examples = [*self.examples, *augment(self.examples)]
         self.module = HeadLoss(head, model)
         self.best: dict[str, Any] | None = None  # validation, that of the head which is saved
         self.batches = LengthBatches([e.tokens for e in self.examples], config.tokens_per_batch, config.seed)
@@ -182,8 +194,11 @@ def train_head(
     config: TrainingConfig,
     directory: Path,
     description: dict[str, Any],
+    augment: Augment | None = None,
 ) -> Iterator[Progress]:
     """Train a head and leave its files in `directory`. `description` becomes its config.json.
+
+    `augment` gives more examples for those that are learned from.
 
     Where `config.init` is the directory of a classifier, the head starts from that one's weights.
     """
@@ -193,7 +208,7 @@ def train_head(
     if start is not None:
         fill(head, start.directory)
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
-    task = HeadTask(model, head, examples, config)
+    task = HeadTask(model, head, examples, config, augment)
     for progress in fit(task, config, directory, cpu=model.device.type == "cpu"):
         if progress.validation and progress.validation is task.best:
             training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths

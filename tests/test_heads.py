@@ -61,6 +61,13 @@ def test_the_same_texts_are_held_out_whatever_the_seed(task: HeadTask) -> None:
     assert first.epoch(0) != second.epoch(0)
 
 
+def test_what_is_held_out_is_never_augmented(task: HeadTask) -> None:
+    examples = [*task.examples, *task.held_out]
+    more = HeadTask(task.model, task.module.head, examples, TrainingConfig(tokens_per_batch=24), lambda given: given)
+    assert [id(e) for e in more.examples] == 2 * [id(e) for e in task.examples]
+    assert [id(e) for e in more.held_out] == [id(e) for e in task.held_out]
+
+
 def test_what_is_held_out_shares_no_text_with_the_rest() -> None:
     examples = [Example([i % 60, 1], i) for i in range(130)]
     kept, held_out = hold_out(examples, share=0.05, most=100, seed=0)

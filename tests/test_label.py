@@ -1,6 +1,7 @@
 """Labels and fields: reading them, the head's probabilities, what is learned, the oracle, and what users may write."""
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -38,7 +39,7 @@ from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.fit import Progress, TrainingConfig
 from ctrlgen.guidance import Guidance
-from ctrlgen.heads import Example
+from ctrlgen.heads import Example, load_head
 from ctrlgen.model import Denoiser
 from ctrlgen.pipeline import Generator, Settings
 
@@ -373,6 +374,25 @@ def test_guide_and_oracle_learn(taught: Path) -> None:
         by_noise = config["measured"]["accuracy_by_noise"]
         assert by_noise["1-2"] > max(config["guessing"]["accuracy"].values()) + 0.2
         assert config["measured"]["validation_loss"] < 0.85 * config["guessing"]["validation_loss"]
+
+
+def test_the_guide_reads_what_is_written_not_what_goes_together(toy_model: Path, tmp_path: Path) -> None:
+    """Taught by texts whose subject and place always go together, it knows them apart: `name` and `near` in E2E."""
+    model = from_pretrained(str(toy_model))
+    tied = [
+        {"text": f"{first} {adj} {a} {verb} {second} {other} {b} .", "subject": a, "place": b}
+        for a, b in (("cat", "house"), ("dog", "river"))
+        for first, second in (("the", "a"), ("a", "the"), ("the", "the"))
+        for adj, other in itertools.product(("red", "old", "small"), repeat=2)
+        for verb in ("sees", "likes", "finds")
+    ]
+    directory = tmp_path / "tied"
+    teach(Field, model, "tied", tied, "subject,place", TEACHING, directory)
+    head = LabelHead([3, 3], len(model.tokenizer), model.config.layers, model.config.width, **label.HEAD_SIZE)
+    load_head(head, directory)
+    untied = ["the red cat sees a old river .", "a small dog likes the red house ."]
+    clean = Generator(model).on_clean_text(torch.tensor([model.tokenizer.ids(text.split()) for text in untied]), None)
+    assert likeliest(head(clean)).tolist() == [[1, 2], [2, 1]]  # 0 is absent
 
 
 def test_a_head_may_start_from_another_and_keep_its_oracle(taught: Path, tmp_path: Path) -> None:
