@@ -6,13 +6,15 @@ as in a hidden Markov model (Rabiner 1989, section III.A), in log space because 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ctrlgen.infill import Blank
 
 Place = Literal["anywhere", "start", "end"]
 Phrase = tuple[str, ...]
@@ -38,6 +40,23 @@ class Automaton:
 
     def letter(self, word: str) -> int:
         return 2 + self.words.index(word) if word in self.words else OTHER
+
+    def accepts_some(self, parts: Sequence[str | Blank]) -> bool:
+        """Whether a text of these words, with any words in its blanks, is accepted."""
+        reached = {0}
+        for part in parts:
+            if isinstance(part, str):
+                reached = {self.moves[state][self.letter(part)] for state in reached}
+                continue
+            for _ in range(part.fewest):
+                reached = self.after_any_word(reached)
+            more = len(self.moves) if part.most is None else part.most - part.fewest
+            for _ in range(min(len(self.moves), more)):  # by then nothing new is reached
+                reached |= self.after_any_word(reached)
+        return any(self.accepting[state] for state in reached)
+
+    def after_any_word(self, states: Set[int]) -> set[int]:
+        return {after for state in states for after in self.moves[state][OTHER:]}
 
 
 @dataclass(frozen=True)

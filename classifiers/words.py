@@ -36,6 +36,7 @@ from classifiers.automaton import (
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.control import Classifier, Verdict
 from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.infill import Blank
 from ctrlgen.model import Denoised
 from ctrlgen.precision import precise
 from ctrlgen.tokenizer import detokenize
@@ -131,6 +132,9 @@ class Words(Classifier):
 
     def allows_length(self, target: Wanted, length: int) -> bool:
         return length >= self.automaton(target).shortest
+
+    def allows_parts(self, target: Wanted, parts: Sequence[str | Blank]) -> bool:
+        return self.automaton(target).accepts_some([p if isinstance(p, Blank) else p.casefold() for p in parts])
 
     def encode(self, targets: Sequence[Wanted], lengths: Sequence[int]) -> Tensor:
         """Transition tables (B, 1 + S, K + 1): above them the letters' classes, beside them whether a state accepts."""

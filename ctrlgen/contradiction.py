@@ -10,8 +10,17 @@ from ctrlgen.errors import UsageError
 from ctrlgen.infill import Template
 
 
-def refuse_contradictions(controls: Sequence[Control]) -> None:
-    """Raises UsageError naming the first two controls that contradict each other whatever the length."""
+def refuse_contradictions(controls: Sequence[Control], template: Template | None = None) -> None:
+    """Raises UsageError naming the first two controls that contradict each other whatever the length.
+
+    A template's own words may contradict a control as well.
+    """
+    if template is not None:
+        for control in controls:
+            if not control.complement and not control.classifier.allows_parts(control.target, template.parts):
+                raise UsageError(
+                    f"{template.text!r} and {control.text!r} contradict each other, whatever fills the blanks"
+                )
     for one, other in combinations(controls, 2):
         reason = contradiction(one, other)
         if reason is not None:

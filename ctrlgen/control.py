@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ctrlgen.checkpoint import DiffusionLM
     from ctrlgen.fit import Progress, TrainingConfig
+    from ctrlgen.infill import Blank
     from ctrlgen.model import Denoised
 
 WEIGHT = re.compile(r"(?:\s@\s*|@(?=[\d.\[]))(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
@@ -155,6 +156,10 @@ class Classifier(ABC):
 
     def allows_length(self, target: Any, length: int) -> bool:
         """Whether a text of `length` words can have this target."""
+        return True
+
+    def allows_parts(self, target: Any, parts: Sequence[str | Blank]) -> bool:
+        """Whether a text of these words, with any words in its blanks, can have this target."""
         return True
 
     @abstractmethod

@@ -77,7 +77,7 @@ class Generator:
             raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
         blanks = parse_template(template, self.model.tokenizer) if template is not None else None
         self.lengths(parsed, blanks)
-        refuse_contradictions(parsed)
+        refuse_contradictions(parsed, blanks)
         return Request(parsed, n, seed, id, blanks)
 
     def lengths(self, controls: Sequence[Control], template: Template | None = None) -> list[int]:

@@ -93,6 +93,36 @@ def test_what_can_hold_together_is_not_refused(classifiers: dict[str, Classifier
     refuse_contradictions(read(classifiers, *controls))
 
 
+@pytest.mark.parametrize(
+    ("template", "control", "possible"),
+    [
+        ("the cat ___ .", "not words: cat", False),
+        ("The Cat ___ .", "not words: cat", False),
+        ("the cat ___ .", "not words: cat sees", True),
+        ("the cat ___{1} dog", "words: cat dog", True),
+        ("the cat ___{1} dog", "not words: cat", False),
+        ("the ___{2} dog", "words: cat sees dog", True),
+        ("the ___{1} dog", "words: cat sees dog", False),
+        ("the ___{1-2} dog", "words: cat sees dog", True),
+        ("the ___ dog", "words: river, red, house", True),
+        ("the ___{2} dog", "words: river, red, house", False),
+        ("the cat ___", "starts: the dog", False),
+        ("the ___ cat", "starts: the dog", True),
+        ("___ cat .", "ends: dog", False),
+        ("___ .", "ends: dog", True),
+        ("the ___ zebra", "words: cat", True),
+    ],
+)
+def test_a_templates_own_words_may_contradict(
+    generator: Generator, template: str, control: str, possible: bool
+) -> None:
+    if possible:
+        generator.request([control], template=template)
+        return
+    with pytest.raises(UsageError, match="contradict each other, whatever fills the blanks"):
+        generator.request([control], template=template)
+
+
 def test_a_request_is_refused_before_anything_is_sampled(generator: Generator) -> None:
     for controls in (["pos: DET NOUN ...", "pos: VERB ..."], ["starts: the cat", "not words: cat"]):
         with pytest.raises(UsageError, match=f"'{controls[0]}' and '{controls[1]}' contradict each other"):
