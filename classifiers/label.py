@@ -158,11 +158,11 @@ class Label(Classifier):
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
         counts = {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)}
         start = starting_point(config, cls.kind)
-        named, named_there = (literal_phrases(half, values, model.tokenizer) for half in (guides, oracles))
-        exchanged = partial(counterfactuals, phrases=named, seed=config.seed)
+        exchanged = partial(counterfactuals, phrases=literal_phrases(guides, values, model.tokenizer), seed=config.seed)
         if start is None:
             head.count([*guides, *exchanged(guides)])
-            right = dict(zip(values, train_oracle(judge, oracles, named_there, config.seed), strict=True))
+            phrases = literal_phrases(oracles, values, model.tokenizer)
+            right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
         else:  # its oracle reads clean texts, whatever the denoiser
             refuse_other_texts(start, values, counts, config.seed)
             load_head(judge, start.directory, ORACLE)
