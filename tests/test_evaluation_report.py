@@ -359,8 +359,8 @@ def test_controls_shows_what_was_measured_of_these_weights(
     assert shown()["pos"] is None  # of other weights
     configuration = results.configuration | {"model": {"weights": weights_fingerprint(model)}}
     write_card(replace(results, configuration=configuration), model)
-    refuse_to_forget(model, ["pos", "length"], 200)
-    for suites, limit in ((["length"], 200), (["pos"], 3)):
+    refuse_to_forget(model, ["pos", "length"], FULL.targets)
+    for suites, limit in ((["length"], 200), (["pos"], FULL.targets - 1)):
         with pytest.raises(UsageError, match=r"more suites or targets \(pos\)"):
             refuse_to_forget(model, suites, limit)
     found = shown()
