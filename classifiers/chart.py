@@ -112,7 +112,8 @@ class SpanScorer(nn.Module):
         right = in_any_company(self.right, torch.cat([h, after], -1))
         spans = ends(h.shape[1], h.device)
         first, last = spans if wanted is None else spans[:, wanted]
-        return in_any_company(self.output, F.relu(left[:, first] + right[:, last]))
+        hidden = F.relu(left.index_select(1, first) + right.index_select(1, last))  # (B, wanted spans, hidden)
+        return in_any_company(self.output, hidden)
 
 
 def best_trees(log_p: Tensor, labels: Labels) -> list[tuple[Constituent, ...]]:

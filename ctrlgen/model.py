@@ -149,7 +149,7 @@ class Denoiser(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """x_0 of token ids: (B, n) -> (B, n, d)."""
-        return self.embeddings()[tokens]
+        return F.embedding(tokens, self.embeddings())
 
     def forward(
         self,

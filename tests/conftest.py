@@ -37,10 +37,20 @@ def rng() -> torch.Generator:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Sums are in the same order as in one of a generator's workers, or in a process that a test starts."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    yield from threads(1)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """Threads that add to one row in whatever order they come would show."""
+    yield from threads(4)
+
+
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -43,6 +43,17 @@ def test_embed_looks_words_up(make_model: MakeModel) -> None:
     assert torch.equal(x_0[1, 1], model.embeddings()[7])
 
 
+@pytest.mark.usefixtures("four_threads")
+def test_the_gradient_of_a_large_batch_is_the_same_every_time(make_model: MakeModel) -> None:
+    model = make_model()
+    tokens, weight = torch.randint(0, 11, (1024, 32)), torch.randn(1024, 32, 4)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad((model.embed(tokens) * weight).sum(), model.word_embedding)[0]
+
+    assert all(torch.equal(gradient(), gradient()) for _ in range(20))
+
+
 def test_an_untrained_model_is_the_gaussian_posterior(make_model: MakeModel) -> None:
     model = make_model().double()
     x_t, log_snr = inputs(dtype=torch.float64)

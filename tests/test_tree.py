@@ -222,6 +222,16 @@ def test_a_span_is_scored_by_its_ends_and_their_neighbours() -> None:
     torch.testing.assert_close(scorer(h, some), scores[:, some])
 
 
+@pytest.mark.usefixtures("four_threads")
+def test_the_gradient_of_spans_is_the_same_every_time() -> None:
+    scorer, h = SpanScorer(width=16, hidden=64, classes=4), torch.randn(1, 40, 16)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(scorer(h).square().sum(), scorer.left.weight)[0]
+
+    assert all(torch.equal(gradient(), gradient()) for _ in range(20))
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_a_single_span_is_scored_alike_in_any_company(n: int) -> None:
