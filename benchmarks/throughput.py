@@ -2,50 +2,67 @@
 
     python benchmarks/throughput.py [--recipe examples/recipes/e2e.toml] [--precision float32] [--compile]
 
-Counts the floating-point operations of one training step's matrix products, times steps on random sentences of
-average length, and times bare products of the very same shapes. Prints one JSON object.
+Trains the recipe's model with `ctrlgen train`'s own loop on random sentences of average length, one forward and one
+backward pass a step, counts the floating-point operations of its matrix products, and times bare products of the very
+same shapes. Prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import torch
-from accelerate import Accelerator
 
-from ctrlgen.diffusion import draw_noise
-from ctrlgen.model import Denoiser, DenoiserConfig
-from ctrlgen.optim import make_optimizers
+from ctrlgen.diffusion import Noise
+from ctrlgen.fit import fit
 from ctrlgen.recipe import read_recipe
-from ctrlgen.schedule import make_schedule
-from ctrlgen.train import DenoisingLoss, ModelConfig
+from ctrlgen.train import DataConfig, DenoisingTask, ModelConfig, Recipe
 
-LENGTH, VOCABULARY = 22, 820
+LENGTH, WORDS = 22, 817  # of an average E2E text; of its vocabulary, without the special ones
+STEPS, WARM_UP, WINDOWS = 5, 2, 12  # steps in a window that is timed; windows that are not; those that are
 REPEATS = 12
 
 
-def seconds(work: Callable[[], object], warm_up: int = 3) -> float:
-    """Median seconds of one call."""
-    for _ in range(warm_up):
-        work()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
+class PlainTask(DenoisingTask):
+    """Training without self-conditioning, which would add a forward pass to some of the steps."""
+
+    def draw(self, tokens: torch.Tensor, rng: torch.Generator) -> Noise:
+        return replace(super().draw(tokens, rng), self_condition=torch.tensor(False))
 
 
-def product_shapes(model: ModelConfig, tokens: int) -> list[tuple[int, int, int]]:
+def random_texts(count: int) -> str:
+    rng = random.Random(0)
+    return "\n".join(" ".join(f"word{rng.randrange(WORDS)}" for _ in range(LENGTH)) for _ in range(count))
+
+
+def step_seconds(recipe: Recipe) -> tuple[float, int, int]:
+    """Median seconds of a training step, the tokens in it, and the vocabulary's size."""
+    rows = recipe.training.tokens_per_batch // LENGTH
+    with tempfile.TemporaryDirectory() as directory:
+        texts = Path(directory, "texts.txt")
+        texts.write_text(random_texts(20 * rows))
+        task = PlainTask(replace(recipe, data=DataConfig(str(texts), min_count=1)))
+        marks = []
+        for _ in itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1):
+            marks.append(time.perf_counter())
+    windows = [b - a for a, b in itertools.pairwise(marks[WARM_UP:])]
+    return median(windows) / STEPS, rows * LENGTH, len(task.tokenizer)
+
+
+def product_shapes(model: ModelConfig, tokens: int, vocabulary: int) -> list[tuple[int, int, int]]:
     """(rows, inner, columns) of every product with weights in one forward pass."""
     w = model.width
     block = [(tokens, w, 3 * w), (tokens, w, w), (tokens, w, 4 * w), (tokens, 4 * w, w)]
-    return [(tokens, 2 * model.embedding_dim, w), *(block * model.layers), (tokens, w, VOCABULARY)]
+    return [(tokens, 2 * model.embedding_dim, w), *(block * model.layers), (tokens, w, vocabulary)]
 
 
 def bare_product_seconds(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
@@ -60,6 +77,18 @@ def bare_product_seconds(shapes: list[tuple[int, int, int]], dtype: torch.dtype)
     return total
 
 
+def seconds(work: Callable[[], object], warm_up: int = 3) -> float:
+    """Median seconds of one call."""
+    for _ in range(warm_up):
+        work()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path("examples/recipes/e2e.toml"))
@@ -67,40 +96,22 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     recipe = read_recipe(options.recipe)
-    rows = recipe.training.tokens_per_batch // LENGTH
-    tokens = rows * LENGTH
-    shapes = product_shapes(recipe.model, tokens)
+    training = replace(
+        recipe.training, precision=options.precision, compile=options.compile, log_every=STEPS, init=None,
+        checkpoint_every=recipe.training.steps, validate_every=recipe.training.steps,
+    )  # fmt: skip
+    step, tokens, vocabulary = step_seconds(replace(recipe, training=training))
+    shapes = product_shapes(recipe.model, tokens, vocabulary)
     operations = 3 * sum(2 * a * b * c for a, b, c in shapes)
-
-    torch.manual_seed(0)
-    denoiser = Denoiser(DenoiserConfig(VOCABULARY, **vars(recipe.model)))
-    if options.compile:
-        denoiser.compile()
-    loss = DenoisingLoss(denoiser, make_schedule("warp"), recipe.diffusion.steps)
-    optimizers = make_optimizers(loss, recipe.training.matrix_lr, recipe.training.lr)
-    accelerator = Accelerator(mixed_precision="bf16" if options.precision == "bfloat16" else "no")
-    loss = accelerator.prepare(loss)
-    words = torch.randint(3, VOCABULARY, (rows, LENGTH))
-    noise = draw_noise(rows, LENGTH, recipe.model.embedding_dim, torch.Generator().manual_seed(0))
-    noise = replace(noise, self_condition=torch.tensor(False))
-
-    def step() -> None:
-        accelerator.backward(loss(words, *noise.tensors())[0].mean())
-        accelerator.clip_grad_norm_(loss.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-
-    step_seconds = seconds(step)
-    product_seconds = bare_product_seconds(shapes, getattr(torch, options.precision))
+    products = bare_product_seconds(shapes, getattr(torch, options.precision))
     result = {
         "precision": options.precision,
         "compile": options.compile,
-        "step_seconds": step_seconds,
-        "tokens_per_second": tokens / step_seconds,
-        "step_gflops": operations / step_seconds / 1e9,
-        "machine_gflops": operations / product_seconds / 1e9,
-        "share": product_seconds / step_seconds,
+        "step_seconds": step,
+        "tokens_per_second": tokens / step,
+        "step_gflops": operations / step / 1e9,
+        "machine_gflops": operations / products / 1e9,
+        "share": products / step,
     }
     print(json.dumps(result, indent=2))
 
