@@ -46,23 +46,23 @@ def random_texts(count: int) -> str:
 
 def step_seconds(recipe: Recipe) -> tuple[float, int, int]:
     """Median seconds of a training step, the tokens in it, and the vocabulary's size."""
-    rows = recipe.training.tokens_per_batch // LENGTH
     with tempfile.TemporaryDirectory() as directory:
         texts = Path(directory, "texts.txt")
-        texts.write_text(random_texts(20 * rows))
+        texts.write_text(random_texts(20 * recipe.training.tokens_per_batch // LENGTH))
         task = PlainTask(replace(recipe, data=DataConfig(str(texts), min_count=1)))
-        marks = []
-        for _ in itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1):
-            marks.append(time.perf_counter())
+        events = itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1)
+        marks = [time.perf_counter() for _ in events]
     windows = [b - a for a, b in itertools.pairwise(marks[WARM_UP:])]
-    return median(windows) / STEPS, rows * LENGTH, len(task.tokenizer)
+    tokens = max(len(indices) for indices in task.epoch(0)) * len(task.sentences[0])
+    return median(windows) / STEPS, tokens, len(task.tokenizer)
 
 
 def product_shapes(model: ModelConfig, tokens: int, vocabulary: int) -> list[tuple[int, int, int]]:
     """(rows, inner, columns) of every product with weights in one forward pass."""
     w = model.width
     block = [(tokens, w, 3 * w), (tokens, w, w), (tokens, w, 4 * w), (tokens, 4 * w, w)]
-    return [(tokens, 2 * model.embedding_dim, w), *(block * model.layers), (tokens, w, vocabulary)]
+    predicted = vocabulary if model.objective == "ce" else model.embedding_dim
+    return [(tokens, 2 * model.embedding_dim, w), *(block * model.layers), (tokens, w, predicted)]
 
 
 def bare_product_seconds(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
@@ -96,9 +96,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     recipe = read_recipe(options.recipe)
+    steps = STEPS * (WARM_UP + WINDOWS + 1)
     training = replace(
-        recipe.training, precision=options.precision, compile=options.compile, log_every=STEPS, init=None,
-        checkpoint_every=recipe.training.steps, validate_every=recipe.training.steps,
+        recipe.training, precision=options.precision, compile=options.compile, steps=steps, log_every=STEPS,
+        checkpoint_every=steps, validate_every=steps, init=None,
     )  # fmt: skip
     step, tokens, vocabulary = step_seconds(replace(recipe, training=training))
     shapes = product_shapes(recipe.model, tokens, vocabulary)

@@ -51,7 +51,7 @@ class TrainingConfig:
     seed: int = 0
     init: str | None = None  # start from these weights: of a model (name, directory, hub id); of a head its directory
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False  # torch.compile: a quarter faster after two minutes of compiling
+    compile: bool = False  # torch.compile: up to a quarter faster, after two minutes of compiling
     log_every: int = 10
     checkpoint_every: int = 200
     validate_every: int = 1000
