@@ -22,10 +22,10 @@ from statistics import median
 
 import torch
 
-from ctrlgen.diffusion import Noise
-from ctrlgen.fit import fit
-from ctrlgen.recipe import read_recipe
-from ctrlgen.train import DataConfig, DenoisingTask, ModelConfig, Recipe
+from ctrlgen.diffusion.process import Noise
+from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe
+from ctrlgen.training.fit import fit
+from ctrlgen.training.recipe import read_recipe
 
 LENGTH, WORDS = 22, 817  # of an average E2E text; of its vocabulary, without the special ones
 STEPS, WARM_UP, WINDOWS = 5, 2, 12  # steps in a window that is timed; windows that are not; those that are

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM, from_pretrained, save_pretrained
-    from ctrlgen.control import Classifier, Control, Verdict
+    from ctrlgen.controls.language import Classifier, Control, Verdict
     from ctrlgen.errors import CtrlgenError, UsageError
-    from ctrlgen.guidance import Guidance
-    from ctrlgen.pipeline import Generator, Request, Sample, Settings
+    from ctrlgen.generation.generator import Generator, Request, Sample, Settings
+    from ctrlgen.generation.guidance import Guidance
 
 # Before torch is imported: a matrix product's rows must not depend on how many rows there are, or a text would
 # depend on the batch it was drawn in.
@@ -29,10 +29,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),
-    "control": ("Classifier", "Control", "Verdict"),
+    "controls.language": ("Classifier", "Control", "Verdict"),
     "errors": ("CtrlgenError", "UsageError"),
-    "guidance": ("Guidance",),
-    "pipeline": ("Generator", "Request", "Sample", "Settings"),
+    "generation.guidance": ("Guidance",),
+    "generation.generator": ("Generator", "Request", "Sample", "Settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
+from ctrlgen.diffusion.schedule import Schedule, make_schedule
 from ctrlgen.errors import CtrlgenError, did_you_mean
 from ctrlgen.files import atomic_file, make_directory, write_text
-from ctrlgen.model import Denoiser, DenoiserConfig
-from ctrlgen.schedule import Schedule, make_schedule
 from ctrlgen.tokenizer import WordTokenizer
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"

@@ -18,10 +18,10 @@ from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.data import load_data
-from ctrlgen.fit import TrainingConfig
-from ctrlgen.model import Denoiser, DenoiserConfig
-from ctrlgen.pipeline import Generator
-from ctrlgen.train import DataConfig, ModelConfig, Recipe, train
+from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
+from ctrlgen.generation.generator import Generator
+from ctrlgen.training.denoising import DataConfig, ModelConfig, Recipe, train
+from ctrlgen.training.fit import TrainingConfig
 
 settings.register_profile("ctrlgen", deadline=None, max_examples=60, database=None, derandomize=True)
 settings.load_profile("ctrlgen")
@@ -95,7 +95,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def train_toy_model(data: Path, directory: Path) -> None:
-    from classifiers import pos
+    from ctrlgen_classifiers import pos
 
     for _ in train(Recipe(DataConfig(str(data)), TOY_MODEL, DiffusionConfig(), TOY_TRAINING), directory):
         pass
@@ -136,7 +136,7 @@ class NoSpacy(MetaPathFinder):
 @pytest.fixture
 def no_spacy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if spaCy were not installed."""
-    from classifiers import pos
+    from ctrlgen_classifiers import pos
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "spacy"]:
         monkeypatch.delitem(sys.modules, name)

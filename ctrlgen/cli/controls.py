@@ -20,9 +20,9 @@ def controls(
     from rich.text import Text
 
     from ctrlgen.checkpoint import from_pretrained
-    from ctrlgen.display import console
-    from ctrlgen.evaluation.card import measured_success
-    from ctrlgen.registry import Controls, classifier_kinds
+    from ctrlgen.cli.display import console
+    from ctrlgen.controls.registry import Controls, classifier_kinds
+    from ctrlgen.evaluation.report.card import measured_success
 
     loaded = from_pretrained(model)
     ready = Controls(loaded).names()

@@ -22,8 +22,8 @@ def demo(
 
     Example: ctrlgen demo --port 8000 --no-browser
     """
-    from ctrlgen.demo import serve
-    from ctrlgen.pipeline import Generator
+    from ctrlgen.cli.page import serve
+    from ctrlgen.generation.generator import Generator
 
     page = serve(Generator(model, find_device(device)), host, port, browser)
     print(f"{page.local_url}  (Ctrl-C ends it)", file=sys.stderr)

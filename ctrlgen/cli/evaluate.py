@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.errors import UsageError
+from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
 
 MAX_SEED = 2**32  # each stands for a million of the samples' own
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ctrlgen.evaluation.figures import Judge
     from ctrlgen.evaluation.metrics import Training
     from ctrlgen.evaluation.run import Results
-    from ctrlgen.pipeline import Generator
+    from ctrlgen.generation.generator import Generator
 
 
 def evaluate(
@@ -79,13 +79,13 @@ def evaluate(
     if samples is not None and (swept or baseline or len(numbers) > 1):
         raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
 
-    from ctrlgen.display import evaluation_progress
-    from ctrlgen.evaluation.card import card_path, refuse_to_forget
-    from ctrlgen.evaluation.report import show_results, write_card, write_comparison, write_report
+    from ctrlgen.cli.display import evaluation_progress
+    from ctrlgen.evaluation.report.card import card_path, refuse_to_forget
+    from ctrlgen.evaluation.report.page import show_results, write_card, write_comparison, write_report
     from ctrlgen.evaluation.run import Plan, evaluate, read_training, vary
     from ctrlgen.evaluation.targets import expand_suites
     from ctrlgen.files import make_directory
-    from ctrlgen.pipeline import Generator, Settings
+    from ctrlgen.generation.generator import Generator, Settings
 
     plan = Plan(
         suites=tuple(suite or ["all"]),
@@ -164,7 +164,7 @@ def recalibrate(results: Results, generator: Generator) -> None:
 def find_peers(generator: Generator, plan: Any) -> list[Any]:
     if not plan.baselines:
         return []
-    from ctrlgen.evaluation.peers import make_peers
+    from ctrlgen.evaluation.baselines import make_peers
 
     return make_peers(generator, plan.baselines, plan.training_data)
 

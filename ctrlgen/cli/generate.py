@@ -14,7 +14,7 @@ from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
 
 if TYPE_CHECKING:
-    from ctrlgen.pipeline import Generator, Request
+    from ctrlgen.generation.generator import Generator, Request
 
 BATCH_KEYS = ("id", "controls", "n", "seed", "template")
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ctrlgen.choices import GuidanceMethod, SamplerName, Selection
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.errors import UsageError
+from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
 
 if TYPE_CHECKING:
-    from ctrlgen.pipeline import Generator, Request, Sample, Settings
+    from ctrlgen.generation.generator import Generator, Request, Sample, Settings
 
 BATCH_WINDOW = 256  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
@@ -71,8 +71,8 @@ class SamplingOptions:
     require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
 
     def settings(self) -> "Settings":
-        from ctrlgen.guidance import Guidance
-        from ctrlgen.pipeline import Settings
+        from ctrlgen.generation.generator import Settings
+        from ctrlgen.generation.guidance import Guidance
 
         choice: dict[str, Any] = {"method": self.guidance, "window": parse_window(self.window)}
         if self.strength is not None:
@@ -120,8 +120,8 @@ def answer(
     """
     with output(options.out) as file:
         if on_cluster:
-            from ctrlgen.cluster import generate_on_cluster
-        from ctrlgen.pipeline import Generator
+            from ctrlgen.generation.cluster import generate_on_cluster
+        from ctrlgen.generation.generator import Generator
 
         settings = options.settings()
         if on_cluster and options.device not in ("auto", "cpu"):
@@ -140,7 +140,7 @@ def answer(
                 if as_json or options.as_json:
                     write_lines(lines, file)
                 else:
-                    from ctrlgen.display import show_samples
+                    from ctrlgen.cli.display import show_samples
 
                     show_samples(samples, file)
     if settings.until_success:
@@ -191,7 +191,7 @@ class Tally:
 
 def answers(generator: "Generator", requests: Sequence["Request"], settings: "Settings") -> Iterator[list["Sample"]]:
     """Samples, a window of requests at a time, with a progress bar on a terminal."""
-    from ctrlgen.display import sampling_progress
+    from ctrlgen.cli.display import sampling_progress
 
     for start in range(0, len(requests), BATCH_WINDOW):
         with sampling_progress() as watch:

@@ -31,9 +31,9 @@ def train(
     if out is None:
         raise UsageError("give --out, the directory of the new model")
     check_tracker(log_with)
-    from ctrlgen.display import follow_training
-    from ctrlgen.recipe import make_recipe, read_recipe
-    from ctrlgen.train import train as run
+    from ctrlgen.cli.display import follow_training
+    from ctrlgen.training.denoising import train as run
+    from ctrlgen.training.recipe import make_recipe, read_recipe
 
     given = {
         "data.train": data,

@@ -38,10 +38,10 @@ def train_classifier(
     Example: ctrlgen train-classifier pos --model my-model --data train.jsonl
     """
     from ctrlgen.checkpoint import from_pretrained
+    from ctrlgen.cli.display import follow_training
+    from ctrlgen.controls.registry import classifier_directory, classifier_kinds, new_classifier_directory
     from ctrlgen.data import find_text_column, load_data
-    from ctrlgen.display import follow_training
-    from ctrlgen.fit import RESUME, TrainingConfig
-    from ctrlgen.registry import classifier_directory, classifier_kinds, new_classifier_directory
+    from ctrlgen.training.fit import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
     if kind not in kinds:

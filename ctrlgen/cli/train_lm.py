@@ -29,10 +29,10 @@ def train_lm(
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """
     from ctrlgen.checkpoint import from_pretrained
-    from ctrlgen.display import follow_training
-    from ctrlgen.fit import RESUME, TrainingConfig
-    from ctrlgen.language_model import lm_directories
-    from ctrlgen.language_model import train_lm as run
+    from ctrlgen.cli.display import follow_training
+    from ctrlgen.evaluation.language_model import lm_directories
+    from ctrlgen.evaluation.language_model import train_lm as run
+    from ctrlgen.training.fit import RESUME, TrainingConfig
 
     loaded = from_pretrained(model)
     directory = (out or lm_directories(loaded)[0]).resolve()

@@ -7,12 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.controls.registry import SCORE_TEMPERATURE, trained_classifiers
 from ctrlgen.evaluation.metrics import Calibration, calibrate
 from ctrlgen.evaluation.run import Results
-from ctrlgen.evaluation.writers import OURS
+from ctrlgen.evaluation.systems import OURS
 from ctrlgen.files import write_text
-from ctrlgen.pipeline import Generator
-from ctrlgen.registry import SCORE_TEMPERATURE, trained_classifiers
+from ctrlgen.generation.generator import Generator
 
 FEWEST_OF_EITHER = 5  # verdicts of success and of failure
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ctrlgen.correction import STRIDE
-from ctrlgen.diffusion import SCORED_LEVELS
+from ctrlgen.diffusion.process import SCORED_LEVELS
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.metrics import Estimate, Training, estimate, mean
 from ctrlgen.evaluation.records import HUMAN, Record
+from ctrlgen.evaluation.systems import OURS
 from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
-from ctrlgen.evaluation.writers import OURS
-from ctrlgen.pipeline import Settings
+from ctrlgen.generation.correction import STRIDE
+from ctrlgen.generation.generator import Settings
 
 
 class Judge(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.evaluation.kneser_ney import KneserNey
+from ctrlgen.evaluation.language_model import CausalLM, LanguageModel
 from ctrlgen.evaluation.metrics import Training
-from ctrlgen.language_model import CausalLM, LanguageModel
 from ctrlgen.tokenizer import UNK, detokenize
 
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.control import Verdict, check
+from ctrlgen.controls.language import Verdict, check
 from ctrlgen.errors import UsageError
+from ctrlgen.evaluation.systems import Draft, Writer
 from ctrlgen.evaluation.targets import Asked
-from ctrlgen.evaluation.writers import Draft, Writer
 from ctrlgen.files import make_directory, read_lines, write_text
-from ctrlgen.pipeline import Request
+from ctrlgen.generation.generator import Request
 from ctrlgen.tokenizer import detokenize
 
 HUMAN = "human"

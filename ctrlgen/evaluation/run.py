@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
+from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_fingerprint
 from ctrlgen.data import read_texts
 from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.evaluation.figures import Judge, Row, evaluations, summarise
 from ctrlgen.evaluation.metrics import Training
 from ctrlgen.evaluation.records import CHUNK, HUMAN, Record, Store, human_records, write
+from ctrlgen.evaluation.systems import OURS, Given, Ours, Writer
 from ctrlgen.evaluation.targets import UNGUIDED, Asked, ask, expand_suites, make_targets, read_examples, read_targets
-from ctrlgen.evaluation.writers import OURS, Given, Ours, Writer
 from ctrlgen.files import write_text
-from ctrlgen.pipeline import Generator, Settings
-from ctrlgen.registry import fingerprint, trained_classifiers, weights_fingerprint
+from ctrlgen.generation.generator import Generator, Settings
 
 RESULTS = "results.json"
 TARGET_SEED = 0  # which held-out texts are taken; --seeds change the samples

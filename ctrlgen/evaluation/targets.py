@@ -23,7 +23,7 @@ from typing import Any
 from ctrlgen.data import load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
-from ctrlgen.pipeline import Generator, Request
+from ctrlgen.generation.generator import Generator, Request
 
 Words = tuple[str, ...]
 

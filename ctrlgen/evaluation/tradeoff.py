@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctrlgen.evaluation.report.tables import judges
 from ctrlgen.evaluation.run import Results
-from ctrlgen.evaluation.tables import judges
-from ctrlgen.evaluation.writers import OURS
+from ctrlgen.evaluation.systems import OURS
 
 KNEE = (
     "The knee is the setting nearest to the corner of lowest cost and highest success, both axes scaled to the range "

@@ -1,0 +1,83 @@
+"""Meaning: `food: Japanese`, `area: riverside`, `family friendly: no`.
+
+One classifier answers for all fields of a data set. They come from a meaning representation
+(`food[Japanese], area[riverside]`, as in E2E) or from label columns. A field that a text does not mention has the value
+`absent`, which the head learns like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.registry import fold
+from ctrlgen.data import find_text_column
+from ctrlgen.tokenizer import detokenize
+from ctrlgen_classifiers.label import Label, Target
+from ctrlgen_classifiers.labelled import ABSENT, Row, read_column
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SLOT = re.compile(r"([^\[\],]+)\[([^\]]*)\]")  # food[Japanese]
+
+
+class Field(Label):
+    """`success` is the oracle's verdict; where Diffusion-LM's literal test says otherwise, `detail` tells."""
+
+    kind = "field"
+    summary = "what the text says of each field of your data"
+    syntax = "FIELD: VALUE, or FIELD: absent"
+    example = "food: Japanese"
+    weight: ClassVar[float] = 3.0  # its values stand in single words, which need less of a push than a tone does
+    may_be_absent: ClassVar[bool] = True
+
+    @classmethod
+    def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
+        """Fields of the columns named, separated by commas, or of all columns but the text."""
+        columns = [column for column in data.column_names if column != text_column]
+        if label_column is not None:
+            columns = [find_text_column(data.column_names, c.strip(), "the data") for c in label_column.split(",")]
+        rows: list[Row] = [{} for _ in range(len(data))]
+        for column in columns:
+            values = read_column(data, column)
+            is_meaning = any(values) and not any(SLOT.sub("", value).strip(", ") for value in values)
+            for row, value in zip(rows, values, strict=True):
+                row.update(read_meaning(value) if is_meaning else {column: value})
+        return [{field: value for field, value in row.items() if value} for row in rows]
+
+    def value_in(self, row: Mapping[str, Any]) -> str | None:
+        """From a column of that name, or from a meaning representation."""
+        columns = [text for text in row.values() if isinstance(text, str) and SLOT.search(text)]
+        fields = {fold(name): value for text in columns for name, value in read_meaning(text).items()}
+        return fields.get(fold(self.name)) or super().value_in(row)
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
+        verdicts = super().check(texts, targets)
+        return [
+            self.compared_with_literal(verdict, words, self.written(target))
+            for verdict, words, target in zip(verdicts, texts, targets, strict=True)
+        ]
+
+    def compared_with_literal(self, verdict: Verdict, words: Sequence[str], value: str) -> Verdict:
+        if value == ABSENT:
+            return verdict
+        literal = is_literal(self.tokenizer.split(value), words)
+        verdict = replace(verdict, also={"literal": literal})
+        if literal == verdict.success:
+            return verdict
+        detail = f"{value!r} is not written" if verdict.success else f"{verdict.detail}, though {value!r} is written"
+        return replace(verdict, detail=detail)
+
+
+def read_meaning(text: str) -> Row:
+    """`name[The Vaults], eatType[pub]` by field."""
+    return {field.strip(): value.strip() for field, value in SLOT.findall(text)}
+
+
+def is_literal(value: Sequence[str], words: Sequence[str]) -> bool:
+    """Diffusion-LM's test of meaning: the value is a substring of the text, here whatever its case."""
+    return detokenize(value).casefold() in detokenize(words).casefold()

@@ -1,0 +1,104 @@
+"""A small constituency parser of clean text: the oracle of tree and span controls. It never guides.
+
+Words of its own embeddings, a bidirectional LSTM, a score for every label of every span, and the best tree by CKY
+(Stern et al. 2017; labels are learned each span for itself, as in Teng and Zhang 2018).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from statistics import mean
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ctrlgen.data import LengthBatches
+from ctrlgen.training.heads import Example, hold_out
+from ctrlgen_classifiers.brackets import Bracketing, Constituent, labelled_f1
+from ctrlgen_classifiers.chart import Labels, SpanScorer, best_trees, upper
+
+if TYPE_CHECKING:
+    from ctrlgen.training.fit import Progress
+
+EPOCHS, MOST_STEPS, TOKENS, LR = 60, 3000, 2048, 3e-3
+WARMUP_STEPS, CLIP = 50, 1.0
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1000
+UNKNOWN_SHARE = 0.03  # of the words, hidden in training, so that unknown ones can be read
+LOG_EVERY = 20
+
+
+class CleanParser(nn.Module):
+    """log p(class | words) of every span, and the trees they make."""
+
+    def __init__(self, labels: Labels, vocab_size: int, unk_id: int, dim: int, width: int):
+        super().__init__()
+        self.labels, self.unk_id = labels, unk_id
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.lstm = nn.LSTM(dim, width, 2, batch_first=True, bidirectional=True, dropout=0.2)
+        self.dropout = nn.Dropout(0.2)
+        self.scorer = SpanScorer(2 * width, width, len(labels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, n) -> (B, spans, classes)"""
+        if self.training:
+            tokens = tokens.masked_fill(torch.rand(tokens.shape) < UNKNOWN_SHARE, self.unk_id)
+        h, _ = self.lstm(self.dropout(self.embedding(tokens)))
+        return self.scorer(self.dropout(h)).log_softmax(-1)
+
+    @torch.no_grad()
+    def parse(self, sentences: Sequence[Sequence[int]]) -> list[tuple[Constituent, ...]]:
+        """The constituents of each sentence."""
+        trees: list[tuple[Constituent, ...]] = [()] * len(sentences)
+        batches = LengthBatches([s or [self.unk_id] for s in sentences], TOKENS, seed=0)
+        for indices in batches.epoch(0):
+            for index, tree in zip(indices, best_trees(self(batches.tokens(indices)), self.labels), strict=True):
+                trees[index] = tree
+        return trees
+
+
+def train_parser(
+    parser: CleanParser, examples: Sequence[Example[Bracketing]], seed: int
+) -> Generator[Progress, None, dict[str, float]]:
+    """Train on clean texts, yielding progress; returns the agreement with trees held out, whose texts it never saw."""
+    from ctrlgen.training.fit import Progress
+
+    examples, held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, seed)
+    batches = LengthBatches([e.tokens for e in examples], TOKENS, seed)
+    per_epoch = len(batches.epoch(0))
+    order = [indices for epoch in range(EPOCHS) for indices in batches.epoch(epoch)][:MOST_STEPS]
+    optimizer = torch.optim.AdamW(parser.parameters(), lr=LR)
+    started, tokens_seen, recent = time.monotonic(), 0, []
+    for step, indices in enumerate(order):
+        for group in optimizer.param_groups:
+            group["lr"] = LR * min((step + 1) / WARMUP_STEPS, 1.0 - step / len(order))
+        tokens = batches.tokens(indices)
+        asked = upper(parser.labels.chart([examples[i].target for i in indices], tokens.shape[1]))  # (B, spans)
+        log_p = parser(tokens)[asked > 0]  # (spans, classes)
+        loss = -log_p.gather(-1, asked[asked > 0][:, None] - 1).sum() / tokens.numel()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parser.parameters(), CLIP)
+        optimizer.step()
+        recent.append(loss.item())
+        tokens_seen += tokens.numel()
+        if (step + 1) % LOG_EVERY == 0:
+            elapsed = time.monotonic() - started
+            epoch, left = (step + 1) / per_epoch, elapsed * (len(order) / (step + 1) - 1.0)
+            yield Progress(step + 1, len(order), epoch, mean(recent), tokens_seen / elapsed, left)
+            recent.clear()
+    parser.eval().requires_grad_(False)
+    return agreement(parser, held_out)
+
+
+def agreement(parser: CleanParser, examples: Sequence[Example[Bracketing]]) -> dict[str, float]:
+    """How far the parser finds the trees given: labelled F1 (mean over texts), and the share without any difference."""
+    parsed = parser.parse([e.tokens for e in examples])
+    wanted = [e.target.constituents for e in examples]
+    pairs = list(zip(wanted, parsed, strict=True))
+    return {
+        "f1": mean(labelled_f1(one, other)[0] for one, other in pairs),
+        "exact": mean(set(one) == set(other) for one, other in pairs),
+        "sentences": len(pairs),
+    }

@@ -1,0 +1,377 @@
+"""Syntax: `tree: (S (NP * *) (VP serves (NP * NN)) .)` and `span: NP 4-6, VP 3-9` (words counted from 1).
+
+A tree fixes the length by its leaves: a word, a tag in capitals (the model's `pos` classifier guides and checks it), a
+word in quotes if it would be taken for a tag, or `*`. Treebank notation, `(DT The)` or `(DT *)`, is read as well. The
+label of a bracket may be `*`: some constituent. Labels over the same words make a chain, `S+VP` (see
+`classifiers.brackets`); where VP is asked for, S+VP is right. What a tree does not name should not be there: the guide
+presses for that more weakly, and the oracle's F1 counts it, but success asks only for what is named.
+
+The guide is a chart head on the denoiser's hidden states: given x_t, spans count as independent. The oracle is a parser
+of clean text, another network trained apart on the same trees, which are as good as the parser that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
+from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.registry import find_trained, trained_classifiers, weights_fingerprint
+from ctrlgen.data import find_text_column
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.training.heads import Example, load_head, starting_point, train_head
+from ctrlgen_classifiers.brackets import (
+    ANY,
+    Bracketing,
+    Chain,
+    Constituent,
+    frequent_chains,
+    labelled_f1,
+    labels_of,
+    missing,
+    parts,
+    read_spans,
+    read_tree,
+    smallest_around,
+    write_tree,
+)
+from ctrlgen_classifiers.chart import Labels, fill_chart
+from ctrlgen_classifiers.parser import CleanParser, train_parser
+from ctrlgen_classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
+from ctrlgen_classifiers.tree_head import TreeHead
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ctrlgen.training.fit import Progress, TrainingConfig
+
+TREE_COLUMNS = ("tree", "trees", "parse")
+MIN_COUNT = 5  # a chain seen less often is taken for its beginning
+HEAD_SIZE = {"width": 128, "layers": 1}
+ORACLE = "oracle.safetensors"
+ORACLE_SIZE = {"dim": 64, "width": 128}
+TAGS = frozenset(UNIVERSAL + PENN)
+EMPTY_WEIGHT = 0.1  # of a span that should be no constituent, where 1 is that of a constituent
+NO_WORD = -1  # a leaf that may be any word
+MOST_LISTED = 3  # missing constituents named in a verdict
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """What is asked for: constituents, and for a tree its leaves (None for any), of which there are `length`."""
+
+    constituents: tuple[Constituent, ...]
+    length: int | None = None
+    words: tuple[str | None, ...] = ()
+    tags: Pattern | None = None
+
+
+class Tree(Classifier):
+    kind = "tree"
+    summary = "the syntax tree of the whole text"
+    syntax = "tree: (LABEL ... ) with words, POS tags or * as leaves, and * as any label"
+    example = "tree: (S (NP * *) (VP serves (NP * food)) .)"
+    oracle = "a parser trained apart, on clean texts"
+    names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
+
+    def __init__(self, model: DiffusionLM, head: TreeHead, parser: CleanParser):
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.labels, self.head, self.parser = head.labels, head, parser
+        self.pos: Pos | None = None  # loaded when a tag is asked for
+
+    @classmethod
+    def load(cls, model: DiffusionLM, name: str) -> Tree:
+        directory, config = find_trained(model, name)
+        try:
+            labels = Labels([str(chain) for chain in config["chains"]])
+            head, parser = cls.networks(model, labels, config["head"], config["oracle"]["size"])
+        except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a tree classifier") from error
+        load_head(head, directory).to(model.device)
+        load_head(parser, directory, ORACLE)
+        return cls(model, head, parser)
+
+    @staticmethod
+    def networks(
+        model: DiffusionLM, labels: Labels, head: dict[str, int], oracle: dict[str, int]
+    ) -> tuple[TreeHead, CleanParser]:
+        """Guide and oracle, untrained."""
+        trunk, words = model.config, model.tokenizer
+        guide = TreeHead(labels, trunk.layers, trunk.width, len(words), **head)
+        return guide, CleanParser(labels, len(words), words.unk_id, **oracle)
+
+    @classmethod
+    def train(
+        cls,
+        model: DiffusionLM,
+        name: str,
+        data: Dataset,
+        text_column: str,
+        label_column: str | None,
+        config: TrainingConfig,
+        directory: Path,
+    ) -> Iterator[Progress]:
+        torch.manual_seed(config.seed)
+        examples = training_examples(model, data, label_column)
+        start = starting_point(config, Tree.kind)
+        if start is None:
+            chains = frequent_chains((e.target for e in examples), MIN_COUNT)
+            if not chains:
+                raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
+            size = HEAD_SIZE
+            head, parser = cls.networks(model, Labels(chains), size, ORACLE_SIZE)
+            measured = yield from train_parser(parser, examples, config.seed)
+        else:  # its oracle reads clean texts, whatever the denoiser
+            chains, size, measured = start.said("chains"), start.said("head"), start.said("oracle", "measured")
+            head, parser = cls.networks(model, Labels(chains), size, ORACLE_SIZE)
+            load_head(parser, start.directory, ORACLE)
+        skipped = len(data) - len(examples)
+        notes = [f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else []
+        notes.append(f"oracle: labelled F1 {measured['f1']:.3f} on {measured['sentences']} trees held out")
+        description = {
+            "kind": Tree.kind,
+            "names": list(cls.names if name in cls.names else (name,)),
+            "head": size,
+            "oracle": {"size": ORACLE_SIZE, "measured": measured},
+            "trees": len(examples),
+            "trained_on": weights_fingerprint(model),
+            "chains": chains,
+        }
+        for progress in train_head(model, head, examples, config, directory, description):
+            yield with_notes(progress, notes)
+        write_weights(directory / ORACLE, parser.state_dict())
+
+    def parse(self, value: str) -> Syntax:
+        tree = read_tree(value)
+        chains = {(c.start, c.end): c.chain for c in tree.constituents}
+        words: list[str | None] = []
+        tags = []
+        for place, leaf in enumerate(tree.leaves):
+            label, word = leaf.tag, leaf.word
+            if label is not None and self.is_tag(label):
+                tags.append(label)
+            else:
+                if label is not None:  # a constituent of one word
+                    span = (place, place + 1)
+                    chains[span] = chains.get(span, ()) + labels_of(label)
+                is_tag = word in TAGS and word[0].isalpha()
+                tags.append(word if is_tag else ANY)
+                word = ANY if is_tag else word
+            words.append(None if word == ANY else self.known_word(word))
+        constituents = tuple(Constituent(*span, self.known_chain(chain)) for span, chain in sorted(chains.items()))
+        return Syntax(constituents, len(words), tuple(words), self.pattern(tags))
+
+    def is_tag(self, label: str) -> bool:
+        """Whether the label of a bracket around one word is its tag, not a constituent."""
+        return label.upper() in TAGS and label.casefold() not in self.labels.names
+
+    def known_chain(self, chain: Chain) -> Chain:
+        """The chain as the labels are written here. Raises UsageError for a label, or several together, never seen."""
+        for label in chain:
+            if label.casefold() not in self.labels.names:
+                known = sorted(self.labels.names.values())
+                raise UsageError(
+                    f"{self.kind}: unknown label {label!r}; known are {', '.join(known)}.{did_you_mean(label, known)}"
+                )
+        chain = tuple(self.labels.names[label.casefold()] for label in chain)
+        if chain not in self.labels.asks_for:
+            raise UsageError(f"{self.kind}: {'+'.join(chain)}: these labels never stand over the same words")
+        return chain
+
+    def known_word(self, word: str) -> str:
+        if len(word) > 2 and word[0] == word[-1] == '"':
+            word = word[1:-1]
+        if word not in self.tokenizer:
+            hint = did_you_mean(word, self.tokenizer.words, count=3)
+            raise UsageError(f"{self.kind}: the word {word!r} is not in this model's vocabulary.{hint}")
+        return word
+
+    def pattern(self, tags: Sequence[str]) -> Pattern | None:
+        """Tags at some leaves, for the model's POS classifier. Raises UsageError where it has none."""
+        asked = [tag for tag in tags if tag != ANY]
+        if not asked:
+            return None
+        if self.pos is None:
+            if Pos.kind not in trained_classifiers(self.model):
+                raise UsageError(
+                    f"{self.kind}: the tag {asked[0]!r} needs the model's pos classifier: "
+                    "run `ctrlgen train-classifier pos` first, or write `*`"
+                )
+            self.pos = Pos.load(self.model, Pos.kind)
+        return parse_pattern(" ".join(tags))
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """From the data's trees where it has them, else from the oracle's."""
+        given = [tree_of(row, words) for row, words in zip(rows, texts, strict=True)]
+        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        trees = [parsed_tree if tree is None else tree for tree, parsed_tree in zip(given, parsed, strict=True)]
+        return [self.value_of(tree, len(words), rng) for tree, words in zip(trees, texts, strict=True)]
+
+    def value_of(self, tree: Sequence[Constituent], length: int, rng: Random) -> str | None:
+        """All constituents of two words or more, the leaves open. None where a chain of labels is not known."""
+        several = [c for c in tree if c.end - c.start > 1]
+        if not several or any(c.chain not in self.labels.asks_for for c in several):
+            return None
+        return write_tree(several, length)
+
+    def parts_of(self, target: Syntax) -> list[Syntax]:
+        """Each constituent, each word and each tag alone."""
+        constituents = [Syntax((c,)) for c in target.constituents]
+        words = [
+            Syntax((), words=(*(None,) * place, word)) for place, word in enumerate(target.words) if word is not None
+        ]
+        if self.pos is None or target.tags is None:
+            return constituents + words
+        return constituents + words + [Syntax((), tags=part) for part in self.pos.parts_of(target.tags)]
+
+    def contradiction(self, target: Syntax, other: Classifier, others_target: Any) -> str | None:
+        if isinstance(other, Pos):
+            return target.tags.clash(others_target) if target.tags is not None else None
+        if not isinstance(other, Tree):
+            return None
+        for a, b in product(target.constituents, others_target.constituents):
+            if a.crosses(b):
+                return f"{a} and {b} cross; one must hold the other or share no word"
+            same_words = (a.start, a.end) == (b.start, b.end)
+            if same_words and not any({a.chain, b.chain} <= parts(chain) for chain in self.labels.chains):
+                return f"{a} and {b} never stand over the same words"
+        tags, others_tags = target.tags, others_target.tags
+        return clash(target.words, others_target.words) or (tags.clash(others_tags) if tags and others_tags else None)
+
+    def allows_length(self, target: Syntax, length: int) -> bool:
+        if target.length is not None:
+            return length == target.length
+        return length >= max(c.end for c in target.constituents)
+
+    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> Tensor:
+        """A chart of asks, below it the ids of words (NO_WORD for any) and of tags. (B, n + 2, n)"""
+        n = max(lengths)
+        cells = [[(c.start, c.end, self.labels.asks_for[c.chain]) for c in target.constituents] for target in targets]
+        chart = fill_chart(cells, [target.length or 0 for target in targets], n)
+        leaves = torch.tensor([[NO_WORD] * n, [0] * n]).repeat(len(targets), 1, 1)  # (B, 2, n)
+        for row, target in enumerate(targets):
+            for place, word in enumerate(target.words[:n]):
+                if word is not None:
+                    leaves[row, 0, place] = self.tokenizer.ids([word])[0]
+            if target.tags is not None:
+                leaves[row, 1] = torch.tensor(target.tags.ids(n))
+        return torch.cat([chart, leaves], 1).to(self.model.device)
+
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        chart, words, tags = encoded[:, :-2], encoded[:, -2], encoded[:, -1]
+        log_p = self.head.log_prob(denoised, chart, EMPTY_WEIGHT)
+        log_words = denoised.logits.log_softmax(-1).gather(-1, words.clamp(min=0)[..., None]).squeeze(-1)  # (B, n)
+        log_p = log_p + (log_words * (words != NO_WORD)).sum(-1)
+        return log_p if self.pos is None else log_p + self.pos.log_prob(denoised, tags)
+
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Syntax]) -> list[Verdict]:
+        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        return [
+            combine(self.judge(words, got, target), self.judge_tags(words, target))
+            for words, got, target in zip(texts, parsed, targets, strict=True)
+        ]
+
+    def judge(self, words: Sequence[str], got: Sequence[Constituent], target: Syntax) -> Verdict:
+        """The verdict on constituents and words."""
+        lacking = missing(target.constituents, got)
+        details = []
+        if target.length not in (None, len(words)):
+            details.append(f"{len(words)} words instead of {target.length}")
+        if lacking:
+            more = f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
+            details.append(f"missing: {', '.join(map(str, lacking[:MOST_LISTED]))}{more}")
+        pairs = enumerate(zip(words, target.words, strict=False))
+        wrong = [place for place, (word, wanted) in pairs if wanted not in (None, word)]
+        details += [f"position {place + 1} {words[place]!r}: wanted {target.words[place]!r}" for place in wrong]
+        failed = {i for i in range(len(words)) if smallest_around(i, target.constituents) in lacking}.union(wrong)
+        return Verdict(not details, "; ".join(details) or None, tuple(sorted(failed)), *self.share(target, got))
+
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> tuple[float, int]:
+        """What is right, and of how many brackets that is a share."""
+        return labelled_f1(target.constituents, got)
+
+    def judge_tags(self, words: Sequence[str], target: Syntax) -> Verdict:
+        if self.pos is None or target.tags is None:
+            return Verdict(True)
+        return self.pos.check([words], [target.tags])[0]
+
+
+class Span(Tree):
+    kind = "span"
+    summary = "constituents over given words"
+    syntax = "span: LABEL FROM-TO, ... (words counted from 1; * any label)"
+    example = "span: NP 1-2, VP 3-9"
+
+    def parse(self, value: str) -> Syntax:
+        spans = read_spans(value)
+        longest = self.model.config.max_length
+        for span in spans:
+            if span.end > longest:
+                raise UsageError(f"span: {str(span)!r} is beyond the model's longest text of {longest} words")
+        return Syntax(tuple(replace(span, chain=self.known_chain(span.chain)) for span in spans))
+
+    def share(self, target: Syntax, got: Sequence[Constituent]) -> tuple[float, int]:
+        asked = len(target.constituents)
+        return 1.0 - len(missing(target.constituents, got)) / asked, asked
+
+    def value_of(self, tree: Sequence[Constituent], length: int, rng: Random) -> str | None:
+        """One of its constituents of two words or more, but not the whole text."""
+        inner = [c for c in tree if 1 < c.end - c.start < length and c.chain in self.labels.asks_for]
+        return str(rng.choice(inner)) if inner else None
+
+
+def combine(one: Verdict, other: Verdict) -> Verdict:
+    """Both must succeed; what is correct is the first one's."""
+    both = (one.success, other.success)
+    success = False if False in both else None if None in both else True
+    details = [verdict.detail for verdict in (one, other) if verdict.detail]
+    failed = tuple(sorted({*one.failed, *other.failed}))
+    return Verdict(success, "; ".join(details) or None, failed, one.correct, one.parts)
+
+
+def with_notes(progress: Progress, notes: list[str]) -> Progress:
+    """The last validation tells what users should know."""
+    if progress.validation is None or progress.step < progress.steps:
+        return progress
+    return replace(progress, validation=progress.validation | {"notes": notes})
+
+
+def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
+    """The constituents of the tree that a row of data brings, if it is of these words."""
+    text = next((row[name] for name in TREE_COLUMNS if row.get(name)), None)
+    if text is None:
+        return None
+    tree = read_tree(text)
+    return tree.constituents if len(tree.leaves) == len(words) else None
+
+
+def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:
+    """The trees of a column as texts with their constituents; those longer than the model's texts are left out.
+
+    The words are the trees' own leaves. Raises CtrlgenError where a tree cannot be read.
+    """
+    column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
+    find_text_column(data.column_names, column, "the data")
+    examples = []
+    for number, text in enumerate(data[column], start=1):
+        if not isinstance(text, str) or not text.strip():
+            continue
+        try:
+            tree = read_tree(text)
+        except UsageError as error:
+            raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
+        if len(tree.leaves) <= model.config.max_length:
+            examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
+    return examples

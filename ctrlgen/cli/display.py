@@ -1,0 +1,177 @@
+"""What people see: progress on a terminal, and tables of samples with their verdicts. All of it through Rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ctrlgen.tokenizer import spacing
+
+if TYPE_CHECKING:
+    from ctrlgen.evaluation.run import Progress as EvaluationProgress
+    from ctrlgen.generation.request import ControlResult, Sample, Step
+    from ctrlgen.training.fit import Progress as TrainingProgress
+
+PLAIN_WIDTH = 120  # where output goes to a file or a pipe
+MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
+
+
+def console(file: TextIO) -> Console:
+    """A console that is as wide as the terminal, or PLAIN_WIDTH and without colour elsewhere."""
+    if file.isatty():
+        return Console(file=file, highlight=False)
+    return Console(file=file, width=PLAIN_WIDTH, highlight=False)
+
+
+def marked_text(sample: Sample) -> Text:
+    """The sample's text with the words that failed a control in red."""
+    text, failed = Text(), sample.failed
+    for position, (space, word) in enumerate(zip(spacing(sample.tokens), sample.tokens, strict=True)):
+        text.append(space)
+        text.append(word, style="bold red" if position in failed else "")
+    return text
+
+
+def html_text(tokens: Sequence[str], failed: Set[int] = frozenset()) -> str:
+    """A text as people write it, as HTML with the words that failed marked."""
+    return "".join(
+        space + (f"<mark>{escape(word)}</mark>" if position in failed else escape(word))
+        for position, (space, word) in enumerate(zip(spacing(tokens), tokens, strict=True))
+    )
+
+
+def html_mark(success: bool | None) -> str:
+    """A tick, a cross or a question mark, of class pass, fail or open."""
+    name = {True: "pass", False: "fail", None: "open"}[success]
+    return f"<span class={name}>{MARKS[success].plain}</span>"
+
+
+def reasons(result: ControlResult) -> list[str]:
+    """Why a control failed: as explained where that was asked for, else in the oracle's words."""
+    if result.explanation:
+        return [str(part) for part in result.explanation]
+    return [result.verdict.detail] if result.verdict.detail else []
+
+
+def heading(result: ControlResult) -> str:
+    """What a control's column is called."""
+    said = result.control.statement
+    return f"not {said.name}" if said.negated else said.name
+
+
+def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
+    """A table of texts; with controls, a tick or a cross for each and what failed.
+
+    Controls that would take more than half of the width share a column.
+    """
+    samples, out = list(samples), console(file)
+    if not any(sample.controls for sample in samples):
+        for sample in samples:
+            out.print(Text(sample.text), soft_wrap=True)
+        return
+    results = [result for sample in samples for result in sample.controls]
+    names = list(dict.fromkeys(heading(result) for result in results))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("text", ratio=1)
+    crowded = sum(len(name) + 2 for name in names) > out.width // 2
+    for name in ["controls"] if crowded else names:
+        table.add_column(Text(name), justify="left" if crowded else "center")
+    unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
+    details = [
+        [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]
+        for sample in samples
+    ]
+    redrawn = any(sample.attempts > 1 for sample in samples)
+    if redrawn:
+        table.add_column("draws", justify="right")
+    if any(details):
+        table.add_column("why", style="dim", ratio=1)
+    for sample, why in zip(samples, details, strict=True):
+        marks = []
+        for name in names:
+            verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
+            marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
+        if crowded:
+            named = (Text.assemble(mark, f" {name}") for mark, name in zip(marks, names, strict=True) if mark)
+            marks = [Text("\n").join(named)]
+        draws = [str(sample.attempts)] if redrawn else []
+        table.add_row(marked_text(sample), *marks, *draws, *(["; ".join(why)] if any(details) else []))
+    out.print(table)
+    for hint in unchecked:  # the same for every sample, so it is said once
+        out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
+
+
+@contextmanager
+def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
+    """A bar with the text as it emerges from the noise, on a terminal; nothing elsewhere."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield None
+        return
+    columns = (BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.fields[text]}", style="dim"))
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", text="")
+
+        def watch(step: Step) -> None:
+            text = "".join(space + word for space, word in zip(spacing(step.tokens), step.tokens, strict=True))
+            bar.update(task, completed=step.done, total=step.total, text=Text(text).plain[: max(20, err.width - 40)])
+
+        yield watch
+
+
+@contextmanager
+def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None] | None]:
+    """A bar with what is being evaluated, on a terminal; nothing elsewhere."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield None
+        return
+    what = TextColumn("{task.fields[what]}", style="dim", markup=False)
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), what)
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None, what="")
+
+        def watch(progress: EvaluationProgress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, what=progress.what)
+
+        yield watch
+
+
+def follow_training(events: Iterable[TrainingProgress]) -> None:
+    """Consume a training run: a bar with loss, tokens/s and ETA on a terminal, and a line per validation."""
+    err = Console(stderr=True, highlight=False)
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
+        for event in events:
+            bar.update(task, completed=event.step, total=event.steps, loss=event.loss, rate=event.tokens_per_second)
+            if event.validation is not None:
+                show_validation(err, event)
+
+
+def show_validation(err: Console, event: TrainingProgress) -> None:
+    """One line of figures, the accuracy by noise level, samples and notes where there are any."""
+    results = event.validation or {}
+    figures = "  ".join(
+        f"{key.replace('_', ' ')} {value:.3f}" for key, value in results.items() if isinstance(value, float)
+    )
+    err.print(f"step {event.step}  loss {event.loss:.3f}  {figures}")
+    for label, accuracy in results.get("accuracy_by_noise", {}).items():
+        err.print(f"    noise {label:>5}  accuracy {accuracy:.3f}", style="dim")
+    for sample in results.get("samples", ()):
+        err.print(Text(f"    {sample}", "dim"))
+    for note in results.get("notes", ()):
+        err.print(Text(note, "yellow" if note.startswith("warning") else ""))

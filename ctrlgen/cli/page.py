@@ -1,0 +1,153 @@
+"""The demo in a browser, through Gradio: controls in, a text emerging from the noise, verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from html import escape
+from queue import Empty, SimpleQueue
+from threading import Event
+
+from ctrlgen.cli.display import html_mark, html_text, reasons
+from ctrlgen.controls.registry import classifier_kinds
+from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.request import Request, Sample, Settings, Step
+
+try:
+    import gradio
+except ImportError:
+    raise UsageError('the demo needs gradio: pip install "ctrlgen[demo]"') from None
+
+MOST_SAMPLES, MOST_CANDIDATES, MOST_STEPS, MOST_STRENGTH = 32, 16, 100, 32.0
+INTRODUCTION = """# ctrlgen
+Write text under control. One control a line; a line may begin with `not` and end with a weight, `@2`. Words that failed
+a control are red; the ticks come from oracles that never guide."""
+STYLE = """
+.samples { padding-left: 2rem; } .samples li { padding: 0.4rem 0; } .samples p { margin: 0; font-size: 1.1rem; }
+.samples ul { list-style: none; margin: 0; padding: 0; font-size: 0.85rem; opacity: 0.85; }
+.samples ul li { padding: 0; }
+.samples mark, .fail { color: #d33c3c; background: none; font-weight: 600; }
+.pass { color: #1a8f55; } .open { color: #b07b00; }
+.emerging { min-height: 3rem; font-size: 1.1rem; opacity: 0.6; }
+"""
+
+
+def writing(generator: Generator, request: Request, settings: Settings) -> Iterator[Step | list[Sample]]:
+    """The latest step whenever the caller is ready for one, then the samples. Closing the iterator ends the work."""
+    steps: SimpleQueue[Step | None] = SimpleQueue()
+    stopped = Event()
+
+    def watch(step: Step) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        steps.put(step)
+
+    with ThreadPoolExecutor(1) as pool:
+        samples = pool.submit(generator.generate, [request], settings, watch)
+        samples.add_done_callback(lambda _: steps.put(None))
+        try:
+            while (step := latest(steps)) is not None:
+                yield step
+            yield samples.result()
+        finally:
+            stopped.set()
+
+
+def latest(steps: SimpleQueue[Step | None]) -> Step | None:
+    """The last of what waits in the queue, waiting for something where it is empty."""
+    step = steps.get()
+    try:
+        while step is not None:
+            step = steps.get_nowait()
+    except Empty:
+        pass
+    return step
+
+
+def build(generator: Generator) -> gradio.Blocks:
+    """The page for one model."""
+
+    def write(
+        controls: str, template: str, n: float, seed: float, steps: float, strength: float, candidates: float
+    ) -> Iterator[str]:
+        try:
+            settings = Settings(steps=int(steps), candidates=int(candidates), guidance=Guidance(strength=strength))
+            lines = [line for line in controls.splitlines() if line.strip()]
+            request = generator.request(lines, int(n), int(seed or 0), template=template.strip() or None)
+            for event in writing(generator, request, settings):
+                yield emerging(event) if isinstance(event, Step) else listing(event)
+        except CtrlgenError as error:
+            raise gradio.Error(str(error), print_exception=False) from None
+
+    with gradio.Blocks(title="ctrlgen") as page:
+        gradio.Markdown(INTRODUCTION)
+        with gradio.Row():
+            with gradio.Column():
+                controls = gradio.Textbox(label="Controls", lines=3, placeholder="pos: DET NOUN AUX ADJ PUNCT")
+                gradio.Examples([[example] for example in examples(generator)], controls, label="For example")
+                template = gradio.Textbox(label="Text with blanks (may be left empty)", placeholder="The Vaults ___ .")
+                with gradio.Row():
+                    n = gradio.Slider(1, MOST_SAMPLES, 4, step=1, label="Texts")
+                    seed = gradio.Number(0, precision=0, label="Seed")
+                with gradio.Accordion("How to sample", open=False):
+                    steps = gradio.Slider(1, MOST_STEPS, Settings.steps, step=1, label="Denoising steps")
+                    strength = gradio.Slider(0.0, MOST_STRENGTH, Guidance().scale, label="Strength of the controls")
+                    candidates = gradio.Slider(1, MOST_CANDIDATES, 1, step=1, label="Candidates: keep the best of")
+            with gradio.Column():
+                with gradio.Row():
+                    start = gradio.Button("Write", variant="primary")
+                    stop = gradio.Button("Stop")
+                texts = gradio.HTML(label="Texts")
+        asked = [controls, template, n, seed, steps, strength, candidates]
+        run = gradio.on([start.click, template.submit], write, asked, texts, api_name="write", show_progress="hidden")
+        stop.click(None, cancels=[run])
+    return page
+
+
+def serve(generator: Generator, host: str, port: int | None, open_browser: bool) -> gradio.Blocks:
+    """Start the demo and return its page, whose `local_url` says where it is: without a port, the first free from 7860.
+
+    Raises UsageError where it cannot listen there.
+    """
+    page = build(generator)
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        page.launch(
+            server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
+            theme=theme, css=STYLE, footer_links=["api"], share=False,
+        )  # fmt: skip
+    except OSError:
+        raise UsageError(f"cannot listen at {host}, port {port or 7860}: choose another --host or --port") from None
+    return page
+
+
+def examples(generator: Generator) -> list[str]:
+    """Of each kind of control its example, where this model understands it."""
+    found = []
+    for classifier in classifier_kinds().values():
+        with suppress(CtrlgenError):
+            generator.request([classifier.example])
+            found.append(classifier.example)
+    return found
+
+
+def emerging(step: Step) -> str:
+    """The first text so far."""
+    return f'<p class="emerging">{html_text(step.tokens)}</p>'
+
+
+def listing(samples: list[Sample]) -> str:
+    """All texts, each with its controls, the oracles' marks and what failed."""
+    return f'<ol class="samples">{"".join(map(item, samples))}</ol>'
+
+
+def item(sample: Sample) -> str:
+    controls = "".join(
+        f"<li>{html_mark(result.verdict.success)} <code>{escape(result.control.text)}</code> "
+        f"{escape('; '.join(reasons(result)))}</li>"
+        for result in sample.controls
+    )
+    return f"<li><p>{html_text(sample.tokens, sample.failed)}</p><ul>{controls}</ul></li>"

@@ -1,0 +1,237 @@
+"""The control language, and what a classifier must offer to be used in it.
+
+    ["not"] NAME ":" VALUE ["@" [WEIGHT] ["[" FROM ":" TO "]"]]
+
+`pos: DET NOUN VERB ... @2[0:0.8]` asks for a tag pattern, twice as strongly, at the noisiest 80% of the noise levels.
+What VALUE means is the classifier's business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ctrlgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from random import Random
+
+    from datasets import Dataset
+    from torch import Tensor
+
+    from ctrlgen.checkpoint import DiffusionLM
+    from ctrlgen.controls.template import Blank
+    from ctrlgen.diffusion.denoiser import Denoised
+    from ctrlgen.training.fit import Progress, TrainingConfig
+
+WEIGHT = re.compile(r"(?:\s@\s*|@(?=[\d.\[]))(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A control as written, before its classifier has read the value."""
+
+    text: str
+    name: str
+    value: str
+    weight: float = 1.0
+    negated: bool = False
+    window: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an oracle says of a finished text. `success` is None where the oracle is not installed."""
+
+    success: bool | None
+    detail: str | None = None
+    failed: tuple[int, ...] = ()  # positions of the words that failed, from 0
+    correct: float | None = None  # share of the parts that succeeded
+    parts: int = 1  # how many parts that share is of: words, brackets
+    also: Mapping[str, bool] = field(default_factory=dict)  # further tests that the field reports, by name
+
+    def turned_round(self) -> Verdict:
+        """The verdict on `not` this control."""
+        if self.success is None:
+            return self
+        return Verdict(not self.success, "it is there" if self.success else None)
+
+
+@dataclass(frozen=True)
+class Control:
+    """One attribute asked for: a classifier with its target."""
+
+    statement: Statement
+    classifier: Classifier = field(compare=False)
+    target: Any
+
+    @property
+    def text(self) -> str:
+        return self.statement.text
+
+    @property
+    def complement(self) -> bool:
+        """Whether the target is what to avoid: under `not`, where its kind has no target that means the opposite."""
+        return self.statement.negated and self.classifier.negate(self.target) is None
+
+
+class Classifier(ABC):
+    """An attribute that can be asked for: it guides by `log_prob` and is honest by `check`.
+
+    Subclasses are found through the entry-point group `ctrlgen.classifiers`; the class attributes are what
+    `ctrlgen controls` prints.
+    """
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    syntax: ClassVar[str]
+    example: ClassVar[str]
+    oracle: ClassVar[str]  # what checks it
+    trained: ClassVar[bool] = True  # whether it needs weights trained on a model
+    weight: ClassVar[float] = 1.0  # of its log-probability in guidance, beside the user's `@`
+    weight_in_company: ClassVar[float] = 1.0  # the same where other controls guide, too
+    score_temperature: float = 1.0  # of the log-odds of `score`; `ctrlgen eval --calibrate` fits it to the oracle
+    structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model: DiffusionLM, name: str) -> Classifier:
+        """The classifier called `name` of this model. Raises CtrlgenError where it has not been trained."""
+
+    @abstractmethod
+    def parse(self, value: str) -> Any:
+        """The target that `value` names. Raises UsageError with the offending part and what would be accepted."""
+
+    @classmethod
+    def train(
+        cls,
+        model: DiffusionLM,
+        name: str,
+        data: Dataset,
+        text_column: str,
+        label_column: str | None,
+        config: TrainingConfig,
+        directory: Path,
+    ) -> Iterator[Progress]:
+        """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
+        raise UsageError(f"{cls.kind} is an exact rule and needs no training")
+
+    def sharing(self, name: str) -> Classifier | None:
+        """The classifier of another `name` that was trained with this one, or None where it is to be loaded by itself.
+
+        The two share weights, and each can encode and check the other's targets: they are of one `group`.
+        """
+        return None
+
+    @property
+    def group(self) -> int:
+        """Identifies the classifiers whose targets may be guided in the same batch."""
+        return id(self)
+
+    def negate(self, target: Any) -> Any | None:
+        """The target that `not` asks for, of kinds that have one; others are guided by log(1 - p)."""
+        return None
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """For each text a value of this control that it has: what evaluation asks for, with the text as reference.
+
+        `rows` are the data's rows, with their labels. None where a text has no value to ask for.
+        """
+        return [None] * len(texts)
+
+    def parts_of(self, target: Any) -> Sequence[Any]:
+        """Smaller targets, all of which a text with this one has: `--explain` names those that it lacks."""
+        return [target]
+
+    def contradiction(self, target: Any, other: Classifier, others_target: Any) -> str | None:
+        """Why no text can have this target and `other`'s as well, or None. Asked of both sides."""
+        return None
+
+    def allows_length(self, target: Any, length: int) -> bool:
+        """Whether a text of `length` words can have this target."""
+        return True
+
+    def allows_parts(self, target: Any, parts: Sequence[str | Blank]) -> bool:
+        """Whether a text of these words, with any words in its blanks, can have this target."""
+        return True
+
+    @abstractmethod
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
+        """One tensor for a batch of targets, first dimension B, for texts of these lengths.
+
+        A dimension that runs over words has max(lengths) of them; `log_prob` must ignore those beyond a row's end.
+        """
+
+    @abstractmethod
+    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+        """log p(target | x_t) in nats, differentiable in x_t through `denoised`. -> (B,)"""
+
+    def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor | None:
+        """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None
+
+        Of a target that asks something of each position alone, that position's share. Under `not` the shares are
+        multiplied; a classifier whose targets hold or fail as a whole must turn itself round, in `negate`.
+        """
+        return None
+
+    @abstractmethod
+    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
+        """The oracle: whether each finished text has its target. Never used to guide or to choose."""
+
+
+def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[Verdict]:
+    """The oracle's verdict on each text under its control; all controls are of one classifier."""
+    verdicts = controls[0].classifier.check(texts, [control.target for control in controls])
+    return [
+        verdict.turned_round() if control.complement else verdict
+        for control, verdict in zip(controls, verdicts, strict=True)
+    ]
+
+
+def parse_statement(text: str) -> Statement:
+    """Split a control into name, value, weight and window. Raises UsageError in one line."""
+    rest = text.strip()
+    negated = bool(re.match(r"not\s", rest, re.IGNORECASE))
+    if negated:
+        rest = rest[3:].lstrip()
+    weight, window = 1.0, (0.0, 1.0)
+    suffix = WEIGHT.search(rest)
+    if suffix:
+        weight = _number(suffix["weight"] or ("1" if suffix["window"] is not None else ""), "weight", text)
+        if weight < 0:
+            raise UsageError(f"{text!r}: the weight must not be negative; write `not` in front to avoid something")
+        window = _window(suffix["window"], text) if suffix["window"] is not None else window
+        rest = rest[: suffix.start()]
+    name, colon, value = rest.partition(":")
+    if not colon or not name.strip():
+        raise UsageError(f"{text!r} is not a control; write NAME: VALUE, for example `pos: DET NOUN VERB ...`")
+    if not value.strip():
+        raise UsageError(f"{text!r}: nothing stands after the colon")
+    return Statement(text.strip(), name.strip(), value.strip(), weight, negated, window)
+
+
+def _number(word: str, what: str, text: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        raise UsageError(f"{text!r}: the {what} {word!r} is not a number") from None
+    if not math.isfinite(number):
+        raise UsageError(f"{text!r}: the {what} {word!r} is not a finite number")
+    return number
+
+
+def _window(body: str, text: str) -> tuple[float, float]:
+    start, _, end = body.partition(":")
+    if body.count(":") != 1:
+        raise UsageError(f"{text!r}: write the window as [FROM:TO], two numbers between 0 and 1")
+    window = (_number(start.strip() or "0", "window", text), _number(end.strip() or "1", "window", text))
+    if not 0 <= window[0] < window[1] <= 1:
+        raise UsageError(f"{text!r}: the window [{body}] must rise within 0 and 1")
+    return window

@@ -1,0 +1,185 @@
+"""Finds classifiers: installed kinds through entry points, trained ones beside the model.
+
+A control's name is either a kind (`pos`, `length`) or one that a classifier trained on the model answers: the `names`
+of its config.json, which also says of which kind those are that name no kind, or else the name of its directory.
+Built-in kinds are registered in pyproject.toml like anyone's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config
+from ctrlgen.controls.language import Classifier, Control, parse_statement
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.files import make_directory
+
+SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
+GROUP = "ctrlgen.classifiers"
+
+
+def fold(name: str) -> str:
+    """Names match whatever their case, spaces or hyphens: `family friendly` is `familyFriendly`."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+@cache
+def classifier_kinds() -> dict[str, type[Classifier]]:
+    """Every installed kind of classifier by name."""
+    kinds = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            kinds[entry.name] = entry.load()
+        except Exception as error:  # a stranger's package may fail in any way
+            raise CtrlgenError(f"the classifier {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
+    return kinds
+
+
+def user_directory() -> Path:
+    """Where classifiers trained on bundled models are kept."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "ctrlgen" / "classifiers"
+
+
+def classifier_roots(model: DiffusionLM) -> list[Path]:
+    """Directories that may hold this model's classifiers; new ones are written to the first."""
+    if model.directory is None:
+        return []
+    own = model.directory / "classifiers"
+    if model.directory in bundled_models().values():
+        return [user_directory() / model.directory.name, own]
+    return [own]
+
+
+def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
+    """The classifiers trained on this model, by the control names they answer."""
+    found: dict[str, Path] = {}
+    for root in reversed(classifier_roots(model)):
+        for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
+            found |= dict.fromkeys(answered_names(path), path.parent)
+    return found
+
+
+def answered_names(path: Path) -> list[str]:
+    """The control names that the classifier of this config.json answers."""
+    names = read_config(path).get("names", [path.parent.name])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CtrlgenError(f"{path}: `names` is not a list of names")
+    return names
+
+
+def weights_fingerprint(model: DiffusionLM) -> str:
+    """Identifies the weights that a classifier was trained on."""
+    if model.directory is None:
+        raise CtrlgenError("the model must be saved before classifiers are trained on it")
+    return hashlib.sha256((model.directory / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def fingerprint(directory: Path, files: str = "*.safetensors") -> str:
+    """Identifies what lies in a classifier's directory: its networks, or all of it."""
+    contents = (path.read_bytes() for path in sorted(directory.glob(files)))
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+
+
+def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
+    """Directory and config of the classifier `name`. Raises CtrlgenError where it is missing or belongs elsewhere."""
+    found = trained_classifiers(model)
+    if name not in found:
+        where = model.directory.name if model.directory else "this model"
+        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run `ctrlgen train-classifier {name}` first")
+    config = read_config(found[name] / CONFIG)
+    if config.get("trained_on") != weights_fingerprint(model):
+        raise CtrlgenError(f"{found[name]}: was trained on other weights of the model; train it again")
+    return found[name], config
+
+
+def check_name(name: str, kind: str) -> None:
+    """Raises UsageError where a classifier of this kind cannot answer to `name`."""
+    if not re.fullmatch(r"\w[\w -]*", name):
+        raise UsageError(f"{name!r} cannot be the name of a control; use letters, digits, spaces, - and _")
+    if fold(name) != fold(kind) and fold(name) in map(fold, classifier_kinds()):
+        raise UsageError(f"{name!r} is a kind of control already; a {kind} classifier needs another name")
+
+
+def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
+    """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
+    check_name(name, kind)
+    roots = classifier_roots(model)
+    if not roots:
+        raise CtrlgenError("the model must be saved before classifiers are trained on it")
+    make_directory(roots[0])
+    return roots[0] / name
+
+
+def classifier_directory(model: DiffusionLM, name: str) -> Path:
+    """Where the classifier that was trained as `name` lies. Raises CtrlgenError where there is none."""
+    for root in classifier_roots(model):
+        if (root / name / CONFIG).exists():
+            return root / name
+    raise CtrlgenError(f"{model.directory}: holds no classifier trained as {name!r}")
+
+
+class Controls:
+    """Reads controls for one model; each classifier is loaded once."""
+
+    def __init__(self, model: DiffusionLM):
+        self.model = model
+        self._loaded: dict[str, Classifier] = {}
+
+    def names(self) -> dict[str, str]:
+        """Every name that can be asked for, with its kind."""
+        kinds = classifier_kinds()
+        names = {name: name for name, kind in kinds.items() if not kind.trained}
+        for name, directory in trained_classifiers(self.model).items():
+            names[name] = name if name in kinds else str(read_config(directory / CONFIG).get("kind", name))
+        return names
+
+    def classifier(self, written: str) -> Classifier:
+        names, kinds = self.names(), classifier_kinds()
+        missing = [kind for kind in kinds if kind not in names.values()]
+        by_folded = {fold(name): name for name in [*missing, *names]}
+        name = by_folded.get(fold(written))
+        if name is None:
+            known = ", ".join(sorted(names))
+            raise UsageError(f"unknown control {written!r}: this model knows {known}.{did_you_mean(written, names)}")
+        if name not in self._loaded:
+            kind = names.get(name, name)
+            if kind not in kinds:
+                raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
+            self._loaded[name] = self.load(kinds[kind], name)
+        return self._loaded[name]
+
+    def load(self, kind: type[Classifier], name: str) -> Classifier:
+        """A classifier by its exact name; one that was trained with others shares their weights."""
+        if not kind.trained:
+            return kind.load(self.model, name)
+        trained = trained_classifiers(self.model)
+        for other, classifier in self._loaded.items():
+            if type(classifier) is kind and trained.get(other) == trained.get(name):
+                shared = classifier.sharing(name)
+                if shared is not None:
+                    return shared
+        classifier = kind.load(self.model, name)
+        config = read_config(trained[name] / CONFIG)
+        classifier.score_temperature = float(config.get(SCORE_TEMPERATURE, 1.0))
+        return classifier
+
+    def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:
+        """Controls in the order written. Raises UsageError where one cannot be understood."""
+        controls = []
+        for text in texts:
+            statement = parse_statement(text)
+            classifier = self.classifier(statement.name)
+            target = classifier.parse(statement.value)
+            opposite = classifier.negate(target) if statement.negated else None
+            if opposite is not None:
+                target = opposite
+            controls.append(Control(statement, classifier, target))
+        return tuple(controls)

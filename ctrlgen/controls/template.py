@@ -1,0 +1,158 @@
+"""Infilling: a template's words are kept, its blanks are written.
+
+The Vaults ___ near Café Adriatic .       any number of words
+The Vaults is a ___{1-3} pub ___{4} .     one to three words; exactly four
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.seeds import seeded
+from ctrlgen.errors import UsageError
+from ctrlgen.tokenizer import WordTokenizer
+
+BLANK = re.compile(r"_{3,}(?:\{([^}]*)\})?")
+SIZE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
+NO_WORD = -1  # id where a blank is
+CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that guides stay so
+
+
+@dataclass(frozen=True)
+class Blank:
+    """How many words may fill it; `most` None is any number."""
+
+    fewest: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """Words and blanks in order."""
+
+    text: str
+    parts: tuple[str | Blank, ...]
+
+    @property
+    def blanks(self) -> list[Blank]:
+        return [part for part in self.parts if isinstance(part, Blank)]
+
+    def lengths(self, longest: int) -> range:
+        """How many words the whole text may have. Raises UsageError where even the fewest are beyond `longest`."""
+        kept = len(self.parts) - len(self.blanks)
+        fewest = kept + sum(blank.fewest for blank in self.blanks)
+        most = kept + sum(longest if blank.most is None else blank.most for blank in self.blanks)
+        if fewest > longest:
+            raise UsageError(f"{self.text!r} takes {fewest} words or more; this model writes at most {longest}")
+        return range(max(1, fewest), min(most, longest) + 1)
+
+    def matches(self, words: Sequence[str]) -> bool:
+        """Whether a text has the template's words in place, with blanks of the sizes allowed between them."""
+        ends = {0}  # how many words the parts so far may have taken
+        for part in self.parts:
+            if isinstance(part, Blank):
+                most = len(words) if part.most is None else part.most
+                ends = {end + n for end in ends for n in range(part.fewest, most + 1) if end + n <= len(words)}
+            else:
+                ends = {end + 1 for end in ends if end < len(words) and words[end] == part}
+        return len(words) in ends
+
+    def fill(self, length: int, seed: int) -> tuple[str | None, ...]:
+        """The kept words, and None for each word to be written, `length` in all. Depends on the seed alone.
+
+        Blanks without bounds split the words between them in every way alike (Pólya's urn): each further word goes
+        to a blank with probability proportional to one more than it has drawn already.
+        """
+        rng = seeded(seed)
+        sizes = [blank.fewest for blank in self.blanks]
+        for _ in range(length - len(self.parts) + len(self.blanks) - sum(sizes)):
+            weights = [
+                0.0 if size == blank.most else 1.0 + size - blank.fewest
+                for size, blank in zip(sizes, self.blanks, strict=True)
+            ]
+            sizes[int(torch.multinomial(torch.tensor(weights), 1, generator=rng))] += 1
+        words: list[str | None] = []
+        for part in self.parts:
+            words += [None] * sizes.pop(0) if isinstance(part, Blank) else [part]
+        return tuple(words)
+
+
+def parse_template(text: str, tokenizer: WordTokenizer) -> Template:
+    """A template's words, split as the model's, and its blanks. Raises UsageError naming what is wrong."""
+    parts: list[str | Blank] = []
+    end = 0
+    for found in BLANK.finditer(text):
+        parts += [*tokenizer.split(text[end : found.start()]), parse_blank(found)]
+        end = found.end()
+    if end == 0:
+        raise UsageError(f"{text!r} has no blank to fill; write ___ where words are missing, or ___{{2-5}} for 2 to 5")
+    return Template(text, (*parts, *tokenizer.split(text[end:])))
+
+
+def parse_blank(found: re.Match[str]) -> Blank:
+    if found[1] is None:
+        return Blank()
+    size = SIZE.fullmatch(found[1])
+    if not size:
+        raise UsageError(f"{found[0]!r}: write the number of words, such as ___{{4}}, or a range, such as ___{{3-6}}")
+    fewest = int(size[1])
+    most = int(size[2] or fewest)
+    if not fewest <= most or most == 0:
+        raise UsageError(f"{found[0]!r}: the range must rise, to at least 1")
+    return Blank(fewest, most)
+
+
+@dataclass(frozen=True)
+class KeptWords:
+    """The words of a batch that are given; a denoiser told of them takes them as clean and is certain of them."""
+
+    ids: Tensor  # (B, n), NO_WORD where a word is to be written
+
+    def to(self, device: str | torch.device) -> KeptWords:
+        return KeptWords(self.ids.to(device))
+
+    @property
+    def clean(self) -> Tensor:
+        return self.ids != NO_WORD
+
+    def pin(self, logits: Tensor) -> Tensor:
+        """Logits (B, n, V) that are certain of the kept words."""
+        certain = torch.full_like(logits, -CERTAIN).scatter(-1, self.ids.clamp(min=0)[..., None], 0.0)
+        return torch.where(self.clean[..., None], certain, logits)
+
+    def told(self, denoiser: Callable[..., Denoised], embeddings: Tensor) -> Callable[..., Denoised]:
+        """The denoiser with x_t at kept words replaced by their embeddings, so that nothing there has a gradient."""
+        clean = self.clean
+        x_0 = embeddings[self.ids.clamp(min=0)]  # (B, n, d)
+
+        def denoise(
+            x_t: Tensor, log_snr: Tensor, self_condition: Tensor | None = None, lengths: Tensor | None = None
+        ) -> Denoised:
+            x_t = torch.where(clean[..., None], x_0, x_t)
+            denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
+            x0_hat = torch.where(clean[..., None], x_0, denoised.x0_hat)
+            return replace(denoised, logits=self.pin(denoised.logits), x0_hat=x0_hat)
+
+        return denoise
+
+
+def keep(rows: Sequence[Sequence[str | None]], tokenizer: WordTokenizer) -> KeptWords:
+    """The ids of the words that are not None, in rows filled up to the longest.
+
+    A word that the vocabulary has only in another case is shown to the model in that, an unknown one as <unk>.
+    """
+    folded = {word.casefold(): id for id, word in reversed(list(enumerate(tokenizer.words)))}
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), NO_WORD)
+    for row, words in zip(ids, rows, strict=True):
+        for position, word in enumerate(words):
+            if word is not None:
+                (id,) = tokenizer.ids([word])
+                row[position] = id if id != tokenizer.unk_id else folded.get(word.casefold(), id)
+    return KeptWords(ids)

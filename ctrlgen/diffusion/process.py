@@ -1,0 +1,168 @@
+"""The diffusion process over word embeddings: marginals, posterior, KL and training losses.
+
+x_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. Shapes: x (B, n, d); log_snr (B,) or a scalar.
+`s` is the less noisy of two times s < t.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctrlgen.diffusion.denoiser import Denoised, Denoiser
+from ctrlgen.diffusion.rounding import rounding_logits
+from ctrlgen.diffusion.schedule import Schedule, alpha_sigma
+
+SCORED_LEVELS = 32  # noise levels at which the bound on a text's likelihood is summed
+
+
+def _per_row(scale: Tensor, x: Tensor) -> Tensor:
+    """Let a (B,) or scalar tensor broadcast over x (B, n, d)."""
+    return scale.reshape(scale.shape + (1,) * (x.dim() - scale.dim()))
+
+
+def q_sample(x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
+    """Draw from q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I) with the given standard normal `eps`."""
+    alpha, sigma = alpha_sigma(log_snr)
+    return _per_row(alpha, x_0) * x_0 + _per_row(sigma, x_0) * eps
+
+
+def posterior(x_t: Tensor, x_0: Tensor, log_snr_s: Tensor, log_snr_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of q(x_s | x_t, x_0) (Kingma et al. 2021, eq. 25-28; Ho et al. 2020, eq. 7).
+
+    With c = sigma_{t|s}^2 / sigma_t^2 = -expm1(lambda_t - lambda_s):
+    mean = (1 - c) alpha_s/alpha_t x_t + c alpha_s x_0,  variance = c sigma_s^2.
+    """
+    alpha_s, sigma_s = alpha_sigma(log_snr_s)
+    alpha_t, _ = alpha_sigma(log_snr_t)
+    c = -torch.expm1(log_snr_t - log_snr_s)
+    mean = _per_row((1.0 - c) * alpha_s / alpha_t, x_t) * x_t + _per_row(c * alpha_s, x_t) * x_0
+    return mean, c * sigma_s**2
+
+
+def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: Tensor) -> Tensor:
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per element, in nats."""
+    ratio = variance_1 / variance_2
+    return 0.5 * (ratio - 1.0 - torch.log(ratio) + (mean_1 - mean_2) ** 2 / variance_2)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All that is random in one training batch, drawn for the whole batch so that shards agree."""
+
+    t: Tensor  # (B,) in [0, 1)
+    eps: Tensor  # (B, n, d)
+    eps_0: Tensor  # (B, n, d), the embedding step's own noise (mse objective)
+    clean: Tensor  # (B, n) positions given without noise
+    self_condition: Tensor  # bool, one for the whole batch
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.t, self.eps, self.eps_0, self.clean, self.self_condition
+
+    def rows(self, index: slice) -> "Noise":
+        return Noise(self.t[index], self.eps[index], self.eps_0[index], self.clean[index], self.self_condition)
+
+
+def draw_noise(
+    batch: int, length: int, dim: int, rng: torch.Generator, span_mask_rate: float = 0.0, steps: int | None = None
+) -> Noise:
+    """Times, noise and clean positions for a batch.
+
+    t is stratified over the batch (low variance, Kingma et al. 2021, appendix I.1) and shuffled, or uniform
+    over the `steps` discrete times of the paper's process. With probability `span_mask_rate` a sentence is
+    given clean outside one random span, so that infilling is learned.
+    """
+    if steps is None:
+        t = (torch.randperm(batch, generator=rng) + torch.rand(1, generator=rng)) / batch
+    else:
+        t = torch.randint(1, steps + 1, (batch,), generator=rng) / steps
+    eps = torch.randn(batch, length, dim, generator=rng)
+    eps_0 = torch.randn(batch, length, dim, generator=rng) if steps else eps
+    masked = torch.rand(batch, 1, generator=rng) < span_mask_rate
+    ends = torch.randint(0, length + 1, (batch, 2), generator=rng).sort(-1).values
+    position = torch.arange(length)
+    inside = (position >= ends[:, :1]) & (position < ends[:, 1:])  # (B, n)
+    clean = masked & ~inside & inside.any(-1, keepdim=True)
+    return Noise(t, eps, eps_0, clean, torch.rand((), generator=rng) < 0.5)
+
+
+def denoise(model: Denoiser, x_t: Tensor, log_snr: Tensor, clean: Tensor | None, self_condition: bool) -> Denoised:
+    """One training-time call of the denoiser, with the self-conditioning estimate where asked for.
+
+    Chen et al. 2022, Analog Bits, algorithm 1: the first estimate is made without gradient and fed back.
+    """
+    x0_hat = torch.zeros_like(x_t)
+    if self_condition:
+        with torch.no_grad():
+            x0_hat = model(x_t, log_snr, x0_hat, clean).x0_hat
+    return model(x_t, log_snr, x0_hat, clean)
+
+
+def cross_entropy_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the words given x_t (CDCD, eq. 5). tokens (B, n) -> loss (B,), log_snr (B,)."""
+    log_snr = schedule.log_snr(noise.t)
+    x_0 = model.embed(tokens)
+    x_t = torch.where(noise.clean[..., None], x_0, q_sample(x_0, noise.eps, log_snr))
+    denoised = denoise(model, x_t, log_snr, noise.clean, bool(noise.self_condition))
+    cost = F.cross_entropy(denoised.logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    asked = (~noise.clean).to(cost)
+    return (cost * asked).sum(-1) / asked.sum(-1), log_snr
+
+
+def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Tensor]:
+    """L_simple^e2e of Li et al. 2022, eq. 2: ||x_0 - x0_hat||^2, the x_T term and the rounding term.
+
+    x_0 is drawn from q(x_0 | w) = N(Emb(w), sigma_0^2 I). At t = 1 the target is Emb(w) itself. -> (B,), (B,)
+    """
+    log_snr = schedule.log_snr(noise.t)
+    log_snr_0 = schedule.log_snr(torch.zeros(()))
+    _, sigma_0 = alpha_sigma(log_snr_0)
+    mean_0 = model.embed(tokens)
+    x_0 = mean_0 + sigma_0 * noise.eps_0
+    denoised = denoise(model, q_sample(x_0, noise.eps, log_snr), log_snr, noise.clean, bool(noise.self_condition))
+    first = (noise.t * steps).round() == 1
+    target = torch.where(_per_row(first, x_0), mean_0, x_0)
+    x_0_term = (target - denoised.x0_hat).square().mean((1, 2))
+    alpha_T, _ = alpha_sigma(schedule.log_snr(torch.ones(())))
+    x_T_term = (alpha_T * x_0).square().mean((1, 2))
+    logits = rounding_logits(x_0, model.embeddings())
+    rounding_term = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)
+    return x_0_term + x_T_term + rounding_term, log_snr
+
+
+def log_likelihood_bound(
+    model: Denoiser,
+    tokens: Tensor,
+    schedule: Schedule,
+    noise: Callable[[], Tensor],
+    lengths: Tensor | None = None,
+    levels: int = SCORED_LEVELS,
+) -> Tensor:
+    """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
+
+    -log p <= 1/2 integral of |x_0 - x0_hat|^2 d SNR + rounding cost at t = 0 + KL(q(x_T | x_0) || N(0, I)).
+    The integral is a sum over `levels` equal steps of the schedule's t, each with one draw of `noise()` (B, n, d);
+    give all candidates the same noise, so that their differences are not chance.
+    """
+    batch, length = tokens.shape
+    x_0 = model.embed(tokens)
+
+    def predict(log_snr: Tensor) -> Denoised:
+        return model(q_sample(x_0, noise(), log_snr), log_snr[None], lengths=lengths)
+
+    snr = schedule.log_snr(torch.linspace(0.0, 1.0, levels + 1)).exp().to(x_0)
+    middle = schedule.log_snr((torch.arange(levels) + 0.5) / levels).to(x_0)
+    cost = x_0.new_zeros(batch, length)
+    for level in range(levels):
+        error = (x_0 - predict(middle[level]).x0_hat).square().sum(-1)
+        cost += 0.5 * error * (snr[level] - snr[level + 1])
+    least_noise, most_noise = schedule.log_snr(torch.tensor([0.0, 1.0])).to(x_0)
+    words = predict(least_noise).logits
+    cost += F.cross_entropy(words.flatten(0, 1), tokens.flatten(), reduction="none").view(batch, length)
+    alpha, sigma = alpha_sigma(most_noise)
+    cost += gaussian_kl(alpha * x_0, sigma**2, torch.zeros(()), torch.ones(())).sum(-1)
+    if lengths is not None:
+        cost = cost.masked_fill(torch.arange(length, device=cost.device) >= lengths[:, None], 0.0)
+    return -cost.sum(-1)

@@ -1,0 +1,179 @@
+"""What the peers that are trained learn from, and where they are kept: once trained, they are used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.cli.display import follow_training
+from ctrlgen.controls.language import Control
+from ctrlgen.controls.registry import trained_classifiers, user_directory
+from ctrlgen.data import load_data
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation.language_model import LanguageModel
+from ctrlgen.evaluation.targets import LABEL_KINDS, Words
+from ctrlgen.files import make_directory
+from ctrlgen.generation.generator import Generator
+from ctrlgen.training.fit import RESUME, Task, TrainingConfig, fit
+
+MOST_TEXTS = 20_000
+FEWEST_TEXTS = 20
+SEED = 0
+LEARNED_FROM = ("kind", "names", "values", "chains", "oracle")  # of a classifier's config.json; the guide is none of it
+FORMAT = 1  # of what is kept
+BRACKET = re.compile(r"[()]|[^\s()]+")
+SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
+
+Values = dict[str, list[str | None]]  # by the name of a control, its value in each text
+
+
+class Corpus:
+    """Training texts with their rows of data, and the model whose controls they have."""
+
+    def __init__(self, generator: Generator, texts: list[Words], rows: list[Mapping[str, Any]]):
+        self.generator, self.texts, self.rows = generator, texts, rows
+
+    @cached_property
+    def values(self) -> Values:
+        """What each control is in each text. Controls that cannot tell are left out, and told."""
+        values = {}
+        for name in self.generator.controls.names():
+            try:
+                of_texts = self.generator.controls.classifier(name).values_of(self.texts, self.rows, Random(SEED))
+            except CtrlgenError as error:
+                logging.getLogger(__name__).warning("the baselines do not learn %s: %s", name, error)
+                continue
+            if any(of_texts):
+                values[name] = of_texts
+        return values
+
+
+def read_corpus(generator: Generator, source: str) -> Corpus:
+    """Up to MOST_TEXTS different texts that fit the model. Raises CtrlgenError where there are too few."""
+    data, column = load_data(source)
+    tokenizer, longest = generator.model.tokenizer, generator.model.config.max_length - generator.model.fixed_length
+    rows: dict[Words, Mapping[str, Any]] = {}
+    for row in data:
+        if isinstance(row[column], str) and 0 < len(words := tuple(tokenizer.split(row[column]))) <= longest:
+            rows.setdefault(words, row)
+    if len(rows) < FEWEST_TEXTS:
+        raise CtrlgenError(
+            f"{source}: only {len(rows)} texts fit the model: a baseline learns from {FEWEST_TEXTS} or more"
+        )
+    texts = Random(SEED).sample(list(rows), min(MOST_TEXTS, len(rows)))
+    return Corpus(generator, texts, [rows[words] for words in texts])
+
+
+def held_out(count: int) -> int:
+    """How many of so many examples are kept to validate with."""
+    return min(512, max(1, count // 20))
+
+
+def peer_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
+    """Where a peer is kept: named by all that it is made of."""
+    generator = corpus.generator
+    digest = hashlib.sha256(json.dumps([FORMAT, name, config], sort_keys=True).encode())
+    for key, tensor in sorted(lm.lm.state_dict().items()):
+        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+    for path in sorted(set(trained_classifiers(generator.model).values())):
+        described = read_config(path / CONFIG)
+        digest.update(json.dumps([described.get(key) for key in LEARNED_FROM], sort_keys=True).encode())
+    digest.update(json.dumps([sorted(generator.controls.names()), corpus.texts]).encode())
+    where = generator.model.directory
+    return (
+        user_directory().parent / "baselines" / (where.name if where else "model") / f"{name}-{digest.hexdigest()[:12]}"
+    )
+
+
+def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) -> None:
+    """Train what `task()` makes, unless that has been done. A run that was killed continues."""
+    if directory.exists():
+        return
+    logging.getLogger(__name__).warning("training the baseline %s, once, to be kept in %s", name, directory)
+    working = directory.with_name(f".{directory.name}.partial")
+    resume = (working / RESUME).exists()
+    if not resume:
+        shutil.rmtree(working, ignore_errors=True)
+    make_directory(directory.parent)
+    made: Task = task()
+    follow_training(fit(made, config, working, resume=resume))
+    (working / RESUME).unlink(missing_ok=True)
+    working.rename(directory)
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Raises CtrlgenError in one line where what is kept of a peer is damaged."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CtrlgenError(f"{directory}: is damaged; remove it to train the baseline again") from error
+
+
+@dataclass(frozen=True)
+class Known:
+    """The controls that were learned. The values of labels are listed; others are read by whoever learned them."""
+
+    kinds: dict[str, str]  # by name
+    labels: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Known:
+        kinds, values = corpus.generator.controls.names(), corpus.values
+        labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kinds[name] in LABEL_KINDS}
+        return cls({name: kinds[name] for name in values}, labels)
+
+    def value(self, control: Control, name: str) -> str | None:
+        """A label's value as it was learned, or None."""
+        parse = control.classifier.parse
+        return next((value for value in self.labels[name] if parse(value) == control.target), None)
+
+
+def name_of(generator: Generator, control: Control) -> str:
+    """A control's name as the model calls it."""
+    names = generator.controls.names()
+    return next(name for name in names if generator.controls.classifier(name) is control.classifier)
+
+
+def constituents(value: str) -> Iterator[tuple[int, int, str]]:
+    """(first word, word after the last, labels from the top down joined by +) of a `tree` or `span` value.
+
+    Raises ValueError for leaves that are not open.
+    """
+    if not value.startswith("("):
+        for part in value.split(","):
+            found = SPAN.fullmatch(part.strip())
+            if found is None:
+                raise ValueError(part)
+            yield int(found[2]) - 1, int(found[3] or found[2]), found[1]
+        return
+    chains: dict[tuple[int, int], list[str]] = {}
+    opened: list[tuple[str, int]] = []
+    leaves = 0
+    tokens = BRACKET.findall(value)
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        if token == ")":
+            label, start = opened.pop()
+            if label not in ("TOP", "ROOT", ""):
+                chains.setdefault((start, leaves), []).insert(0, label)
+        elif token == "(":
+            opened.append(("", leaves))
+        elif before == "(":
+            opened[-1] = (token, leaves)
+        elif token == "*":
+            leaves += 1
+        else:
+            raise ValueError(token)
+    for (start, end), chain in chains.items():
+        yield start, end, "+".join(chain)

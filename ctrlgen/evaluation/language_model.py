@@ -1,0 +1,376 @@
+"""Autoregressive language models: a small one of the model's own words, and any causal LM by name.
+
+Both say what a text costs, in nats a token, and guide nothing. The small one is a `transformers` Llama over the
+diffusion model's vocabulary, kept in `lm/` beside the model; it can also be sampled from, word by word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
+from ctrlgen.controls.registry import user_directory
+from ctrlgen.data import LengthBatches, read_texts
+from ctrlgen.diffusion.seeds import seeded
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.files import atomic_file
+from ctrlgen.tokenizer import WordTokenizer, detokenize
+
+if TYPE_CHECKING:
+    from ctrlgen.training.fit import Progress, TrainingConfig
+
+SIZE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+SCORED_TOKENS = 2048  # in one batch; with a vocabulary of 50,000 its logits take 400 MB
+DRAWN_TEXTS = 256  # in one batch
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
+
+Adjust = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class LanguageModel:
+    """p(word | words before) over a diffusion model's vocabulary. <end> stands in front of a text and ends it."""
+
+    def __init__(self, lm: LlamaForCausalLM, tokenizer: WordTokenizer):
+        self.lm, self.tokenizer = lm.eval(), tokenizer
+        words = torch.ones(lm.config.vocab_size, dtype=torch.bool)  # ids behind the tokenizer's are prompts' own
+        words[: len(tokenizer)] = False
+        words[[tokenizer.pad_id, tokenizer.unk_id]] = True
+        self.unspeakable = words.to(lm.device)  # (V,)
+
+    @classmethod
+    def load(cls, model: DiffusionLM) -> LanguageModel:
+        """The language model trained for this one. Raises CtrlgenError where there is none that fits."""
+        directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+        if directory is None:
+            where = model.directory.name if model.directory else "this model"
+            raise CtrlgenError(f"{where} has no language model yet: run `ctrlgen train-lm` first")
+        try:
+            config = read_config(directory / CONFIG)
+            own_words = (len(model.tokenizer), vocabulary_fingerprint(model.tokenizer))
+            if (config.get("vocab_size"), config.get("vocabulary")) != own_words:
+                raise CtrlgenError(f"{directory}: is a language model of other words")
+            lm = load_causal_lm(str(directory), local_files_only=True)
+        except CtrlgenError as error:
+            raise CtrlgenError(f"{error}; train it again with `ctrlgen train-lm --force`") from error
+        return cls(lm.to(model.device), model.tokenizer)
+
+    def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
+        """Nats a token of each text, given as words, its <end> counted as one of them."""
+        end = self.tokenizer.end_id
+        return mean_costs(self.lm, [[end, *self.tokenizer.ids(words), end] for words in texts])
+
+    @torch.no_grad()
+    def draw(
+        self,
+        seeds: Sequence[int],
+        *,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+        adjust: Adjust | None = None,
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[str]]:
+        """A text for each seed, word by word, cut off after `max_length` words. Special tokens are never drawn.
+
+        A text depends on its seed alone, not on its company. `adjust(words, logits, rows)` may change the
+        distribution of the next word: words (B, t) so far, logits (B, V), rows (B,) the places in `seeds`; what it
+        returns, (B, V), is drawn from. `prompts` are ids that stand before <end>, for models that were trained so.
+        """
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for row in range(len(seeds)):
+            by_length[len(prompts[row]) if prompts else 0].append(row)
+        batches = [rows[i : i + DRAWN_TEXTS] for rows in by_length.values() for i in range(0, len(rows), DRAWN_TEXTS)]
+        drawn: dict[int, list[str]] = {}
+        for rows in batches:
+            starts = [[*(prompts[row] if prompts else ()), self.tokenizer.end_id] for row in rows]
+            limit = max_length or self.lm.config.max_position_embeddings - 1
+            rngs = [seeded(seeds[row]) for row in rows]
+            rolls = torch.stack([torch.rand(limit, generator=rng, dtype=torch.float64) for rng in rngs])
+            drawn |= self._draw(rows, torch.tensor(starts), rolls, temperature, adjust)
+        return [drawn[row] for row in range(len(seeds))]
+
+    def _draw(
+        self, rows: Sequence[int], starts: Tensor, rolls: Tensor, temperature: float, adjust: Adjust | None
+    ) -> dict[int, list[str]]:
+        """starts (B, s), rolls (B, max_length) in [0, 1) -> words by row. A text that has ended leaves the batch."""
+        device = self.lm.device
+        live, ids = torch.tensor(rows, device=device), starts.to(device)
+        words = ids[:, :0]
+        cache = DynamicCache(config=self.lm.config)
+        drawn: dict[int, list[str]] = {}
+        for step in range(rolls.shape[1]):
+            logits = self.lm(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = (logits.float() / temperature).masked_fill(self.unspeakable, -torch.inf)  # (B, V)
+            if adjust is not None:
+                logits = adjust(words, logits, live)
+            word = pick(logits.cpu(), rolls[:, step]).to(device)  # not every device has float64
+            ended = word == self.tokenizer.end_id
+            drawn |= self._texts(live[ended], words[ended])
+            words = torch.cat([words, word[:, None]], 1)[~ended]
+            live, rolls, ids = live[~ended], rolls[~ended.cpu()], words[:, -1:]
+            if len(live) == 0:
+                break
+            if ended.any():
+                cache.batch_select_indices((~ended).nonzero()[:, 0])
+        return drawn | self._texts(live, words)
+
+    def _texts(self, rows: Tensor, words: Tensor) -> dict[int, list[str]]:
+        return {row: self.tokenizer.decode(ids) for row, ids in zip(rows.tolist(), words.tolist(), strict=True)}
+
+
+class CausalLM:
+    """Any causal LM that `transformers` reads, as a judge of plain text in its own tokens."""
+
+    def __init__(self, lm: Any, tokenizer: Any):
+        self.lm, self.tokenizer = lm.eval(), tokenizer
+
+    @classmethod
+    def load(cls, name: str, device: str | torch.device = "cpu") -> CausalLM:
+        """By hub id, directory, or GGUF file (also a directory that holds one). Raises CtrlgenError in one line."""
+        place, options = name, {}
+        path = Path(name).expanduser()
+        if path.exists():
+            place = str(path)
+            gguf = [path] if path.is_file() else sorted(path.glob("*.gguf"))
+            if gguf and not (path / CONFIG).is_file():
+                if len(gguf) > 1:
+                    raise CtrlgenError(f"{name}: holds several models; give one: {', '.join(map(str, gguf))}")
+                place, options = str(gguf[0].parent), {"gguf_file": gguf[0].name}
+        elif path.is_absolute() or name.startswith("."):
+            raise CtrlgenError(f"{name}: no such file or directory")
+        lm = load_causal_lm(place, **options)
+        try:
+            with quietly():
+                tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        except Exception as error:  # transformers raises what its readers raise
+            raise CtrlgenError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from error
+        return cls(lm.to(device), tokenizer)
+
+    def costs(self, texts: Sequence[str]) -> list[float]:
+        """Nats a token of each text, in the LM's own tokens. The end is not counted: no end of document is meant."""
+        start = self.tokenizer.bos_token_id
+        start = self.tokenizer.eos_token_id if start is None else start
+        encoded = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        sequences = [ids if start is None else [start, *ids] for ids in encoded]
+        longest = getattr(self.lm.config, "max_position_embeddings", None)
+        for text, ids in zip(texts, sequences, strict=True):
+            if len(ids) < 2:
+                raise CtrlgenError(f"the text {text!r} is too short to have a cost")
+            if longest is not None and len(ids) > longest:
+                raise CtrlgenError(f"a text has {len(ids)} tokens, more than the {longest} that the LM reads")
+        return mean_costs(self.lm, sequences)
+
+
+@torch.no_grad()
+def mean_costs(lm: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
+    """Nats a token of each sequence, given its first token."""
+    costs = [0.0] * len(sequences)
+    for indices in LengthBatches(sequences, SCORED_TOKENS, seed=0).epoch(0):
+        tokens = torch.tensor([sequences[i] for i in indices], device=lm.device)  # (B, n)
+        logits = lm(input_ids=tokens[:, :-1], use_cache=False).logits  # (B, n - 1, V)
+        for index, cost in zip(indices, next_token_costs(logits, tokens[:, 1:]).tolist(), strict=True):
+            costs[index] = cost
+    return costs
+
+
+def next_token_costs(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits (B, n, V), targets (B, n) -> mean nats of each row's targets (B,)"""
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return nats.view_as(targets).mean(1)
+
+
+def pick(logits: Tensor, rolls: Tensor) -> Tensor:
+    """The word at which the cumulative probability passes the roll. (B, V), (B,) -> (B,)"""
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    threshold = rolls[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def load_causal_lm(place: str, **options: Any) -> Any:
+    """A causal LM in float32. Raises CtrlgenError in one line, also where weights are missing or do not fit."""
+    try:
+        with quietly():
+            options |= {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **options)
+            lm, report = loaded
+    except ImportError as error:
+        if "gguf" in str(error).casefold():
+            raise CtrlgenError(f"{place}: reading a GGUF file needs `pip install gguf`") from error
+        raise CtrlgenError(f"{place}: cannot be loaded: {first_line(error)}") from error
+    except Exception as error:  # transformers raises what its readers raise
+        if "ignore_mismatched_sizes" in str(error):
+            raise CtrlgenError(f"{place}: its weights do not fit its {CONFIG}") from error
+        raise CtrlgenError(f"{place}: cannot be loaded as a language model: {first_line(error)}") from error
+    if report["missing_keys"]:  # transformers would leave them random
+        raise CtrlgenError(f"{place}: its weights lack {min(report['missing_keys'])}, which {CONFIG} asks for")
+    return lm.requires_grad_(False)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No bars, reports or retries of other libraries: what went wrong is said in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def lm_directories(model: DiffusionLM) -> list[Path]:
+    """Where this model's language model may lie; a new one is written to the first."""
+    if model.directory is None:
+        return []
+    own = model.directory / "lm"
+    if model.directory in bundled_models().values():
+        return [user_directory().parent / "lm" / model.directory.name, own]
+    return [own]
+
+
+def vocabulary_fingerprint(tokenizer: WordTokenizer) -> str:
+    """Identifies the words and their ids."""
+    return hashlib.sha256("\n".join(tokenizer.words).encode()).hexdigest()[:16]
+
+
+def new_lm(tokenizer: WordTokenizer, max_length: int) -> LlamaForCausalLM:
+    """An untrained language model of the tokenizer's words, for texts of up to `max_length` of them."""
+    settings: dict[str, Any] = {
+        **SIZE,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": max_length + 1,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.end_id,
+        "eos_token_id": tokenizer.end_id,
+        "pad_token_id": tokenizer.pad_id,
+        "vocabulary": vocabulary_fingerprint(tokenizer),
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings))
+
+
+class NextWordLoss(nn.Module):
+    """Next-word cross-entropy. Without the output layer, which is the embeddings: a checkpoint holds them once."""
+
+    def __init__(self, lm: LlamaForCausalLM):
+        super().__init__()
+        self.trunk = lm.model
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, n) -> loss (B,), no statistics"""
+        hidden = self.trunk(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state  # (B, n - 1, d)
+        logits = F.linear(hidden, self.trunk.embed_tokens.weight)
+        return next_token_costs(logits, tokens[:, 1:]), hidden.new_zeros(0)
+
+    def lm(self) -> LlamaForCausalLM:
+        """A copy of what has been learned, as the whole model."""
+        lm = LlamaForCausalLM(self.trunk.config).to(self.trunk.device)
+        lm.model.load_state_dict(self.trunk.state_dict())
+        return lm
+
+
+class LanguageModelTask:
+    """The `Task` behind `ctrlgen train-lm`. Sentences are token ids without <end>."""
+
+    def __init__(
+        self,
+        lm: LlamaForCausalLM,
+        tokenizer: WordTokenizer,
+        sentences: Sequence[Sequence[int]],
+        held_out: Sequence[Sequence[int]],
+        config: TrainingConfig,
+    ):
+        self.tokenizer = tokenizer
+        self.module = NextWordLoss(lm)
+        self.batches = LengthBatches([self.ended(s) for s in sentences], config.tokens_per_batch, config.seed)
+        self.held_out = [self.ended(s) for s in held_out]
+
+    def ended(self, sentence: Sequence[int]) -> list[int]:
+        return [self.tokenizer.end_id, *sentence, self.tokenizer.end_id]
+
+    def epoch(self, number: int) -> list[list[int]]:
+        return self.batches.epoch(number)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
+        tokens = self.batches.tokens(indices)  # (B, n)
+        return (tokens[rows],), tokens[:, 1:].numel()
+
+    def observe(self, statistics: Tensor) -> None:
+        pass
+
+    def validate(self, module: nn.Module) -> dict[str, Any]:
+        """Nats a token of the held-out texts, and a few samples."""
+        assert isinstance(module, NextWordLoss)
+        model = LanguageModel(module.lm(), self.tokenizer)
+        counts = [len(sentence) - 1 for sentence in self.held_out]
+        nats = [c * n for c, n in zip(mean_costs(model.lm, self.held_out), counts, strict=True)]
+        return {
+            "validation_cost": sum(nats) / sum(counts),
+            "samples": [detokenize(words) for words in model.draw(range(4))],
+        }
+
+    def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
+        assert isinstance(module, NextWordLoss)
+        save_lm(module.lm(), directory)
+
+
+def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
+    """Write config.json and model.safetensors as float16; each takes its name only when it is whole."""
+    with quietly(), tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary:
+        lm.half().save_pretrained(temporary)
+        for name in (WEIGHTS, CONFIG):
+            with atomic_file(directory / name) as file:
+                shutil.copyfile(Path(temporary) / name, file)
+
+
+def train_lm(
+    model: DiffusionLM,
+    data: str,
+    validation: str | None,
+    text_column: str | None,
+    config: TrainingConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+) -> Iterator[Progress]:
+    """Train a language model of `model`'s words on the texts of `data` and leave its files in `directory`.
+
+    Without `validation` a share of the texts is held out.
+    """
+    from ctrlgen.training.fit import fit  # only training needs accelerate
+
+    def sentences(source: str) -> list[list[int]]:
+        encoded = model.tokenizer.encode_training(read_texts(source, text_column))
+        kept = [ids for ids in encoded if 1 <= len(ids) <= model.config.max_length]
+        if not kept:
+            raise CtrlgenError(f"{source}: no text of 1 to {model.config.max_length} words")
+        return kept
+
+    training = sentences(data)
+    held_out = sentences(validation)[:MOST_HELD_OUT] if validation else []
+    if not validation:
+        if len(training) < 20:
+            raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least 20")
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
+        held_out, training = [training[i] for i in order[:count]], [training[i] for i in order[count:]]
+    config = replace(config, matrix_lr=0.0)
+    torch.manual_seed(config.seed)
+    task = LanguageModelTask(
+        new_lm(model.tokenizer, model.config.max_length), model.tokenizer, training, held_out, config
+    )
+    made_of = {"sentences": len(training), "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
+    yield from fit(task, config, directory, resume=resume, fingerprint=made_of)

@@ -1,0 +1,108 @@
+"""What is evaluated: anything that writes texts for requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from ctrlgen.controls.language import Verdict
+from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.evaluation.targets import Words
+from ctrlgen.files import read_lines
+from ctrlgen.generation.generator import Generator, Request, Settings
+
+OURS, GIVEN = "ctrlgen", "given"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text that a writer wrote for a request. Verdicts and scores as far as it knows them."""
+
+    request: int
+    index: int
+    words: Words
+    verdicts: tuple[Verdict, ...] | None = None
+    scores: tuple[float, ...] | None = None
+
+
+class Writer(Protocol):
+    """A method that is evaluated."""
+
+    name: str
+    notes: list[str]  # what it could not be asked
+
+    def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
+        """n texts for each request, in order. `seconds`: what ctrlgen took for the same requests, if it was asked."""
+        ...
+
+
+class Ours:
+    """The diffusion model under guidance."""
+
+    name = OURS
+
+    def __init__(self, generator: Generator, settings: Settings):
+        self.generator, self.settings = generator, settings
+        self.notes: list[str] = []
+
+    def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
+        numbered = [replace(request, id=number) for number, request in enumerate(requests)]
+        return [
+            Draft(
+                sample.id,
+                sample.index,
+                tuple(sample.tokens),
+                tuple(result.verdict for result in sample.controls),
+                tuple(result.score for result in sample.controls),
+            )
+            for sample in self.generator.generate(numbered, self.settings)
+        ]
+
+
+class Given:
+    """Texts from elsewhere, in the order of the targets: JSON Lines with `text` or `tokens`, or plain lines.
+
+    A blank line is an empty text.
+    """
+
+    name = GIVEN
+
+    def __init__(self, path: Path, generator: Generator):
+        self.path = path
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CtrlgenError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        self.texts = [self.words(line, generator) for line in lines]
+        self.taken = 0
+        self.notes: list[str] = []
+
+    def words(self, line: str, generator: Generator) -> Words:
+        try:
+            read = json.loads(line)
+        except ValueError:
+            read = line
+        if isinstance(read, dict) and isinstance(read.get("tokens"), list):
+            return tuple(map(str, read["tokens"]))
+        text = read.get("text") if isinstance(read, dict) else line
+        if not isinstance(text, str):
+            raise UsageError(f"{self.path}: a line has neither `text` nor `tokens`: {line[:60]}")
+        return tuple(generator.model.tokenizer.split(text))
+
+    def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
+        places = [(number, index) for number, request in enumerate(requests) for index in range(request.n)]
+        texts = self.texts[self.taken : self.taken + len(places)]
+        if len(texts) < len(places):
+            raise CtrlgenError(f"{self.path}: holds {len(self.texts)} texts, but the targets need more")
+        self.taken += len(places)
+        return [Draft(*place, words) for place, words in zip(places, texts, strict=True)]
+
+    def refuse_leftovers(self) -> None:
+        """Raises CtrlgenError where there are more texts than targets: they would not belong together."""
+        if self.taken != len(self.texts):
+            raise CtrlgenError(
+                f"{self.path}: holds {len(self.texts)} texts, but the targets need {self.taken}: see --limit and -n"
+            )

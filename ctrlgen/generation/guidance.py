@@ -1,0 +1,201 @@
+"""Steering: classifiers' gradients on x_t move the denoiser's estimate of x_0.
+
+Tweedie's formula for the conditional posterior mean (Dhariwal and Nichol 2021, section 4; Chung et al. 2022):
+
+    x0_hat(x_t, c) = x0_hat(x_t) + sigma_t^2 / alpha_t * grad_{x_t} log p(c | x_t)
+
+Several controls are a sum of log-probabilities, so one backward pass serves them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ctrlgen.controls.language import Classifier
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.precision import precise
+from ctrlgen.diffusion.schedule import alpha_sigma
+from ctrlgen.errors import UsageError
+from ctrlgen.settings import GuidanceMethod
+
+Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
+
+STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
+LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
+MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
+MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly and by which method to steer.
+
+    gradient: Tweedie, above. exact: the conditional posterior mean in closed form, where a classifier has one.
+    paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
+    """
+
+    method: GuidanceMethod = "gradient"
+    strength: float | None = None  # STRENGTHS[method] unless given
+    window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
+    paper_steps: int = 3
+    paper_lr: float = 0.1
+    paper_fluency: float = 0.01  # the paper's lambda
+
+    @property
+    def scale(self) -> float:
+        """The strength given, or the method's own."""
+        return STRENGTHS[self.method] if self.strength is None else self.strength
+
+
+@dataclass(frozen=True)
+class Term:
+    """One control of a batch: a classifier with its encoded targets, one a row."""
+
+    classifier: Classifier
+    encoded: Tensor  # (B, ...)
+    weight: float = 1.0
+    negated: bool = False
+    window: tuple[float, float] = (0.0, 1.0)
+    impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
+
+    def rows(self, rows: Tensor) -> Term:
+        """The term of these rows (M,) of its batch."""
+        impossible = None if self.impossible is None else self.impossible[rows]
+        return replace(self, encoded=self.encoded[rows.to(self.encoded.device)], impossible=impossible)
+
+    def log_prob(self, denoised: Denoised) -> Tensor:
+        """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
+        log_p = self.classifier.log_prob(denoised, self.encoded)
+        return self.avoided(log_p) if self.negated else log_p
+
+    def avoided(self, log_p: Tensor) -> Tensor:
+        """log(1 - p), of the text (B,) or of any part of it (B, ...); 0 where the length alone avoids the control."""
+        log_not = log_complement(log_p)
+        if self.impossible is None:
+            return log_not
+        return log_not.masked_fill(self.impossible.view(-1, *[1] * (log_p.dim() - 1)), 0.0)
+
+
+def log_complement(log_p: Tensor) -> Tensor:
+    """log(1 - p), in float32 at least: bfloat16 cannot tell p = 0.998 from 1. A certain p has no gradient."""
+    log_p = log_p.to(torch.promote_types(log_p.dtype, torch.float32))
+    return torch.log(-torch.expm1(log_p.clamp(max=-LEAST_DOUBT)))
+
+
+def within(window: tuple[float, float], progress: float) -> bool:
+    return window[0] <= progress <= window[1]
+
+
+def active(terms: Sequence[Term], guidance: Guidance, progress: float) -> list[Term]:
+    """The terms that act at this part of denoising; progress runs from 0 (noise) to 1 (text)."""
+    if guidance.scale == 0 or not within(guidance.window, progress):
+        return []
+    return [t for t in terms if t.weight > 0 and not t.classifier.structural and within(t.window, progress)]
+
+
+def joint_log_prob(terms: Sequence[Term], denoised: Denoised) -> Tensor:
+    """The weighted sum of the controls' log-probabilities. -> (B,)"""
+    total = denoised.x_t.new_zeros(len(denoised.x_t))
+    for term in terms:
+        total = total + term.weight * term.log_prob(denoised)
+    return total
+
+
+def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
+    """strength * sigma^2/alpha * gradient, each text's scaled down to MAX_SHIFT where it is larger. (B, n, d)
+
+    Without the bound a confident classifier at high noise throws x0_hat far outside the embeddings. It holds for the
+    text, not for each word, so that words that matter to the control still move further than words that do not.
+    """
+    alpha, sigma = alpha_sigma(log_snr)
+    shift = strength * sigma**2 / alpha * gradient
+    squared = precise(shift).square().sum(-1)  # (B, n); as double, sums do not depend on how far rows are filled up
+    moved = (squared > 0).sum(1).clamp(min=1)
+    rms = (squared.sum(1) / moved).sqrt().to(shift.dtype)
+    largest = MAX_SHIFT * math.sqrt(gradient.shape[-1])
+    return shift * (largest / rms.clamp(min=1e-12)).clamp(max=1.0)[:, None, None]
+
+
+def steer(
+    denoiser: Denoise,
+    x_t: Tensor,
+    log_snr: Tensor,
+    self_condition: Tensor | None,
+    lengths: Tensor | None,
+    terms: Sequence[Term],
+    guidance: Guidance,
+) -> tuple[Denoised, Tensor]:
+    """One call of the denoiser, steered by `terms`.
+
+    x_t (B, n, d), log_snr (1,), the noise level that the denoiser is told for all rows, at which the gradient is taken
+    and scaled. Returns what the denoiser said, its logits corrected where the method corrects words, and the shift to
+    add to x0_hat (B, n, d). `paper` steers elsewhere, in `refine`.
+    """
+    if guidance.method != "gradient" or not terms:
+        with torch.no_grad():
+            denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
+            if guidance.method == "exact":
+                denoised = condition_words(denoised, terms, guidance.scale, every=True)
+        return denoised, torch.zeros_like(x_t)
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_(True)
+        denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
+        (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
+    return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.scale)
+
+
+def detach(denoised: Denoised) -> Denoised:
+    d = denoised
+    hidden = tuple(h.detach() for h in d.hidden)
+    return replace(d, x_t=d.x_t.detach(), logits=d.logits.detach(), x0_hat=d.x0_hat.detach(), hidden=hidden)
+
+
+def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float = 1.0, every: bool = False) -> Denoised:
+    """p(w | x_t, c) by Bayes' rule: the logits plus log p(c | w), controls by product.
+
+    Terms without a closed form of log p(c | w) are passed over, or with `every` raise UsageError.
+    """
+    logits = denoised.logits
+    for term in terms:
+        log_p = term.classifier.word_log_prob(denoised, term.encoded)
+        if log_p is None:
+            if every:
+                raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
+            continue
+        if term.negated:  # 1 - p(c_i | w) prod_j p(c_j | x_t): the other words may break the control as well
+            each = (denoised.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
+            others = each.sum(1, keepdim=True) - each
+            log_p = term.avoided(log_p + others)
+        logits = logits + strength * term.weight * log_p
+    return replace(denoised, logits=logits)
+
+
+def refine(
+    denoiser: Denoise,
+    x_s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    log_snr: Tensor,
+    lengths: Tensor | None,
+    terms: Sequence[Term],
+    guidance: Guidance,
+) -> Tensor:
+    """Diffusion-LM's update: Adagrad ascent on lambda log p(x_{t-1} | x_t) + log p(c | x_{t-1}).
+
+    x_s is the draw of x_{t-1}, mean and variance those of p(x_{t-1} | x_t), log_snr (1,) its noise level.
+    """
+    with torch.enable_grad():
+        x = x_s.detach().clone().requires_grad_(True)
+        optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
+        for _ in range(guidance.paper_steps):
+            control = joint_log_prob(terms, denoiser(x, log_snr, lengths=lengths)).sum()
+            fluency = -((x - mean) ** 2).sum() / (2 * variance)
+            optimizer.zero_grad()
+            (-(guidance.paper_fluency * fluency + control)).backward()
+            optimizer.step()
+    return x.detach()

@@ -1,0 +1,200 @@
+"""What is asked for and what is answered: settings, requests, the jobs they are split into, samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+from ctrlgen.controls.language import Control, Verdict
+from ctrlgen.controls.template import Template
+from ctrlgen.diffusion.seeds import SEED_STRIDE
+from ctrlgen.errors import UsageError
+from ctrlgen.generation.guidance import Guidance
+from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
+
+MOST_STEPS, MOST_CANDIDATES, MOST_SAMPLES = 100_000, 10_000, 1_000_000
+LEAST_TEMPERATURE = 0.01  # the likeliest word alone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. The defaults are the ones our reported numbers use."""
+
+    steps: int = 24
+    sampler: SamplerName = "ancestral"
+    eta: float = 0.0  # ddim only
+    temperature: float = 1.2
+    time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
+    restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
+    corrections: int = 3  # sweeps over the finished text that replace words which the others make unlikely
+    clamp: bool = False  # replace each x0_hat by the nearest embeddings (Li et al. 2022, section 4.2)
+    guidance: Guidance = field(default_factory=Guidance)
+    candidates: int = 1
+    select: Selection = "score"
+    until_success: int = 0  # how often what an oracle rejects is drawn again; our reported numbers do not use it
+    explain: bool = False  # tell of each part of a control that failed when it was lost, and to what
+
+    def __post_init__(self) -> None:
+        for what, value, names in (
+            ("sampler", self.sampler, SamplerName),
+            ("guidance", self.guidance.method, GuidanceMethod),
+            ("selection", self.select, Selection),
+        ):
+            if value not in get_args(names):
+                raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
+        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
+        if not 0 <= self.guidance.scale < math.inf:
+            raise UsageError(f"strength must be a number from 0, got {self.guidance.scale}")
+        for what, share in (("eta", self.eta), ("restart", self.restart)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{what} must be between 0 and 1, got {share}")
+        if not math.isfinite(self.time_offset):
+            raise UsageError(f"time_offset must be a number, got {self.time_offset}")
+        if not 1 <= self.candidates <= MOST_CANDIDATES:
+            raise UsageError(f"candidates must be between 1 and {MOST_CANDIDATES}, got {self.candidates}")
+        if self.corrections < 0:
+            raise UsageError(f"corrections must be at least 0, got {self.corrections}")
+        if self.until_success < 0:
+            raise UsageError(f"until_success must be at least 0, got {self.until_success}")
+        if self.guidance.method == "paper" and self.sampler != "ancestral":
+            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
+
+
+@dataclass(frozen=True)
+class Request:
+    """N samples under the same controls. Sample i has seed `seed + i`. With a template its blanks are filled."""
+
+    controls: tuple[Control, ...] = ()
+    n: int = 1
+    seed: int = 0
+    id: Any = None
+    template: Template | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one part of a control was lost. Steps are counted from 1; `steps` is None where none were watched.
+
+    Under `not` a text has a part that does not have what the part names.
+    """
+
+    failed: str  # the oracle's words
+    p: float  # the guide's probability that the finished text has the part
+    steps: int | None = None
+    last_held: int | None = None  # the last step whose likeliest words had the part, by the oracle
+    pulled_by: str | None = None  # the control whose gradient has pointed most against the part's since
+    negated: bool = False  # whether the control says `not`
+
+    def __str__(self) -> str:
+        said = f"{self.failed} (p={self.p:.2f})"
+        if self.last_held is not None:
+            said += f", {'there' if self.negated else 'lost'} after step {self.last_held} of {self.steps}"
+        elif self.steps is not None:
+            said += ", there from the first step" if self.negated else ", never there"
+        return said + (f'; pulled away by "{self.pulled_by}"' if self.pulled_by is not None else "")
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """One control's outcome: the oracle's verdict, and the guide's own probability of it in the finished text."""
+
+    control: Control
+    verdict: Verdict
+    score: float
+    explanation: tuple[Explanation, ...] | None = None  # of each part that failed, where it is asked for
+
+    def as_json(self) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "control": self.control.text,
+            "success": self.verdict.success,
+            "score": self.score,
+            "detail": self.verdict.detail,
+        }
+        if self.explanation is not None:
+            result["explanation"] = [asdict(part) for part in self.explanation]
+        return result
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished text."""
+
+    id: Any
+    index: int
+    text: str
+    tokens: list[str]
+    seed: int
+    controls: tuple[ControlResult, ...]
+    attempts: int = 1  # draws it took; with more than one the oracle has chosen it
+
+    @property
+    def success(self) -> bool | None:
+        """Whether every oracle agrees; None where one of them could not be asked."""
+        verdicts = [result.verdict.success for result in self.controls]
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    @property
+    def failed(self) -> set[int]:
+        """Positions of the words that failed a control."""
+        return {position for result in self.controls for position in result.verdict.failed}
+
+    @property
+    def score(self) -> float | None:
+        """The guides' joint probability, None without controls."""
+        return math.prod(result.score for result in self.controls) if self.controls else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer's documented JSON form."""
+        return {
+            "id": self.id,
+            "index": self.index,
+            "text": self.text,
+            "tokens": self.tokens,
+            "seed": self.seed,
+            "success": self.success,
+            "score": self.score,
+            "attempts": self.attempts,
+            "controls": [result.as_json() for result in self.controls],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One candidate of one sample. The first attempt has candidates 0 to K - 1, the second K to 2 K - 1, and so on."""
+
+    request: int
+    index: int
+    candidate: int
+    seed: int
+    length: int
+    controls: tuple[Control, ...]
+    kept: tuple[str | None, ...] = ()  # a template's words, None where one is to be written; empty without a template
+    attempt: int = 0
+
+    @property
+    def noise_seed(self) -> int:
+        return self.seed + self.candidate * SEED_STRIDE
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Jobs that share this may run as rows of one batch."""
+        return tuple((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a caller may show while a batch is denoised."""
+
+    done: int  # token-steps finished, over all batches
+    total: int
+    tokens: list[str]  # the first sample's words so far
+
+
+Watch = Callable[[Step], None]

@@ -1,0 +1,1 @@
+"""How denoisers and classifier heads are learned."""

@@ -1,0 +1,345 @@
+"""The training loop: of the denoiser, of classifiers, of language models.
+
+`fit` is a generator: it yields what happened and leaves printing to its caller. All randomness of step k comes
+from (seed, k) and is drawn for the whole batch before processes take their rows, so a run continues bit for
+bit after a kill, and two processes follow the curve of one.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ctrlgen.checkpoint import WEIGHTS
+from ctrlgen.diffusion.precision import has_fast_bfloat16
+from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.files import atomic_file, make_directory, read_lines, write_text
+from ctrlgen.training.optim import make_optimizers
+
+MAX_SEED = 2**31 - 1  # torch reads 32 bits of a seed: within these no two are one
+RESUME, METRICS = "resume.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train. The learning rate is warmed up, held, and decayed linearly to zero."""
+
+    steps: int = 20_000
+    tokens_per_batch: int = 4096
+    matrix_lr: float = 0.02  # Muon, hidden matrices; 0 trains them by AdamW as well
+    lr: float = 0.002  # AdamW, everything else
+    warmup_steps: int = 100
+    decay_share: float = 0.6  # last part of the run in which the learning rate falls
+    ema: float = 0.999
+    clip: float = 1.0
+    span_mask_rate: float = 0.1  # share of sentences given clean outside one span
+    seed: int = 0
+    init: str | None = None  # start from these weights: of a model (name, directory, hub id); of a head its directory
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False  # torch.compile: up to a quarter faster, after two minutes of compiling
+    log_every: int = 10
+    checkpoint_every: int = 200
+    validate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if abs(self.seed) > MAX_SEED:
+            raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {self.seed}")
+
+    def learning_rate(self, step: int) -> float:
+        """Factor on the peak rates at `step`."""
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (self.steps - step) / self.steps
+        return warmup * min(1.0, left / self.decay_share if self.decay_share > 0 else 1.0)
+
+    def ema_decay(self, step: int) -> float:
+        """The average's memory grows with the run, so that it forgets the random start."""
+        return min(self.ema, (step + 1) / (step + 10))
+
+
+class Task(Protocol):
+    """What `fit` needs to know of the thing it trains."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Called as module(*batch) -> loss (B,), statistics."""
+        ...
+
+    def epoch(self, number: int) -> Sequence[Sequence[int]]:
+        """Batches of one epoch; their number is the same in every epoch."""
+        ...
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Any, ...], int]:
+        """This process's rows of a batch, and the number of tokens in the whole of it."""
+        ...
+
+    def observe(self, statistics: Tensor) -> None:
+        """Take in a batch's statistics, summed over processes."""
+        ...
+
+    def validate(self, module: nn.Module) -> dict[str, Any]: ...
+
+    def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
+        """Write the module, or leave what an earlier and better one wrote."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event of a run: a logged step, or a validation with its results."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    tokens_per_second: float
+    eta: float  # seconds
+    validation: dict[str, Any] | None = None
+
+
+def fit(
+    task: Task,
+    config: TrainingConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    log_with: str | None = None,
+    fingerprint: dict[str, Any] | None = None,
+    cpu: bool = False,
+) -> Iterator[Progress]:
+    """Train `task.module`, writing checkpoints and metrics to `directory`, and yield progress.
+
+    With `resume` a run continues from its last checkpoint; one made with another `fingerprint` is refused. With `cpu`
+    it stays there, else it takes the best device.
+    Raises CtrlgenError where the directory already holds a model, or holds nothing to resume.
+    """
+    accelerator = Accelerator(cpu=cpu, log_with=log_with, project_dir=str(directory))
+    prepare_directory(directory, resume)
+    if log_with:
+        accelerator.init_trackers("ctrlgen", config=dict(asdict(config).items()))
+    optimizers = make_optimizers(task.module, config.matrix_lr, config.lr)
+    average = copy.deepcopy(task.module).eval().requires_grad_(False)
+    average.to(accelerator.device)
+    module = accelerator.prepare(task.module)
+    optimizers = [accelerator.prepare(optimizer) for optimizer in optimizers]
+    state = RunState(task.module, average, optimizers, {"training": asdict(config)} | (fingerprint or {}))
+    step = state.load(directory / RESUME) if resume else 0
+    if accelerator.is_main_process:
+        keep_metrics(directory / METRICS, step)
+    per_epoch = len(task.epoch(0))
+    rows = slice(accelerator.process_index, None, accelerator.num_processes)
+    bfloat16 = uses_bfloat16(config, accelerator.device)
+    started, tokens_seen, first_step = time.monotonic(), 0, step
+    recent: list[float] = []  # losses since the last log
+    epoch, order = step // per_epoch, task.epoch(step // per_epoch)
+
+    def progress(validation: dict[str, Any] | None = None) -> Progress:
+        elapsed = time.monotonic() - started
+        return Progress(
+            step, config.steps, step / per_epoch, sum(recent) / len(recent), tokens_seen / max(elapsed, 1e-9),
+            elapsed / max(1, step - first_step) * (config.steps - step), validation,
+        )  # fmt: skip
+
+    interruption, between_steps = Interruption(), True
+    try:
+        while step < config.steps:
+            between_steps = False
+            if epoch != step // per_epoch:
+                epoch = step // per_epoch
+                order = task.epoch(epoch)
+            indices = order[step % per_epoch]
+            rng = torch.Generator().manual_seed(config.seed * 1_000_000_007 + step)
+            torch.manual_seed(config.seed * 1_000_000_007 + step)  # dropout
+            batch, tokens = task.batch(indices, rng, rows)
+            batch = tuple(part.to(accelerator.device) for part in batch)
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bfloat16):
+                loss, statistics = module(*batch)
+            total = loss.sum() / len(indices)  # this process's share of the batch's mean
+            accelerator.backward(total * accelerator.num_processes)
+            accelerator.clip_grad_norm_(module.parameters(), config.clip)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * config.learning_rate(step)
+                optimizer.step()
+                optimizer.zero_grad()
+            update_average(average, task.module, config.ema_decay(step))
+            shared = accelerator.reduce(torch.cat([statistics.detach().flatten(), total.detach()[None]]), "sum")
+            task.observe(shared[:-1].view_as(statistics))
+            recent.append(float(shared[-1]))
+            if not math.isfinite(recent[-1]):
+                raise CtrlgenError(f"training diverged at step {step}: lower training.lr and training.matrix_lr")
+            step += 1
+            tokens_seen += tokens
+            if step % config.log_every == 0 or step == config.steps:
+                yield log(accelerator, directory, progress())
+            validating = step % config.validate_every == 0 or step == config.steps
+            if validating:
+                validation = task.validate(average)
+                if accelerator.is_main_process:
+                    task.save(average, directory, validation)
+                yield log(accelerator, directory, progress(validation))
+            if step % config.log_every == 0:
+                recent.clear()
+            between_steps = True  # a step's validation is part of it
+            if accelerator.is_main_process and (validating or step % config.checkpoint_every == 0):
+                state.save(directory / RESUME, step)
+            accelerator.wait_for_everyone()
+            if interruption.asked:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        if accelerator.is_main_process and between_steps:
+            state.save(directory / RESUME, step)
+        raise
+    finally:
+        interruption.stop()
+        if log_with:
+            accelerator.end_training()
+
+
+class Interruption:
+    """Lets Ctrl-C wait for the end of a training step, so that what is saved is whole; the second one does not wait."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.earlier: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.earlier = signal.signal(signal.SIGINT, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def stop(self) -> None:
+        if self.earlier is not None:
+            signal.signal(signal.SIGINT, self.earlier)
+
+
+def uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
+    if config.precision == "auto":
+        return has_fast_bfloat16(device)
+    return config.precision == "bfloat16"
+
+
+def prepare_directory(directory: Path, resume: bool) -> None:
+    """Refuse to overwrite a model, or to resume from nothing."""
+    make_directory(directory)
+    if resume and not (directory / RESUME).exists():
+        raise CtrlgenError(f"{directory}: nothing to resume, {RESUME} is missing")
+    if not resume and (directory / RESUME).exists():
+        raise CtrlgenError(f"{directory}: already holds a model; continue it with --resume or choose another --out")
+    if not resume and (directory / WEIGHTS).exists():
+        raise CtrlgenError(f"{directory}: already holds a model; choose another --out")
+
+
+def keep_metrics(path: Path, step: int) -> None:
+    """Drop the lines that a killed run wrote after its last checkpoint, the last of them perhaps torn."""
+    lines = read_lines(path) if path.exists() else []
+    write_text(path, "".join(f"{line}\n" for line in itertools.takewhile(lambda line: step_of(line) <= step, lines)))
+
+
+def step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def log(accelerator: Accelerator, directory: Path, progress: Progress) -> Progress:
+    """Append one event to metrics.jsonl and to the trackers."""
+    if accelerator.is_main_process:
+        record = {k: v for k, v in asdict(progress).items() if v is not None}
+        with (directory / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    scalars = {"loss": progress.loss, "tokens_per_second": progress.tokens_per_second}
+    scalars |= {k: v for k, v in (progress.validation or {}).items() if isinstance(v, float)}
+    accelerator.log(scalars, step=progress.step)
+    return progress
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1.0 - decay)
+    for target, source in zip(average.buffers(), module.buffers(), strict=True):
+        target.copy_(source)
+
+
+class RunState:
+    """All that a run needs to continue: weights, average, optimizers and step, in one safetensors file."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        average: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        fingerprint: dict[str, Any],
+    ):
+        self.module, self.average, self.optimizers = module, average, optimizers
+        self.fingerprint = json.dumps(fingerprint, sort_keys=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        return tensors
+
+    def save(self, path: Path, step: int) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        with atomic_file(path) as temporary:
+            save_file(tensors, str(temporary), {"step": str(step), "fingerprint": self.fingerprint})
+
+    def load(self, path: Path) -> int:
+        """Restore everything and return the number of steps done."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        except Exception as error:  # safetensors raises its own and OSError alike
+            raise CtrlgenError(f"{path}: truncated or not a checkpoint") from error
+        if metadata.get("fingerprint") != self.fingerprint:
+            changed = differing_keys(json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint))
+            raise UsageError(f"{path}: was made with another recipe ({', '.join(changed)} changed)")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.module.load_state_dict(part("module."))
+        self.average.load_state_dict(part("average."))
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in part(f"optimizer.{number}.").items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        return int(metadata["step"])
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            changed += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            changed.append(f"{prefix}{key}")
+    return changed

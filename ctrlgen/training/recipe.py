@@ -1,0 +1,112 @@
+"""Training recipes: TOML files read into `Recipe`, with every mistake named."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ctrlgen.diffusion.denoiser import DenoiserConfig
+from ctrlgen.diffusion.schedule import make_schedule
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.tokenizer import SPECIAL
+from ctrlgen.training.denoising import Recipe
+
+MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps")
+LARGEST = 10**9  # of any number
+SHARES = ("dropout", "decay_share", "ema", "span_mask_rate")  # at most 1
+
+
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a file. `overrides` are dotted keys such as `training.steps`.
+
+    Raises CtrlgenError where the file cannot be read, UsageError where a key or value is not understood.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CtrlgenError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    return make_recipe(tables, str(path), overrides)
+
+
+def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    for dotted, value in (overrides or {}).items():
+        table, _, key = dotted.partition(".")
+        if isinstance(tables.setdefault(table, {}), dict):
+            tables[table][key] = value
+    sections = get_type_hints(Recipe)
+    built = {}
+    for table, values in tables.items():
+        if table not in sections:
+            raise UsageError(
+                f"{source}: unknown table [{table}]; use {', '.join(sections)}.{did_you_mean(table, sections)}"
+            )
+        if not isinstance(values, dict):
+            raise UsageError(f"{source}: [{table}] must be a table")
+        built[table] = build(sections[table], values, f"{source}: [{table}]")
+    if "data" not in built:
+        raise UsageError(f"{source}: says nothing about [data]; give data.train, a path or a hub id")
+    recipe = Recipe(**built)
+    check_sizes(recipe, source)
+    return recipe
+
+
+def check_sizes(recipe: Recipe, source: str) -> None:
+    """Refuse what no model can be made from, before any data is read."""
+    diffusion = recipe.diffusion
+    if recipe.data.max_vocab <= len(SPECIAL):
+        raise UsageError(f"{source}: [data]: max_vocab = {recipe.data.max_vocab} leaves no words beside {SPECIAL}")
+    try:
+        DenoiserConfig(vocab_size=1, **dataclasses.asdict(recipe.model))
+        make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def build(kind: type, values: dict[str, Any], where: str) -> Any:
+    """A frozen dataclass from a TOML table, types and ranges checked."""
+    hints = get_type_hints(kind)
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    for key, value in values.items():
+        if key not in hints:
+            raise UsageError(f"{where}: unknown key {key!r}; use {', '.join(hints)}.{did_you_mean(key, hints)}")
+        if not fits(value, hints[key]):
+            raise UsageError(f"{where}: {key} = {value!r} is not {describe(hints[key])}")
+        least = 0 if key in MAY_BE_ZERO else 1
+        if hints[key] is int and key != "seed" and not least <= value <= LARGEST:
+            raise UsageError(f"{where}: {key} = {value!r} must be from {least} to {LARGEST}")
+        if key in SHARES and not 0 <= value <= 1:
+            raise UsageError(f"{where}: {key} = {value!r} must be from 0 to 1")
+        if hints[key] is float and not 0 <= value <= LARGEST:
+            raise UsageError(f"{where}: {key} = {value!r} must be a number from 0 to {LARGEST}")
+    for name in required:
+        if name not in values:
+            raise UsageError(f"{where}: {name} is missing")
+    numbers = {key: float(value) if hints[key] is float else value for key, value in values.items()}
+    return kind(**numbers)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a TOML value is of the type a field asks for; whole numbers pass as floats."""
+    options = get_args(hint)
+    if options and all(isinstance(option, str) for option in options):
+        return value in options
+    if options and get_origin(hint) is not None:
+        return any(fits(value, option) for option in options)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float)) if hint is float else isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    options = get_args(hint)
+    if options and all(isinstance(option, str) for option in options):
+        return f"one of {', '.join(options)}"
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "nothing"}
+    if options:
+        return " or ".join(names.get(option, str(option)) for option in options if option is not type(None))
+    return names.get(hint, str(hint))

@@ -1,0 +1,168 @@
+"""Controls that no text can obey together are refused, naming both."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from ctrlgen.controls.contradiction import refuse_contradictions
+from ctrlgen.controls.language import Classifier, Control, parse_statement
+from ctrlgen.errors import UsageError
+from ctrlgen.generation.generator import Generator
+from ctrlgen_classifiers.automaton import Place, Search, compile_search, have_common_text
+from ctrlgen_classifiers.brackets import Constituent
+from ctrlgen_classifiers.chart import Labels
+from ctrlgen_classifiers.label import Label
+from ctrlgen_classifiers.tree import Span, Tree
+
+
+@pytest.fixture(scope="module")
+def classifiers(generator: Generator) -> dict[str, Classifier]:
+    """Every kind that the toy model has, and untrained ones of the others."""
+    model = generator.model
+    labels = Labels(["NP", "S+VP", "VP"])
+    with torch.random.fork_rng(devices=[]):
+        syntax = Tree.networks(model, labels, {"width": 8, "layers": 1}, {"dim": 4, "width": 8})
+        values = {"food": ["French", "Thai"], "area": ["city", "river"]}
+        fields = Label.networks(model, values, {"width": 8}, {"dim": 4, "width": 8})
+    found: dict[str, Classifier] = {field: Label(model, field, values, *fields) for field in values}
+    found |= {"tree": Tree(model, *syntax), "span": Span(model, *syntax)}
+    return found | {name: generator.controls.classifier(name) for name in ("pos", "words", "starts", "ends", "length")}
+
+
+def read(classifiers: dict[str, Classifier], *texts: str) -> list[Control]:
+    controls = []
+    for text in texts:
+        statement = parse_statement(text)
+        classifier = classifiers[statement.name]
+        controls.append(Control(statement, classifier, classifier.parse(statement.value)))
+    return controls
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ("span: NP 1-3", "span: VP 2-5", "NP 1-3 and VP 2-5 cross; one must hold the other or share no word"),
+        ("span: NP 5-6, NP 1-3", "span: VP 2-4", "NP 1-3 and VP 2-4 cross; one must hold the other or share no word"),
+        ("span: NP 2-3", "tree: (S (NP * *) (VP * *))", "NP 2-3 and NP 1-2 cross; one must hold the other or share"),
+        ("tree: (NP (VP * *) *)", "tree: (NP * (VP * *))", "VP 1-2 and VP 2-3 cross"),
+        ("span: NP 1-2", "span: VP 1-2", "NP 1-2 and VP 1-2 never stand over the same words"),
+        ("tree: (S the (VP * *))", "tree: (S a *  *)", "position 1 cannot be the and a"),
+        ("tree: (S DET (VP * *))", "tree: (S NOUN * *)", "position 1 cannot be DET and NOUN"),
+        ("tree: (S * NOUN)", "pos: DET VERB", "position 2 cannot be NOUN and VERB"),
+        ("pos: * VERB", "tree: (S DET NOUN)", "position 2 cannot be NOUN and VERB"),
+        ("pos: DET NOUN ...", "pos: * VERB ...", "position 2 cannot be NOUN and VERB"),
+        ("pos: DT NN VBZ ...", "pos: DT NN VBD @2[0:0.5]", "position 3 cannot be VBZ and VBD"),
+        ("food: French", "food: Thai", "a text has one food, French or Thai"),
+        ("food: French", "not food: french", "one asks for what the other avoids"),
+        ("not pos: DET NOUN", "pos: DET NOUN", "one asks for what the other avoids"),
+        ("starts: the cat", "starts: a", "no text obeys both"),
+        ("ends: the cat", "ends: the dog", "no text obeys both"),
+    ],
+)
+def test_both_are_named_with_the_reason(
+    classifiers: dict[str, Classifier], monkeypatch: pytest.MonkeyPatch, one: str, other: str, reason: str
+) -> None:
+    monkeypatch.setattr(classifiers["tree"], "pos", classifiers["pos"])
+    for first, second in ((one, other), (other, one)):
+        with pytest.raises(UsageError) as raised:
+            refuse_contradictions(read(classifiers, "length: 3-5", first, second))
+        assert str(raised.value).startswith(f"{first!r} and {second!r} contradict each other: ")
+    with pytest.raises(UsageError) as raised:
+        refuse_contradictions(read(classifiers, one, other))
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "controls",
+    [
+        ("span: NP 1-3", "span: VP 4-5", "span: NP 1-2", "span: * 1-3"),
+        ("span: VP 1-2", "span: S+VP 1-2", "tree: (S (VP * *) *)"),
+        ("span: NP 1-3", "not span: VP 2-5"),
+        ("tree: (S the *)", "tree: (S * cat)", "pos: DT NN", "starts: the cat"),
+        ("pos: DET NOUN ...", "pos: DET * VERB ...", "pos: DT NN", "not pos: DET VERB ..."),
+        ("food: French", "area: city", "food: french"),
+        ("food: French", "not food: Thai"),
+        ("not food: French", "not food: Thai"),
+        ("starts: the cat", "starts: the", "words: dog", "words: cat, the"),
+        ("ends: cat", "ends: the cat .", "starts: the cat"),
+        ("length: 3", "length: 3-4"),
+    ],
+)
+def test_what_can_hold_together_is_not_refused(classifiers: dict[str, Classifier], controls: tuple[str, ...]) -> None:
+    refuse_contradictions(read(classifiers, *controls))
+
+
+@pytest.mark.parametrize(
+    ("template", "control", "possible"),
+    [
+        ("the cat ___ .", "not words: cat", False),
+        ("The Cat ___ .", "not words: cat", False),
+        ("the cat ___ .", "not words: cat sees", True),
+        ("the cat ___{1} dog", "words: cat dog", True),
+        ("the cat ___{1} dog", "not words: cat", False),
+        ("the ___{2} dog", "words: cat sees dog", True),
+        ("the ___{1} dog", "words: cat sees dog", False),
+        ("the ___{1-2} dog", "words: cat sees dog", True),
+        ("the ___ dog", "words: river, red, house", True),
+        ("the ___{2} dog", "words: river, red, house", False),
+        ("the cat ___", "starts: the dog", False),
+        ("the ___ cat", "starts: the dog", True),
+        ("___ cat .", "ends: dog", False),
+        ("___ .", "ends: dog", True),
+        ("the ___ zebra", "words: cat", True),
+    ],
+)
+def test_a_templates_own_words_may_contradict(
+    generator: Generator, template: str, control: str, possible: bool
+) -> None:
+    if possible:
+        generator.request([control], template=template)
+        return
+    with pytest.raises(UsageError, match="contradict each other, whatever fills the blanks"):
+        generator.request([control], template=template)
+
+
+def test_a_request_is_refused_before_anything_is_sampled(generator: Generator) -> None:
+    for controls in (["pos: DET NOUN ...", "pos: VERB ..."], ["starts: the cat", "not words: cat"]):
+        with pytest.raises(UsageError, match=f"'{controls[0]}' and '{controls[1]}' contradict each other"):
+            generator.request(controls)
+    with pytest.raises(UsageError, match="they allow no common length"):  # which says more
+        generator.request(["pos: DET NOUN", "pos: VERB VERB VERB"])
+
+
+@pytest.mark.parametrize("place", ["anywhere", "start", "end"])
+@pytest.mark.parametrize("other_place", ["anywhere", "start", "end"])
+def test_a_common_text_is_found_where_there_is_one(place: Place, other_place: Place) -> None:
+    """Against every text of up to four letters."""
+    texts = [text for n in range(5) for text in product("abx", repeat=n)]
+
+    def accepted(search: Search) -> set[tuple[str, ...]]:
+        found = set()
+        for text in texts:
+            state = search.first()
+            for word in text:
+                state = search.after(state, word)
+            if search.passes(state):
+                found.add(text)
+        return found
+
+    phrases = [(("a",),), (("b", "a"),), (("a", "b"),), (("a",), ("b",))]
+    for one, other, avoided, others_avoided in product(phrases, phrases, (False, True), (False, True)):
+        first = Search(one, place, every=not avoided, avoided=avoided)
+        second = Search(other, other_place, every=not others_avoided, avoided=others_avoided)
+        if not accepted(first) or not accepted(second):  # a text has one end
+            continue
+        expected = bool(accepted(first) & accepted(second))
+        assert have_common_text(compile_search(first), compile_search(second)) is expected, (first, second)
+
+
+def test_crossing() -> None:
+    def crosses(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return Constituent(*a, ()).crosses(Constituent(*b, ()))
+
+    assert crosses((0, 3), (1, 4))
+    assert crosses((1, 4), (0, 3))
+    for a, b in (((0, 3), (3, 5)), ((0, 3), (1, 3)), ((0, 3), (0, 2)), ((0, 3), (0, 3)), ((0, 9), (2, 4))):
+        assert not crosses(a, b)
+        assert not crosses(b, a)
