@@ -158,6 +158,10 @@ class Classifier(ABC):
         """Whether a text of `length` words can have this target."""
         return True
 
+    def length_prior(self, target: Any, lengths: Sequence[int]) -> Sequence[float] | None:
+        """log-weights by which the length of a text with this target is drawn; None: as training texts have lengths."""
+        return None
+
     def allows_parts(self, target: Any, parts: Sequence[str | Blank]) -> bool:
         """Whether a text of these words, with any words in its blanks, can have this target."""
         return True

@@ -159,21 +159,29 @@ class Generator:
         first = attempt * settings.candidates
         for index in range(request.n) if indices is None else indices:
             seed = request.seed + index
-            length = self.draw_length(lengths, seed + first * SEED_STRIDE)
+            length = self.draw_length(lengths, seed + first * SEED_STRIDE, request.controls)
             for candidate in range(first, first + settings.candidates):
                 job = Job(number, index, candidate, seed, length, request.controls, attempt=attempt)
                 if request.template is not None:
                     job = replace(job, kept=request.template.fill(length, job.noise_seed))
                 yield job
 
-    def draw_length(self, lengths: Sequence[int], seed: int) -> int:
-        """One of the lengths, by how often training texts have it. Depends on the seed alone."""
+    def draw_length(self, lengths: Sequence[int], seed: int, controls: Sequence[Control] = ()) -> int:
+        """One of the lengths, as the controls prefer them, or else by how often training texts have them.
+
+        Depends on the controls and the seed alone.
+        """
         if self.model.fixed_length:
             return self.model.config.max_length
-        counts = torch.tensor([float(self.model.lengths.get(n, 0)) for n in lengths])
-        if counts.sum() == 0:
+        said = [c.classifier.length_prior(c.target, lengths) for c in controls if not c.complement]
+        priors = [torch.tensor(prior) for prior in said if prior is not None]
+        if priors:
+            weights = torch.stack(priors).sum(0).softmax(0)
+        else:
+            weights = torch.tensor([float(self.model.lengths.get(n, 0)) for n in lengths])
+        if weights.sum() == 0:
             return lengths[0]
-        return lengths[int(torch.multinomial(counts, 1, generator=seeded(seed)))]
+        return lengths[int(torch.multinomial(weights, 1, generator=seeded(seed)))]
 
     @torch.no_grad()
     def sample_batch(
