@@ -158,10 +158,7 @@ def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionL
         denoiser = Denoiser(denoiser_config)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {first_line(error)}") from error
-    try:
-        tokenizer = WordTokenizer.load(directory / TOKENIZER)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CtrlgenError(f"{directory / TOKENIZER}: missing or not a tokenizer") from error
+    tokenizer = WordTokenizer.load(directory / TOKENIZER)
     if len(tokenizer) != denoiser_config.vocab_size:
         count = denoiser_config.vocab_size
         raise CtrlgenError(f"{directory / TOKENIZER}: has {len(tokenizer)} words, {CONFIG} says {count}")

@@ -1,30 +1,47 @@
 """Words to ids and back, through a word-level `tokenizers` model saved as tokenizer.json.
 
-Text that arrives already split by spaces (`family - friendly , £ 20 - 25 .`) is trained on as it stands.
-Raw text (`family-friendly, £20-25.`) is split by one pattern. Either way `split` accepts both, so users can
-type what they would write, and `detokenize` gives back what they would read.
+Words are always what a person would write (`The`, `do`, `n't`); ids may be truecased: the first word of a sentence
+then has the id that it has inside one (`the`), and `decode` gives its capital back. Text that arrives already split
+by spaces (`family - friendly , £ 20 - 25 .`) is trained on as it stands, raw text (`family-friendly, £20-25.`) is
+split as the Penn Treebank does. Either way `split` accepts both, so users can type what they would write, and
+`detokenize` gives back what they would read. docs/text.md has examples.
 """
 
+import json
 import re
 import unicodedata
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import NFC
-from tokenizers.pre_tokenizers import PreTokenizer, Split, WhitespaceSplit
-from tokenizers.trainers import WordLevelTrainer
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
+
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.splitting import (
+    OLD_PATTERN,
+    PATTERN,
+    WITHOUT_PENN_CONTRACTIONS,
+    Piece,
+    capitalized,
+    lowered,
+    pieces,
+    plain,
+    sentence_starts,
+    splitter,
+)
 
 PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)
 
-# numbers such as 1,250.50, clitics ('s, 't, 're), words, an ellipsis, any other mark
-PIECES = r"\d+(?:[.,:]\d+)+|['’]\p{L}+|[\p{L}\p{M}\p{N}_]+|\.{2,}|[^\s]"
 SAMPLE = 1000  # texts looked at to see whether they are already split
 GLUED_END = re.compile(r"\w[.,!?](\s|$)")
 SPLIT_END = re.compile(r"(^|\s)[.,!?](\s|$)")
+MOSTLY = 0.9  # share of texts that begin with a capital where the case of a first word says little
 
 NO_SPACE_BEFORE = frozenset([".", ",", ";", ":", "!", "?", ")", "]", "%", "…", "”"])
 NO_SPACE_AFTER = frozenset(["(", "[", "£", "$", "€", "#", "“"])
@@ -39,63 +56,134 @@ def is_split(texts: Iterable[str]) -> bool:
     return apart > glued
 
 
+def begin_with_capitals(texts: Iterable[str]) -> bool:
+    """Whether nearly all of these texts begin with a capital, as far as they begin with a letter that has one."""
+    letters = [letter for text in texts if (letter := next(filter(str.isalpha, text), "")).swapcase() != letter]
+    return sum(letter.isupper() for letter in letters) > MOSTLY * len(letters)
+
+
 class WordTokenizer:
     """A word-level vocabulary with special tokens <pad>, <unk> and <end> in front.
 
-    Ids are stable over save and load. Words outside the vocabulary become <unk>.
+    Ids are stable over save and load, and rise as frequency falls. Words outside the vocabulary become <unk>.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, truecase: bool = False):
+        """Takes a word-level tokenizer that splits by whitespace or by a pattern. Raises ValueError for any other."""
+        self._tokenizer, self.truecase = tokenizer, truecase
         self._vocabulary = tokenizer.get_vocab()
-        self.words = [word for word, _ in sorted(self._vocabulary.items(), key=lambda item: item[1])]
-        self.pad_id, self.unk_id, self.end_id = (self._vocabulary[token] for token in SPECIAL)
-        self._pieces = Split(Regex(PIECES), behavior="removed", invert=True)
+        self.words = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
+        if [self._vocabulary[word] for word in self.words] != list(range(len(self.words))):
+            raise ValueError("its ids are not 0, 1, 2, ... with one word each")
+        if tuple(self.words[: len(SPECIAL)]) != SPECIAL:
+            raise ValueError(f"its first words are not {', '.join(SPECIAL)}")
+        self.pad_id, self.unk_id, self.end_id = range(len(SPECIAL))
+        self._simple = splitter(OLD_PATTERN)
+        how = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
+        match how.get("type"):
+            case "WhitespaceSplit":
+                self._pattern = None
+                isolated = "'t" in self._vocabulary and "n't" not in self._vocabulary  # `isn 't`, not `is n't`
+                self._splitter = splitter(WITHOUT_PENN_CONTRACTIONS if isolated else PATTERN)
+            case "Split" if "Regex" in how["pattern"]:
+                self._pattern = how["pattern"]["Regex"]
+                self._splitter = splitter(self._pattern)
+            case _:
+                raise ValueError("it splits texts neither at spaces nor by a pattern")
 
     @classmethod
-    def train(cls, texts: Sequence[str], min_count: int = 2, max_size: int = 30_000) -> "WordTokenizer":
-        """Learn the vocabulary: every word seen at least `min_count` times, at most `max_size`, most frequent first."""
-        tokenizer = Tokenizer(WordLevel(unk_token=UNK))
+    def train(
+        cls, texts: Sequence[str], min_count: int = 2, max_size: int = 30_000, truecase: bool | None = None
+    ) -> "WordTokenizer":
+        """Learn the vocabulary: every word seen at least `min_count` times, at most `max_size`, most frequent first.
+
+        `truecase` None is yes for raw texts that nearly all begin with a capital.
+        """
+        apart = is_split(texts)
+        if truecase is None:
+            truecase = not apart and begin_with_capitals(texts)
+        find = None if apart else splitter(PATTERN)
+        inside, first = Counter[str](), Counter[str]()  # how often words stand inside a sentence, and first in one
+        for text in texts:
+            words = composed_words(text) if find is None else [plain(word) for word, _ in find.pre_tokenize_str(text)]
+            starts = sentence_starts(words) if truecase else [False] * len(words)
+            first.update(word for word, start in zip(words, starts, strict=True) if start)
+            inside.update(word for word, start in zip(words, starts, strict=True) if not start)
+        counts = inside.copy()
+        for word, count in first.items():
+            low = lowered(word)
+            counts[low if inside[low] and inside[low] >= inside[word] else word] += count
+        common = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
+        words = [*SPECIAL, *(word for _, word in common[: max(0, max_size - len(SPECIAL))])]
+        tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token=UNK))
         tokenizer.normalizer = NFC()
-        split: PreTokenizer = WhitespaceSplit() if is_split(texts) else Split(Regex(PIECES), "removed", invert=True)
-        tokenizer.pre_tokenizer = split
-        trainer = WordLevelTrainer(
-            vocab_size=max_size, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
+        tokenizer.pre_tokenizer = WhitespaceSplit() if apart else Split(Regex(PATTERN), "removed", invert=True)
+        tokenizer.add_special_tokens(list(SPECIAL))
+        return cls(tokenizer, truecase)
 
     @classmethod
     def load(cls, path: Path) -> "WordTokenizer":
-        return cls(Tokenizer.from_file(str(path)))
+        """Raises CtrlgenError, naming the file, for one that is missing or no tokenizer of ours."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            normalizer = json.loads(text)["normalizer"]
+            return cls(Tokenizer.from_str(text), bool(normalizer and normalizer.get("truecase")))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CtrlgenError(f"{path}: missing or not a tokenizer: {first_line(error)}") from error
 
     def to_json(self) -> str:
-        return self._tokenizer.to_str(pretty=True)
+        if not self.truecase:
+            return self._tokenizer.to_str(pretty=True)
+        file = json.loads(self._tokenizer.to_str())
+        file["normalizer"]["truecase"] = True  # a key of ours, which `tokenizers` passes over
+        return json.dumps(file, indent=2, ensure_ascii=False)
 
     def __len__(self) -> int:
         return len(self.words)
 
     def __contains__(self, word: str) -> bool:
-        return word in self._vocabulary and word not in SPECIAL
+        """Whether the model can write the word, if only with a capital at a sentence's start."""
+        known = word in self._vocabulary or (self.truecase and lowered(word) in self._vocabulary)
+        return known and word not in SPECIAL
 
     def split(self, text: str) -> list[str]:
-        """The words of a text as the model was trained to see them."""
-        return list(self._split(text))
+        """The words of a text, in the case that they are written in."""
+        return [piece.text for piece in self.pieces(text)]
 
-    def _split(self, text: str) -> Iterator[str]:
-        for chunk in unicodedata.normalize("NFC", text).split():
-            pieces = [piece for piece, _ in self._pieces.pre_tokenize_str(chunk)]
-            yield from [chunk] if self._stays_whole(chunk, pieces) else pieces
+    def pieces(self, text: str) -> list[Piece]:
+        """The words of a text, with their offsets in it."""
+        found = pieces(text, self._splitter)
+        return found if self._pattern == PATTERN else list(self._as_known(text, found))
 
-    def _stays_whole(self, chunk: str, pieces: list[str]) -> bool:
-        """A known chunk such as `St.` stays whole, but not a training typo such as `5.` whose pieces are commoner.
+    def _as_known(self, text: str, found: list[Piece]) -> Iterator[Piece]:
+        """Pieces, but known chunks stay whole, unknown ones (`3/5`) are split where all parts are known."""
+        chunks = list(re.finditer(r"\S+", text))
+        starts = [chunk.start() for chunk in chunks]
+        for number, group in groupby(found, key=lambda piece: bisect_right(starts, piece.start)):
+            chunk, parts = chunks[number - 1], list(group)
+            whole = Piece(unicodedata.normalize("NFC", chunk[0]), *chunk.span())
+            if self._stays_whole(whole.text, [piece.text for piece in parts]):
+                yield whole
+            else:
+                for part in parts:
+                    yield from self._known_parts(text, part)
 
-        Ids rise as frequency falls.
-        """
+    def _known_parts(self, text: str, piece: Piece) -> list[Piece]:
+        typed = unicodedata.normalize("NFC", text[piece.start : piece.end])
+        if typed in self:  # a curly quote that the vocabulary has
+            return [Piece(typed, piece.start, piece.end)]
+        parts = [
+            Piece(plain(part), piece.start + start, piece.start + end)
+            for part, (start, end) in self._simple.pre_tokenize_str(text[piece.start : piece.end])
+        ]
+        return parts if piece.text not in self and all(part.text in self for part in parts) else [piece]
+
+    def _stays_whole(self, chunk: str, parts: list[str]) -> bool:
+        """A known chunk such as `St.` stays whole, but not a training typo such as `5.` whose parts are commoner."""
         if chunk not in self:
             return False
         id = self._vocabulary[chunk]
-        return any(self._vocabulary.get(piece, id) >= id for piece in pieces)
+        return any(self._vocabulary.get(part, id) >= id for part in parts)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text's words, as `split` gives them."""
@@ -103,24 +191,59 @@ class WordTokenizer:
 
     def encode_training(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, split exactly as the vocabulary was learned."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [self._training_ids(text) for text in texts]
 
-    def ids(self, words: Sequence[str]) -> list[int]:
-        return [self._vocabulary.get(word, self.unk_id) for word in words]
+    def _training_ids(self, text: str) -> list[int]:
+        if self._pattern == PATTERN:
+            return self.ids([plain(word) for word, _ in self._splitter.pre_tokenize_str(text)])
+        words = composed_words(text)
+        if self._pattern is not None:
+            words = [word for word, _ in self._splitter.pre_tokenize_str(unicodedata.normalize("NFC", text))]
+        return [self.unk_id if id in (self.pad_id, self.end_id) else id for id in self.ids(words)]
+
+    def ids(self, words: Sequence[str], whole: bool = True) -> list[int]:
+        """Ids of words. `whole` is False for words from inside a sentence, the first of which begins none."""
+        known = self.truecased(words, whole) if self.truecase else words
+        return [self._vocabulary.get(word, self.unk_id) for word in known]
+
+    def truecased(self, words: Sequence[str], whole: bool = True) -> list[str]:
+        """Words with those that begin a sentence in the case that is commoner inside one, as the vocabulary has it."""
+        starts = sentence_starts(words, whole)
+        return [self._true_case(word) if start else word for word, start in zip(words, starts, strict=True)]
+
+    def _true_case(self, word: str) -> str:
+        low, last = lowered(word), len(self.words)
+        return low if self._vocabulary.get(low, last) < self._vocabulary.get(word, last) else word
 
     def filled(self, ids: Sequence[int], length: int) -> list[int]:
         """As a model of fixed length sees a text: closed by <end>, then padding."""
         return [*ids, self.end_id] + [self.pad_id] * (length - len(ids) - 1)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """Words of ids; everything from the first <end> on and all padding is dropped."""
+        """Words of ids, as written; everything from the first <end> on and all padding is dropped."""
         words = []
         for id in ids:
             if id == self.end_id:
                 break
             if id != self.pad_id:
                 words.append(self.words[id])
-        return words
+        return self.written(words)
+
+    def written(self, words: Sequence[str]) -> list[str]:
+        """Truecased words with capitals where sentences begin; words of a model that is not truecased as they are."""
+        if not self.truecase:
+            return list(words)
+        starts = sentence_starts(words)
+        return [capitalized(word) if start else word for word, start in zip(words, starts, strict=True)]
+
+
+def composed_words(text: str) -> list[str]:
+    """The words of a text that is split by spaces."""
+    return unicodedata.normalize("NFC", text).split()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def detokenize(words: Sequence[str]) -> str:
@@ -138,7 +261,7 @@ def spacing(words: Sequence[str]) -> list[str]:
         joins = word in JOINERS and (
             (before[-1:].isalnum() and after[:1].isalnum()) or (before[-1:].isdigit() and after in NO_SPACE_AFTER)
         )
-        is_clitic = len(word) > 1 and word[0] in "'’" and word[1:].isalpha()
+        is_clitic = (len(word) > 1 and word[0] in "'’" and word[1:].isalpha()) or word.lower() in ("n't", "n’t")
         closes = word in NO_SPACE_BEFORE or set(word) == {"."} or (word == '"' and quoted)
         spaces.append("" if glued or joins or is_clitic or closes else " ")
         glued = joins or word in NO_SPACE_AFTER or (word == '"' and not quoted)

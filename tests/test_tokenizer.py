@@ -1,5 +1,7 @@
 """Words to ids and back, over raw text and over text already split."""
 
+import json
+import string
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.splitting import plain, sentence_starts
 from ctrlgen.tokenizer import END, PAD, SPECIAL, UNK, WordTokenizer, detokenize, is_split
 
 SPLIT = [
@@ -23,16 +27,13 @@ SENTENCES = [
     ("£ 20 - 25 .", "£20-25."),
     ("£ 20 - £ 25", "£20-£25"),
     ("The pub 's food", "The pub's food"),
-    ("They 're here , are n't they ?", "They're here, are n't they?"),
-    ("It isn 't", "It isn't"),
+    ("They 're here , are n't they ?", "They're here, aren't they?"),
     ('He said " no " , twice .', 'He said "no", twice.'),
     ("a pub ( near the river ) .", "a pub (near the river)."),
     ("one [ two ] three ; four : five !", "one [two] three; four: five!"),
     ("well ... yes", "well... yes"),
     ("well … yes", "well… yes"),
     ("50 % off and / or free", "50% off and/or free"),
-    ("“ Café ” is open", "“Café” is open"),
-    ("Rouge ’s bar", "Rouge’s bar"),
     ("- a list item", "- a list item"),
     ("1,200 people at 5.30", "1,200 people at 5.30"),
 ]
@@ -47,7 +48,15 @@ def raw_tokenizer() -> WordTokenizer:
     return train(RAW)
 
 
-@pytest.mark.parametrize(("words", "text"), SENTENCES)
+WRITTEN = [
+    *SENTENCES,
+    ("It isn 't", "It isn't"),
+    ("“ Café ” is open", "“Café” is open"),
+    ("Rouge ’s bar", "Rouge’s bar"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), WRITTEN)
 def test_detokenize_writes_what_a_person_would(words: str, text: str) -> None:
     assert detokenize(words.split()) == text
 
@@ -56,17 +65,20 @@ def test_detokenize_of_no_words_is_empty() -> None:
     assert detokenize([]) == ""
 
 
-@pytest.mark.parametrize("words", [words for words, _ in SENTENCES if "n't" not in words])
+@pytest.mark.parametrize("words", [words for words, _ in SENTENCES])
 @pytest.mark.parametrize("trained_on", [SPLIT, RAW], ids=["split", "raw"])
 def test_split_undoes_detokenize(words: str, trained_on: list[str]) -> None:
     assert train(trained_on).split(detokenize(words.split())) == words.split()
 
 
 WORD = st.sampled_from("pub family café 20 25 5.30 naïve Zürich".split())
+SPACES = (
+    "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200C))) + "\u2060\ufeff\u00ad"
+)
 PIECE = st.one_of(
     WORD,
     WORD,
-    st.sampled_from(", . ; : ! ? ) ] % ( [ £ $ - / ... … 's 're ’s".split()),
+    st.sampled_from(", . ; : ! ? ) ] % ( [ £ $ - / ... … 's 're".split()),
     st.text("abcdefgéüñ", min_size=1, max_size=5),
     st.integers(0, 9999).map(str),
 )
@@ -78,17 +90,21 @@ def test_split_undoes_detokenize_of_any_words(raw_tokenizer: WordTokenizer, word
     assert raw_tokenizer.split(detokenize(words)) == words
 
 
-@given(st.text(max_size=40))
-def test_split_loses_no_character_and_is_stable(raw_tokenizer: WordTokenizer, text: str) -> None:
-    words = raw_tokenizer.split(text)
-    assert "".join(words) == "".join(text.split())
-    assert raw_tokenizer.split(" ".join(words)) == words
+@given(st.text(max_size=40) | st.text(st.sampled_from("aB.'’\"-1 ,n'tU$:/@\u0301\u00ad你ทำ👩\u200d"), max_size=20))
+def test_pieces_are_the_text_but_for_spaces(raw_tokenizer: WordTokenizer, text: str) -> None:
+    end = 0
+    for piece in raw_tokenizer.pieces(text):
+        assert not text[end : piece.start].strip(string.whitespace + SPACES)
+        assert piece.text == plain(text[piece.start : piece.end])
+        assert piece.text
+        end = piece.end
+    assert not text[end:].strip(string.whitespace + SPACES)
 
 
 @given(st.lists(st.sampled_from("The pub 's café is near £ 20 . , unseen".split()), max_size=10))
-def test_decode_undoes_ids_but_for_unknown_words(raw_tokenizer: WordTokenizer, words: list[str]) -> None:
-    expected = [word if word in raw_tokenizer else UNK for word in words]
-    assert raw_tokenizer.decode(raw_tokenizer.ids(words)) == expected
+def test_decode_undoes_ids_but_for_unknown_words(words: list[str]) -> None:
+    tokenizer = WordTokenizer.train(RAW, 1, truecase=False)
+    assert tokenizer.decode(tokenizer.ids(words)) == [word if word in tokenizer else UNK for word in words]
 
 
 def test_raw_and_split_text_are_told_apart() -> None:
@@ -180,3 +196,105 @@ def test_special_tokens_typed_by_a_user_are_not_special() -> None:
     tokenizer = train(RAW)
     for token in (PAD, END):
         assert not {tokenizer.pad_id, tokenizer.end_id} & set(tokenizer.encode(f"a {token} b"))
+
+
+PENN = {
+    "I don't know, it's John's and we'll see; I'm sure they've gone.": "I do n't know , it 's John 's and we"
+    " 'll see ; I 'm sure they 've gone .",
+    "You can't, won't, shan't, CAN'T": "You ca n't , wo n't , sha n't , CA N'T",
+    "I cannot. You gonna? I wanna, gotta, gimme.": "I can not . You gon na ? I wan na , got ta , gim me .",
+    "He shouldn't've, and who'd've known?": "He should n't 've , and who 'd 've known ?",
+    "the guests' pub at five o'clock, ma'am": "the guests ' pub at five o'clock , ma'am",
+    "She said 'hello' and \"bye\".": "She said ' hello ' and \" bye \" .",
+    "Don’t say ‘hello’ or “bye” at Rouge’s": "Do n't say ' hello ' or \" bye \" at Rouge 's",
+    "family-friendly - or not -- well-known": "family - friendly - or not -- well - known",
+    "Wait... what?! No!!": "Wait ... what ?! No !!",
+    "1,250.50 at 10:30 on 9/11 for $5 or 20%": "1,250.50 at 10:30 on 9/11 for $ 5 or 20 %",
+    "the 3rd at 7pm, 4:30pm or .5": "the 3rd at 7pm , 4:30 pm or .5",
+    "in the U.S. at 5 a.m., e.g. the U.S.A.": "in the U.S. at 5 a.m. , e.g. the U.S.A.",
+    "Mr. J. Smith, St. James. Plan B.": "Mr. J. Smith , St. James . Plan B .",
+    "C++ and C#, AT&T, n/a and/or": "C++ and C# , AT&T , n/a and / or",
+    "Mail a.b@c.org or see http://a.org/b?c=1, www.x.de.": "Mail a.b@c.org or see http://a.org/b?c=1 , www.x.de .",
+    "get 'em 'til the '90s": "get 'em 'til the '90s",
+    "Great :) I <3 it #1 @home": "Great :) I <3 it # 1 @home",
+    "👨‍👩‍👧👍🏽 🇩🇪": "👨‍👩‍👧 👍🏽 🇩🇪",
+    "我爱你。iPhone很好": "我 爱 你 。 iPhone 很 好",
+    "สวัสดี": "ส วั ส ดี",
+    "a (b) [c] <unk>": "a ( b ) [ c ] < unk >",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), PENN.items())
+def test_raw_text_is_split_as_the_penn_treebank_does(raw_tokenizer: WordTokenizer, text: str, words: str) -> None:
+    assert raw_tokenizer.split(text) == words.split()
+    assert raw_tokenizer.split(words) == words.split()
+
+
+def test_a_vocabulary_of_isolated_t_splits_contractions_so() -> None:
+    tokenizer = train(["It isn 't a pub . It 's a bar ."])
+    assert tokenizer.split("It isn’t") == ["It", "isn", "'t"]
+
+
+TRUECASED = ["The dog saw the cat.", "Tom saw the dog.", "I saw Tom.", "Is it? Yes, I saw the dog! The end."]
+
+
+def test_the_first_word_of_a_sentence_has_the_id_that_it_has_inside_one() -> None:
+    tokenizer = train(TRUECASED)
+    assert tokenizer.truecase
+    assert "the" in tokenizer.words
+    assert "The" not in tokenizer.words
+    assert "The" in tokenizer
+    assert tokenizer.encode("The dog.")[0] == tokenizer.encode("Tom saw the dog.")[2]
+    for text in TRUECASED:
+        words = tokenizer.split(text)
+        assert words[0][0].isupper()
+        assert tokenizer.decode(tokenizer.ids(words)) == words
+    assert tokenizer.ids(["The"], whole=False) == [tokenizer.unk_id]
+    assert tokenizer.ids(["Tom", "I"]) == [tokenizer.words.index("Tom"), tokenizer.words.index("I")]
+
+
+def test_sentences_start_after_their_ends_and_opening_quotes() -> None:
+    words = '" The dog ? " he said . ( It was . ) No ! ... and Mr. so'.split()
+    starts = [word for word, start in zip(words, sentence_starts(words), strict=True) if start and word.isalpha()]
+    assert starts == ["The", "It", "No"]
+
+
+def test_texts_without_capitals_are_not_truecased(tmp_path: Path) -> None:
+    assert not train(["call mom.", "wake me up.", "Play it."]).truecase
+    assert not train(SPLIT).truecase
+    path = tmp_path / "tokenizer.json"
+    path.write_text(train(TRUECASED).to_json(), encoding="utf-8")
+    assert WordTokenizer.load(path).truecase
+    assert WordTokenizer.load(path).encode("The dog") == train(TRUECASED).encode("The dog")
+
+
+def test_special_tokens_in_training_texts_leave_no_hole() -> None:
+    texts = ["the <unk> sat on <pad> , <end> .", "the cat sat ."]
+    tokenizer = train(texts)
+    assert tokenizer.words[:3] == list(SPECIAL)
+    assert len(tokenizer) == 3 + len({"the", "sat", "on", ",", ".", "cat"})
+    unk = tokenizer.unk_id
+    assert tokenizer.encode_training(texts)[0] == [*tokenizer.ids(["the"]), unk, *tokenizer.ids(["sat", "on"]), unk,
+        *tokenizer.ids([","]), unk, *tokenizer.ids(["."])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cat": 3}, "0, 1, 2"),
+        ({"cat": 99}, "0, 1, 2"),
+        ({"<pad>": 3, "the": 0}, "first words"),
+        ({"<unk>": 2, "<end>": 1}, "first words"),
+    ],
+)
+def test_broken_vocabularies_are_refused(change: dict[str, int], says: str, tmp_path: Path) -> None:
+    file = json.loads(train(["the the the cat cat sat"]).to_json())
+    assert file["model"]["vocab"]["the"] == 3
+    file["model"]["vocab"] |= change
+    for token in file["added_tokens"]:
+        token["id"] = file["model"]["vocab"][token["content"]]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(file), encoding="utf-8")
+    with pytest.raises(CtrlgenError, match=says) as refused:
+        WordTokenizer.load(path)
+    assert "\n" not in str(refused.value)

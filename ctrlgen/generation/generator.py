@@ -34,7 +34,7 @@ from ctrlgen.generation.correction import correct
 from ctrlgen.generation.explain import explain
 from ctrlgen.generation.guidance import MARGIN, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.generation.request import MOST_SAMPLES, ControlResult, Job, Request, Sample, Settings, Step, Watch
-from ctrlgen.tokenizer import SPECIAL, detokenize
+from ctrlgen.tokenizer import detokenize
 
 __all__ = ["ControlResult", "Generator", "Request", "Sample", "Settings", "Step", "sample_texts"]
 
@@ -295,7 +295,7 @@ class Generator:
         tokenizer = self.model.tokenizer
         allowed = {tokenizer.pad_id, tokenizer.end_id} if self.model.fixed_length else set()
         forbidden = torch.zeros(len(tokenizer), device=self.model.device)
-        for id in tokenizer.ids(SPECIAL):
+        for id in (tokenizer.pad_id, tokenizer.unk_id, tokenizer.end_id):
             if id not in allowed:
                 forbidden[id] = FORBIDDEN
         return forbidden
