@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.schedule import Schedule, make_schedule
+from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.errors import CtrlgenError, did_you_mean
 from ctrlgen.files import atomic_file, make_directory, write_text
 from ctrlgen.tokenizer import WordTokenizer
+
+if TYPE_CHECKING:
+    from ctrlgen.diffusion.bert import AnyDenoiser, BertDenoiserConfig
 
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 MEASURED = "measured.json"  # the success of each control, as `ctrlgen eval --update-card` found it
@@ -43,7 +46,7 @@ class DiffusionConfig:
 class DiffusionLM:
     """A denoiser with all that is needed to sample from it."""
 
-    denoiser: Denoiser
+    denoiser: AnyDenoiser
     schedule: Schedule
     tokenizer: WordTokenizer
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -51,7 +54,7 @@ class DiffusionLM:
     directory: Path | None = None
 
     @property
-    def config(self) -> DenoiserConfig:
+    def config(self) -> DenoiserConfig | BertDenoiserConfig:
         return self.denoiser.config
 
     @property
@@ -62,6 +65,12 @@ class DiffusionLM:
     def fixed_length(self) -> bool:
         """Whether every sample is max_length long and ends at <end>, as in Diffusion-LM (`mse`)."""
         return self.config.objective == "mse"
+
+    @property
+    def longest(self) -> int:
+        """The words at most of a text."""
+        frame = len(self.tokenizer.opening) + len(self.tokenizer.closing) if self.fixed_length else 0
+        return self.config.max_length - frame
 
     def to(self, device: str | torch.device) -> DiffusionLM:
         self.denoiser.to(device)
@@ -103,12 +112,12 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def save_pretrained(model: DiffusionLM, directory: Path) -> None:
-    """Write the model's three files; the card is written by evaluation."""
+def save_pretrained(model: DiffusionLM, directory: Path, half: bool = True) -> None:
+    """Write the model's three files, its weights as float16 if `half`; the card is written by evaluation."""
     make_directory(directory)
     state = {f"denoiser.{k}": v for k, v in model.denoiser.state_dict().items()}
     state |= {f"schedule.{k}": v for k, v in model.schedule.state_dict().items()}
-    write_weights(directory / WEIGHTS, state)
+    write_weights(directory / WEIGHTS, state, half)
     write_text(directory / TOKENIZER, model.tokenizer.to_json())
     config = {
         "denoiser": dataclasses.asdict(model.config),
@@ -143,6 +152,17 @@ def find_model(name: str) -> Path:
     raise CtrlgenError(f"no model {name!r}: give a bundled name ({', '.join(bundled)}), a directory or a hub id.{hint}")
 
 
+def make_denoiser(config: Mapping[str, Any], schedule: Schedule) -> AnyDenoiser:
+    """An untrained denoiser as config.json describes it. Raises ValueError or TypeError where it describes none."""
+    if config.get("architecture") != "bert":
+        return Denoiser(DenoiserConfig(**config))
+    from ctrlgen.diffusion.bert import BertDenoiser, BertDenoiserConfig  # transformers takes a while to import
+
+    if not isinstance(schedule, DiscreteSchedule):
+        raise ValueError("a bert denoiser needs a discrete schedule")
+    return BertDenoiser(BertDenoiserConfig(**config), schedule)
+
+
 def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionLM:
     """Load a model by bundled name (`e2e`), directory or hub id, ready for sampling.
 
@@ -151,16 +171,15 @@ def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionL
     directory = find_model(name)
     config = read_config(directory / CONFIG)
     try:
-        denoiser_config = DenoiserConfig(**config["denoiser"])
         diffusion = DiffusionConfig(**config["diffusion"])
         lengths = {int(length): int(count) for length, count in config["lengths"].items()}
-        schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
-        denoiser = Denoiser(denoiser_config)
+        schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise, diffusion.steps)
+        denoiser = make_denoiser(config["denoiser"], schedule)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {first_line(error)}") from error
     tokenizer = WordTokenizer.load(directory / TOKENIZER)
-    if len(tokenizer) != denoiser_config.vocab_size:
-        count = denoiser_config.vocab_size
+    if len(tokenizer) != denoiser.config.vocab_size:
+        count = denoiser.config.vocab_size
         raise CtrlgenError(f"{directory / TOKENIZER}: has {len(tokenizer)} words, {CONFIG} says {count}")
     state = read_weights(directory / WEIGHTS)
     try:

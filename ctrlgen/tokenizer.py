@@ -37,6 +37,8 @@ from ctrlgen.splitting import (
 
 PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)
+START = "<start>"  # in front of the texts of imported models
+NEWLINE = "\n"  # imported models may have it as a word, between a text and <end>
 
 SAMPLE = 1000  # texts looked at to see whether they are already split
 GLUED_END = re.compile(r"\w[.,!?](\s|$)")
@@ -63,9 +65,10 @@ def begin_with_capitals(texts: Iterable[str]) -> bool:
 
 
 class WordTokenizer:
-    """A word-level vocabulary with special tokens <pad>, <unk> and <end> in front.
+    """A word-level vocabulary with special tokens <pad>, <unk> and <end> in front, or of an imported model anywhere.
 
-    Ids are stable over save and load, and rise as frequency falls. Words outside the vocabulary become <unk>.
+    Ids are stable over save and load, and rise as frequency falls where the vocabulary was learned here. Words outside
+    the vocabulary become <unk>.
     """
 
     def __init__(self, tokenizer: Tokenizer, truecase: bool = False):
@@ -75,9 +78,13 @@ class WordTokenizer:
         self.words = sorted(self._vocabulary, key=self._vocabulary.__getitem__)
         if [self._vocabulary[word] for word in self.words] != list(range(len(self.words))):
             raise ValueError("its ids are not 0, 1, 2, ... with one word each")
-        if tuple(self.words[: len(SPECIAL)]) != SPECIAL:
+        imported = START in self._vocabulary and self._vocabulary.keys() >= set(SPECIAL)
+        if not imported and tuple(self.words[: len(SPECIAL)]) != SPECIAL:
             raise ValueError(f"its first words are not {', '.join(SPECIAL)}")
-        self.pad_id, self.unk_id, self.end_id = range(len(SPECIAL))
+        self.pad_id, self.unk_id, end_id = (self._vocabulary[word] for word in SPECIAL)
+        self.opening = [self._vocabulary[word] for word in (START,) if word in self._vocabulary]
+        self.closing = [self._vocabulary[word] for word in (NEWLINE,) if word in self._vocabulary] + [end_id]
+        self.end_id = self.closing[0]  # what stands after the last word of a text, in a model of fixed length
         self._simple = splitter(OLD_PATTERN)
         how = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
         match how.get("type"):
@@ -113,13 +120,23 @@ class WordTokenizer:
         for word, count in first.items():
             low = lowered(word)
             counts[low if inside[low] and inside[low] >= inside[word] else word] += count
-        common = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
+        common = sorted(
+            (-count, word) for word, count in counts.items() if count >= min_count and word not in (*SPECIAL, START)
+        )
         words = [*SPECIAL, *(word for _, word in common[: max(0, max_size - len(SPECIAL))])]
         tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token=UNK))
         tokenizer.normalizer = NFC()
         tokenizer.pre_tokenizer = WhitespaceSplit() if apart else Split(Regex(PATTERN), "removed", invert=True)
         tokenizer.add_special_tokens(list(SPECIAL))
         return cls(tokenizer, truecase)
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> "WordTokenizer":
+        """A tokenizer of texts split by spaces; a word's id is its place. SPECIAL must be among the words."""
+        tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token=UNK))
+        tokenizer.normalizer = NFC()
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        return cls(tokenizer)
 
     @classmethod
     def load(cls, path: Path) -> "WordTokenizer":
@@ -144,7 +161,7 @@ class WordTokenizer:
     def __contains__(self, word: str) -> bool:
         """Whether the model can write the word, if only with a capital at a sentence's start."""
         known = word in self._vocabulary or (self.truecase and lowered(word) in self._vocabulary)
-        return known and word not in SPECIAL
+        return known and word not in (*SPECIAL, START, NEWLINE)
 
     def split(self, text: str) -> list[str]:
         """The words of a text, in the case that they are written in."""
@@ -199,7 +216,8 @@ class WordTokenizer:
         words = composed_words(text)
         if self._pattern is not None:
             words = [word for word, _ in self._splitter.pre_tokenize_str(unicodedata.normalize("NFC", text))]
-        return [self.unk_id if id in (self.pad_id, self.end_id) else id for id in self.ids(words)]
+        never = {self.pad_id, *self.opening, *self.closing}
+        return [self.unk_id if id in never else id for id in self.ids(words)]
 
     def ids(self, words: Sequence[str], whole: bool = True) -> list[int]:
         """Ids of words. `whole` is False for words from inside a sentence, the first of which begins none."""
@@ -216,16 +234,17 @@ class WordTokenizer:
         return low if self._vocabulary.get(low, last) < self._vocabulary.get(word, last) else word
 
     def filled(self, ids: Sequence[int], length: int) -> list[int]:
-        """As a model of fixed length sees a text: closed by <end>, then padding."""
-        return [*ids, self.end_id] + [self.pad_id] * (length - len(ids) - 1)
+        """As a model of fixed length sees a text: opened by <start> if it knows one, closed by <end>, then padding."""
+        framed = [*self.opening, *ids, *self.closing]
+        return framed + [self.pad_id] * (length - len(framed))
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """Words of ids, as written; everything from the first <end> on and all padding is dropped."""
+        """Words of ids, as written; everything from the first <end> on, all padding and every <start> is dropped."""
         words = []
         for id in ids:
-            if id == self.end_id:
+            if id in self.closing:
                 break
-            if id != self.pad_id:
+            if id != self.pad_id and id not in self.opening:
                 words.append(self.words[id])
         return self.written(words)
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ctrlgen.cli import controls, demo, evaluate, generate, infill, train, train_classifier, train_lm
+from ctrlgen.cli import controls, demo, evaluate, generate, import_, infill, train, train_classifier, train_lm
 from ctrlgen.errors import CtrlgenError, UsageError
 
 OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("import")(import_.import_)
 app.command("infill")(infill.infill)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)

@@ -4,8 +4,11 @@ x_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. Shapes: x (B, n, d);
 `s` is the less noisy of two times s < t.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +18,15 @@ from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.diffusion.rounding import rounding_logits
 from ctrlgen.diffusion.schedule import Schedule, alpha_sigma
 
+if TYPE_CHECKING:
+    from ctrlgen.diffusion.bert import AnyDenoiser
+
 SCORED_LEVELS = 32  # noise levels at which the bound on a text's likelihood is summed
 
 
 def _per_row(scale: Tensor, x: Tensor) -> Tensor:
-    """Let a (B,) or scalar tensor broadcast over x (B, n, d)."""
-    return scale.reshape(scale.shape + (1,) * (x.dim() - scale.dim()))
+    """Let a (B,) or scalar tensor, of any precision, broadcast over x (B, n, d)."""
+    return scale.to(x.dtype).reshape(scale.shape + (1,) * (x.dim() - scale.dim()))
 
 
 def q_sample(x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
@@ -61,7 +67,7 @@ class Noise:
     def tensors(self) -> tuple[Tensor, ...]:
         return self.t, self.eps, self.eps_0, self.clean, self.self_condition
 
-    def rows(self, index: slice) -> "Noise":
+    def rows(self, index: slice) -> Noise:
         return Noise(self.t[index], self.eps[index], self.eps_0[index], self.clean[index], self.self_condition)
 
 
@@ -88,7 +94,7 @@ def draw_noise(
     return Noise(t, eps, eps_0, clean, torch.rand((), generator=rng) < 0.5)
 
 
-def denoise(model: Denoiser, x_t: Tensor, log_snr: Tensor, clean: Tensor | None, self_condition: bool) -> Denoised:
+def denoise(model: AnyDenoiser, x_t: Tensor, log_snr: Tensor, clean: Tensor | None, self_condition: bool) -> Denoised:
     """One training-time call of the denoiser, with the self-conditioning estimate where asked for.
 
     Chen et al. 2022, Analog Bits, algorithm 1: the first estimate is made without gradient and fed back.
@@ -123,7 +129,7 @@ def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Nois
     x_0 = mean_0 + sigma_0 * noise.eps_0
     denoised = denoise(model, q_sample(x_0, noise.eps, log_snr), log_snr, noise.clean, bool(noise.self_condition))
     first = (noise.t * steps).round() == 1
-    target = torch.where(_per_row(first, x_0), mean_0, x_0)
+    target = torch.where(first[:, None, None], mean_0, x_0)
     x_0_term = (target - denoised.x0_hat).square().mean((1, 2))
     alpha_T, _ = alpha_sigma(schedule.log_snr(torch.ones(())))
     x_T_term = (alpha_T * x_0).square().mean((1, 2))
@@ -133,7 +139,7 @@ def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Nois
 
 
 def log_likelihood_bound(
-    model: Denoiser,
+    model: AnyDenoiser,
     tokens: Tensor,
     schedule: Schedule,
     noise: Callable[[], Tensor],

@@ -8,12 +8,17 @@ Everything downstream (diffusion, samplers, guidance) reads lambda only, so sche
 """
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from ctrlgen.errors import UsageError
+
 MIN_ALPHA_BAR = 1e-5  # keeps log-SNR finite at t = 1
 MAX_BETA = 0.999  # Nichol and Dhariwal 2021, section 3.2
+MOST_LEVELS = 100_000
+DISCRETE = "discrete-"
 
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +83,9 @@ class SqrtSchedule(AlphaBarSchedule):
         return 1.0 - torch.sqrt(t + self.offset)
 
 
+SIMPLE: dict[str, type[AlphaBarSchedule]] = {"linear": LinearSchedule, "cosine": CosineSchedule, "sqrt": SqrtSchedule}
+
+
 class WarpSchedule(Schedule):
     """Time warping (Dieleman et al. 2022, CDCD, section 3.3), learned from the running cross-entropy.
 
@@ -138,11 +146,62 @@ class WarpSchedule(Schedule):
         self.count += seen
 
 
-def make_schedule(name: str, min_noise: float = 0.25, max_noise: float = 30.0) -> Schedule:
-    """The schedule called `name`: linear, cosine, sqrt or warp. The noise range applies to warp."""
+class DiscreteSchedule(Schedule):
+    """T noise levels, as Diffusion-LM and Ho et al. 2020 have them: alpha_bar_i = prod_{j <= i} (1 - beta_j).
+
+    Levels are counted from 0, the cleanest. Level i stands at t = (i + 1) / T; between two the log-SNR is interpolated.
+    """
+
+    def __init__(self, name: str, count: int):
+        super().__init__()
+        if not 2 <= count <= MOST_LEVELS:
+            raise ValueError(f"a discrete schedule has 2 to {MOST_LEVELS} levels, got {count}")
+        self.count = count
+        alpha_bar = (1.0 - discrete_betas(name, count)).cumprod(0)
+        self.log_snrs = torch.logit(alpha_bar)  # (T,), falling, float64
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        place = (t * self.count - 1.0).clamp(0, self.count - 1)
+        below = place.long().clamp(max=self.count - 2)
+        log_snrs = self.log_snrs.to(t)
+        return torch.lerp(log_snrs[below], log_snrs[below + 1], place - below)
+
+    def level(self, log_snr: Tensor) -> Tensor:
+        """The inverse: the level, between two a fraction. Exact at the levels, in any precision."""
+        log_snrs = self.log_snrs.to(log_snr)
+        below = (torch.searchsorted(-log_snrs, -log_snr.contiguous(), right=True) - 1).clamp(0, self.count - 2)
+        step = log_snrs[below] - log_snrs[below + 1]
+        return below + ((log_snrs[below] - log_snr) / step).clamp(0.0, 1.0)
+
+    def spaced(self, count: int) -> list[int]:
+        """`count` levels evenly spaced from the first to the last, rounded as the original rounds."""
+        if count > self.count:
+            raise UsageError(f"this model has {self.count} noise levels: steps can be no more, got {count}")
+        stride = (self.count - 1) / (count - 1) if count > 1 else 1.0
+        return [round(place) for place in accumulate([0.0] + [stride] * (count - 1))]
+
+    def steps(self, count: int, start: float = 1.0) -> Tensor:
+        """The log-SNR of `spaced` levels, noisiest first, those up to t = `start`. In float64."""
+        levels = [level for level in self.spaced(count) if level + 1 <= start * self.count]
+        return self.log_snrs[torch.tensor(levels[::-1], dtype=torch.long)]
+
+
+def discrete_betas(name: str, count: int) -> Tensor:
+    """The original's beta_i, i = 0 to T - 1: from alpha_bar(t) at t = i/T, or in equal steps for `linear`. Float64."""
+    if name == "linear":
+        return torch.linspace(0.1, 20.0, count, dtype=torch.float64) / count
+    alpha_bar = SIMPLE[name]().alpha_bar(torch.arange(count + 1, dtype=torch.float64) / count)
+    return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+
+
+def make_schedule(name: str, min_noise: float = 0.25, max_noise: float = 30.0, levels: int = 2000) -> Schedule:
+    """The schedule called `name`: warp, linear, cosine, sqrt, or the last three with `discrete-` in front.
+
+    The noise range applies to warp, the number of levels to discrete ones.
+    """
     if name == "warp":
         return WarpSchedule(min_noise, max_noise)
-    simple = {"linear": LinearSchedule, "cosine": CosineSchedule, "sqrt": SqrtSchedule}
-    if name not in simple:
-        raise ValueError(f"unknown schedule {name!r}: use warp, {', '.join(simple)}")
-    return simple[name]()
+    simple = name.removeprefix(DISCRETE)
+    if simple not in SIMPLE:
+        raise ValueError(f"unknown schedule {name!r}: use warp, {', '.join(SIMPLE)}")
+    return SIMPLE[simple]() if simple == name else DiscreteSchedule(simple, levels)

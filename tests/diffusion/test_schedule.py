@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from ctrlgen.diffusion.schedule import (
     MIN_ALPHA_BAR,
     CosineSchedule,
+    DiscreteSchedule,
     LinearSchedule,
     Schedule,
     SqrtSchedule,
@@ -16,6 +17,7 @@ from ctrlgen.diffusion.schedule import (
     alpha_sigma,
     make_schedule,
 )
+from ctrlgen.errors import UsageError
 
 NAMES = ("linear", "cosine", "sqrt", "warp")
 
@@ -217,3 +219,42 @@ def test_steps_may_start_later() -> None:
     schedule = CosineSchedule()
     torch.testing.assert_close(schedule.steps(5, start=0.5), schedule.log_snr(torch.tensor([0.5, 0.4, 0.3, 0.2, 0.1])))
     assert schedule.steps(0, start=0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sqrt"])
+def test_discrete_levels_are_found_from_their_log_snr(name: str) -> None:
+    schedule = DiscreteSchedule(name, 2000)
+    levels = torch.arange(2000)
+    for log_snrs in (schedule.log_snrs, schedule.log_snrs.float()):
+        assert torch.equal(schedule.level(log_snrs), levels.to(log_snrs))
+    between = (schedule.log_snrs[:-1] + schedule.log_snrs[1:]) / 2
+    torch.testing.assert_close(schedule.level(between), levels[:-1] + 0.5, check_dtype=False)
+    beyond = torch.tensor([1e3, -1e3])
+    assert schedule.level(beyond).tolist() == [0, 1999]
+
+
+def test_discrete_levels_stand_at_their_times() -> None:
+    schedule = DiscreteSchedule("sqrt", 100)
+    t = torch.arange(1, 101, dtype=torch.float64) / 100
+    torch.testing.assert_close(schedule.log_snr(t), schedule.log_snrs)
+    assert schedule.log_snr(torch.zeros(1)).item() == pytest.approx(schedule.log_snrs[0].item())
+
+
+def test_discrete_steps_are_spaced_from_the_last_level_to_the_first() -> None:
+    schedule = DiscreteSchedule("sqrt", 100)
+    assert schedule.spaced(4) == [0, 33, 66, 99]
+    assert schedule.spaced(3) == [0, 50, 99]  # 49.5 is rounded to the even number
+    assert torch.equal(schedule.steps(100), schedule.log_snrs.flip(0))
+    assert torch.equal(schedule.steps(4, start=0.5), schedule.log_snrs[[33, 0]])
+    with pytest.raises(UsageError, match="100 noise levels: steps can be no more, got 101"):
+        schedule.steps(101)
+
+
+def test_discrete_schedules_are_made_by_name() -> None:
+    made = make_schedule("discrete-cosine", levels=50)
+    assert isinstance(made, DiscreteSchedule)
+    assert torch.equal(made.log_snrs, DiscreteSchedule("cosine", 50).log_snrs)
+    with pytest.raises(ValueError, match="unknown schedule 'discrete-warp'"):
+        make_schedule("discrete-warp")
+    with pytest.raises(ValueError, match="2 to 100000 levels, got 1"):
+        make_schedule("discrete-sqrt", levels=1)
