@@ -1,76 +1,126 @@
-"""Texts and their labels from hub ids or local files (csv, tsv, jsonl, txt, parquet), through `datasets`."""
+"""Texts and their labels from local files (see `ctrlgen.tables`) and data sets of the hub; batches of one length.
+
+Nothing is lost without a word: what was read, used and left out goes to the log, which the command line prints on
+standard error.
+"""
 
 from __future__ import annotations
 
+import csv
+import logging
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
+from ctrlgen.tables import STANDARD_INPUT, kind_of, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LOADERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".txt": "text",
-    ".parquet": "parquet",
-}
 TEXT_COLUMNS = ("text", "human_reference", "sentence", "content")  # tried in this order
+SENTENCES_COLUMNS = ("sentences", "turns", "lines")  # of longer texts: lists of strings
+WORTH_A_WARNING = 0.1  # share of the texts left out, or of the words unknown
+ALMOST_NOTHING = 0.1  # share of the texts that is too little to go on with
+MOSTLY_UNKNOWN = 0.5  # share of the words
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w\[\]:%.+-]+)?")
+
+log = logging.getLogger(__name__)
 
 
 def load_data(source: str, text_column: str | None = None, split: str = "train") -> tuple[Dataset, str]:
-    """A dataset and the name of its text column. Every other column is kept as it is.
+    """A dataset and the name of its text column. Every other column is kept as it is; classes have their names.
 
-    source: a file by path, or a hub id; a part of the latter is chosen by `id:split`.
+    source: a file by path, `-` for standard input, or a hub id; a part of the latter is chosen by `id:split`.
     Raises CtrlgenError where it cannot be read, UsageError where the column is missing.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    path = Path(source).expanduser()
-    suffix = path.suffix.lower()
-    try:
-        if path.is_file():
-            if suffix not in LOADERS:
-                raise UsageError(f"{source}: unknown kind of file; use {', '.join(LOADERS)}")
-            if path.stat().st_size == 0:
-                raise CtrlgenError(f"{source}: holds no rows")
-            options = {"sep": "\t"} if suffix == ".tsv" else {}
-            data = datasets.load_dataset(LOADERS[suffix], data_files=str(path), split="train", **options)
-        elif suffix in LOADERS or path.is_absolute():
-            raise CtrlgenError(f"{source}: no such file")
-        else:
-            hub_id, _, part = source.partition(":")
-            data = datasets.load_dataset(hub_id, split=part or split)
-    except CtrlgenError:
-        raise
-    except Exception as error:  # datasets raises whatever its readers raise
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        if "corresponds to no data" in reason[0]:  # how `datasets` puts a header without rows
-            raise CtrlgenError(f"{source}: holds no rows") from error
-        raise CtrlgenError(f"{source}: cannot be read as data: {reason[0]}") from error
-    if len(data) == 0:
-        raise CtrlgenError(f"{source}: holds no rows")
+    data = load_rows(source, split)
     return data, find_text_column(data.column_names, text_column, source)
 
 
+def load_rows(source: str, split: str = "train") -> Dataset:
+    """All rows and columns of a source."""
+    import datasets
+
+    path = find_file(source)
+    data = datasets.Dataset(read_table(path)) if path is not None else load_from_hub(source, split)
+    if len(data) == 0:
+        raise CtrlgenError(f"{source}: holds no rows")
+    return with_class_names(data)
+
+
+def find_file(source: str) -> Path | None:
+    """The file of this name, taken literally; None for what can only be a hub id."""
+    path = Path(source)
+    if source == STANDARD_INPUT:
+        return path
+    try:
+        if not path.exists() and source.startswith("~"):
+            path = path.expanduser()
+        if path.is_dir():
+            files = sorted(file.name for file in path.iterdir() if kind_of(file) is not None)
+            held = f"one of its files ({listed(files)})" if files else "a file; it holds none that can be read"
+            raise CtrlgenError(f"{source}: is a directory; give {held}")
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a zero byte, no such user
+        raise CtrlgenError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if kind_of(path) is not None or not HUB_ID.fullmatch(source) or source.startswith("."):
+        raise CtrlgenError(f"{source}: no such file")
+    return None
+
+
+def load_from_hub(source: str, split: str) -> Dataset:
+    import datasets
+
+    datasets.disable_progress_bars()
+    hub_id, _, part = source.partition(":")
+    try:
+        return datasets.load_dataset(hub_id, split=part or split)
+    except Exception as error:  # datasets raises whatever its readers raise
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise CtrlgenError(f"{source}: no file here, and not to be had from the hub: {reason[0]}") from error
+
+
+def with_class_names(data: Dataset) -> Dataset:
+    """Columns of numbered classes, as the hub has them, as text."""
+    for column, feature in dict(data.features).items():
+        names = getattr(feature, "names", None)
+        if names:
+            written = [str(names[id]) if id is not None and 0 <= id < len(names) else None for id in data[column]]
+            unused = "_".join([*data.column_names, "names"])
+            data = data.add_column(unused, written).remove_columns(column).rename_column(unused, column)
+    return data
+
+
 def find_text_column(columns: Sequence[str], wanted: str | None, source: str) -> str:
+    """The column called `wanted`, or the first that has a usual name of texts. Raises UsageError without one."""
     if wanted is None:
-        for name in TEXT_COLUMNS:
-            if name in columns:
-                return name
-        raise UsageError(f"{source}: which column holds the text? Columns: {', '.join(columns)}")
+        return find_usual_column(columns, TEXT_COLUMNS, "text", source)
     if wanted not in columns:
-        hint = did_you_mean(wanted, columns)
-        raise UsageError(f"{source}: no column {wanted!r}; columns: {', '.join(columns)}.{hint}")
+        raise UsageError(f"{source}: no column {wanted!r}; columns: {listed(columns)}.{did_you_mean(wanted, columns)}")
     return wanted
+
+
+def find_usual_column(columns: Sequence[str], usual: Sequence[str], what: str, source: str) -> str:
+    """By its exact name, else whatever its case."""
+    for name in usual:
+        found = [column for column in columns if column == name] or [c for c in columns if c.casefold() == name]
+        if len(found) == 1:
+            return found[0]
+    raise UsageError(f"{source}: which column holds the {what}? Columns: {listed(columns)}")
+
+
+def find_columns(columns: Sequence[str], wanted: str, source: str) -> list[str]:
+    """The columns that a list separated by commas names; a name that holds a comma may stand in quotes, or alone."""
+    if wanted in columns:
+        return [wanted]
+    names = next(csv.reader([wanted], skipinitialspace=True), [])
+    return [find_text_column(columns, name.strip(), source) for name in names]
 
 
 def read_texts(source: str, text_column: str | None = None, split: str = "train") -> list[str]:
@@ -80,7 +130,64 @@ def read_texts(source: str, text_column: str | None = None, split: str = "train"
     texts = [text for text in texts if text]
     if not texts:
         raise CtrlgenError(f"{source}: column {column!r} holds no text")
+    report(f"{source}, column {column!r}", len(data), {"empty": len(data) - len(texts)})
     return texts
+
+
+def read_sentences(source: str, column: str | None = None, split: str = "train") -> list[list[str]]:
+    """Longer texts as ordered lists of sentences or turns, from a column of lists of strings; empty ones are left out.
+
+    Raises CtrlgenError where the column holds something else.
+    """
+    data = load_rows(source, split)
+    names = data.column_names
+    found = find_usual_column(names, SENTENCES_COLUMNS, "sentences", source) if column is None else column
+    find_text_column(names, found, source)
+    texts = []
+    for number, sentences in enumerate(data[found], 1):
+        if sentences is None:
+            continue
+        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+            raise CtrlgenError(f"{source}, row {number}: column {found!r} holds no list of strings")
+        texts.append([sentence.strip() for sentence in sentences if sentence.strip()])
+    texts = [text for text in texts if text]
+    if not texts:
+        raise CtrlgenError(f"{source}: column {found!r} holds no text")
+    report(f"{source}, column {found!r}", len(data), {"empty": len(data) - len(texts)})
+    return texts
+
+
+def fitting(encoded: Sequence[list[int]], least: int, most: int, unknown_id: int, source: str) -> list[list[int]]:
+    """The texts of `least` to `most` words. How many were left out, and why, goes to the log.
+
+    Raises CtrlgenError where almost nothing is left, or most words are unknown.
+    """
+    kept = [ids for ids in encoded if least <= len(ids) <= most]
+    short = sum(len(ids) < least for ids in encoded)
+    too_short = f"shorter than {least} words" if least > 1 else "empty"
+    left_out = {too_short: short, f"longer than {most} words": len(encoded) - len(kept) - short}
+    unknown = sum(ids.count(unknown_id) for ids in kept) / max(1, sum(map(len, kept)))
+    report(source, len(encoded), left_out, unknown)
+    return kept
+
+
+def report(source: str, read: int, left_out: Mapping[str, int], unknown: float = 0.0) -> None:
+    """Log what became of texts in one line, as a warning where more than a tenth was left out or is unknown.
+
+    unknown: share of unknown words in the texts used.
+    Raises CtrlgenError where almost nothing is left, or most words are unknown.
+    """
+    used = read - sum(left_out.values())
+    parts = [f"{read:,} texts read, {used:,} used", *(f"{n:,} {why}" for why, n in left_out.items() if n)]
+    line = f"{source}: {', '.join(parts)}" + (f"; {unknown:.1%} of the words are unknown" if unknown else "")
+    if used < ALMOST_NOTHING * read or used == 0:
+        raise CtrlgenError(f"{line}: too little is left")
+    if unknown > MOSTLY_UNKNOWN:
+        raise CtrlgenError(f"{line}: too many to learn or to judge from")
+    if read - used > WORTH_A_WARNING * read or unknown > WORTH_A_WARNING:
+        log.warning("warning: %s", line)
+    else:
+        log.info("%s", line)
 
 
 class LengthBatches:

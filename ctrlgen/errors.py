@@ -19,3 +19,15 @@ def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
     if not near:
         return ""
     return f" Did you mean {' or '.join(by_folded[name] for name in near)}?"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """`a, b, c` for an error, cut short where there are many or long ones."""
+    names = list(names)
+    shown = ", ".join(name if len(name) <= 40 else f"{name[:39]}…" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def shown(text: str, most: int = 120) -> str:
+    """What a user wrote, as an error quotes it: cut short where it is long."""
+    return repr(text if len(text) <= most else f"{text[:most]}…")

@@ -22,6 +22,7 @@ ROWS = [
     {"text": 'It\'s "cheap":\tless than £20.', "food": "Italian"},
     {"text": "Loch Fyne is riverside.", "food": "Fast food"},
 ]
+TAB_FREE = [{**row, "text": row["text"].replace("\t", " ")} for row in ROWS]  # a tsv file cannot hold a tab
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def write_separated(path: Path, separator: str) -> None:
+def write_csv(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["text", "food"], delimiter=separator)
+        writer = csv.DictWriter(file, ["text", "food"])
         writer.writeheader()
         writer.writerows(ROWS)
+
+
+def write_tsv(path: Path) -> None:
+    lines = [f"{row['text']}\t{row['food']}" for row in TAB_FREE]
+    path.write_text("\n".join(["text\tfood", *lines]), encoding="utf-8")
 
 
 def write_lines(path: Path) -> None:
@@ -41,8 +47,8 @@ def write_lines(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    ".csv": lambda path: write_separated(path, ","),
-    ".tsv": lambda path: write_separated(path, "\t"),
+    ".csv": write_csv,
+    ".tsv": write_tsv,
     ".jsonl": write_lines,
     ".json": lambda path: path.write_bytes(json.dumps(ROWS).encode()),
     ".parquet": lambda path: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
@@ -54,9 +60,10 @@ def test_every_kind_of_table_comes_back_with_its_labels(suffix: str, tmp_path: P
     path = tmp_path / f"rows{suffix}"
     WRITERS[suffix](path)
     data, column = load_data(str(path))
+    rows = TAB_FREE if suffix == ".tsv" else ROWS
     assert column == "text"
-    assert data.to_list() == ROWS
-    assert read_texts(str(path)) == [row["text"] for row in ROWS]
+    assert data.to_list() == rows
+    assert read_texts(str(path)) == [row["text"] for row in rows]
 
 
 def test_text_files_hold_one_text_a_line(tmp_path: Path) -> None:
@@ -67,8 +74,8 @@ def test_text_files_hold_one_text_a_line(tmp_path: Path) -> None:
 
 def test_suffixes_may_be_capitals(tmp_path: Path) -> None:
     path = tmp_path / "ROWS.TSV"
-    write_separated(path, "\t")
-    assert load_data(str(path))[0].to_list() == ROWS
+    write_tsv(path)
+    assert load_data(str(path))[0].to_list() == TAB_FREE
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def refusal(kind: type[CtrlgenError], source: Path, text_column: str | None = No
         read_texts(str(source), text_column)
     assert type(caught.value) is kind
     message = str(caught.value)
-    assert message.startswith(f"{source}: ")
+    assert message.startswith((f"{source}: ", f"{source}, line "))
     assert "\n" not in message
     return message
 
@@ -159,8 +166,8 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_column_without_text_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("text,price\nhello,20\nworld,25\n")
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "hello", "price": 20}\n{"text": "world", "price": 25}\n')
     assert "column 'price' holds no text" in refusal(CtrlgenError, path, "price")
 
 
@@ -171,6 +178,7 @@ def test_a_column_without_text_is_refused(tmp_path: Path) -> None:
         ("bad.json", b"no json at all"),
         ("bad.parquet", b"no parquet at all"),
         ("bad.csv", b'text,food\n"an open quote,French\n'),
+        ("bad.csv", b'text,food\n"a quote" within,French\n'),
         ("bad.txt", b"caf\xe9 in latin-1\n"),
     ],
 )

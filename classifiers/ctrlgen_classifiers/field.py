@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctrlgen.controls.language import Verdict
 from ctrlgen.controls.registry import fold
-from ctrlgen.data import find_text_column
+from ctrlgen.data import find_columns
+from ctrlgen.errors import UsageError
+from ctrlgen.labels import read_labels
 from ctrlgen.tokenizer import detokenize
 from ctrlgen_classifiers.label import Label, Target
-from ctrlgen_classifiers.labelled import ABSENT, Row, read_column
+from ctrlgen_classifiers.labelled import ABSENT, Row, log
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,13 +39,19 @@ class Field(Label):
 
     @classmethod
     def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
-        """Fields of the columns named, separated by commas, or of all columns but the text."""
+        """Fields of the columns named, separated by commas, or of all columns but the text that can hold labels."""
         columns = [column for column in data.column_names if column != text_column]
         if label_column is not None:
-            columns = [find_text_column(data.column_names, c.strip(), "the data") for c in label_column.split(",")]
+            columns = find_columns(data.column_names, label_column, "the data")
         rows: list[Row] = [{} for _ in range(len(data))]
         for column in columns:
-            values = read_column(data, column)
+            try:
+                values = read_labels(data, column)
+            except UsageError as error:
+                if label_column is not None:
+                    raise
+                log.info("the data: left out: %s", error)
+                continue
             is_meaning = any(values) and not any(SLOT.sub("", value).strip(", ") for value in values)
             for row, value in zip(rows, values, strict=True):
                 row.update(read_meaning(value) if is_meaning else {column: value})

@@ -8,6 +8,7 @@ own, of which one text may have any; a label is the case of one field, and `clas
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.language import QUOTES, Classifier, Verdict
 from ctrlgen.controls.registry import check_name, find_trained, fold, weights_fingerprint
 from ctrlgen.data import find_text_column
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
+from ctrlgen.labels import label_key, label_text, loose_key, read_labels
 from ctrlgen.training.heads import load_head, starting_point, train_head
 from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, train_oracle
 from ctrlgen_classifiers.labelled import (
@@ -38,7 +40,6 @@ from ctrlgen_classifiers.labelled import (
     learnable_values,
     literal_phrases,
     make_examples,
-    read_column,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig
     from ctrlgen.training.heads import Start
 
-MOST_LISTED = 12  # values named in an error
 HEAD_SIZE = {"width": 96}
 ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 32, "width": 128}
@@ -124,7 +124,7 @@ class Label(Classifier):
         if label_column is None:
             raise UsageError(f"{cls.kind}: which column holds the labels? Give --label-column: {', '.join(columns)}")
         find_text_column(data.column_names, label_column, "the data")
-        return [{name: value} if value else {} for value in read_column(data, label_column)]
+        return [{name: value} if value else {} for value in read_labels(data, label_column)]
 
     @classmethod
     def train(
@@ -139,14 +139,14 @@ class Label(Classifier):
     ) -> Iterator[Progress]:
         torch.manual_seed(config.seed)
         rows = cls.read_rows(name, data, text_column, label_column)
-        texts = read_column(data, text_column)
+        texts = [text.strip() if isinstance(text, str) else "" for text in data[text_column]]
         if not any(texts):
             raise CtrlgenError(f"the column {text_column!r} holds no text")
         values = learnable_values([row for row, text in zip(rows, texts, strict=True) if text], cls.may_be_absent)
         if not values:
             seen = Counter(value for row in rows for value in row.values()).most_common(3)
-            listed = ", ".join(f"{value!r} {times} times" for value, times in seen) or "nothing"
-            raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {listed}")
+            found = ", ".join(f"{shown(value, 40)} {times} times" for value, times in seen) or "nothing"
+            raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {found}")
         for field in values:
             check_name(field, cls.kind)
         examples = make_examples(model, texts, rows, values, cls.may_be_absent)
@@ -182,27 +182,26 @@ class Label(Classifier):
         write_weights(directory / ORACLE, judge.state_dict())
 
     def parse(self, value: str) -> Target:
-        """A value, whatever its case, spaces and hyphens."""
-        written = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
-        same = [known for known in self.values if known.casefold() == written.strip().casefold()]
-        same = same or [known for known in self.values if fold(known) and fold(known) == fold(written)]
-        if len(same) != 1:
-            listed = ", ".join(self.values[:MOST_LISTED]) + (", …" if len(self.values) > MOST_LISTED else "")
-            hint = did_you_mean(written, self.values, 3)
-            raise UsageError(f"{self.name}: unknown value {written!r}; its values are {listed}.{hint}")
-        return Target(self.field, self.values.index(same[0]))
+        """A value, whatever its case, spaces and hyphens; numbers are the same where they are equal."""
+        inner = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in QUOTES else value
+        for said, key in itertools.product((inner, value), (label_key, loose_key)):
+            same = [known for known in self.values if key(known) and key(known) == key(said)]
+            if len(same) == 1:
+                return Target(self.field, self.values.index(same[0]))
+        hint = did_you_mean(inner, self.values, 3)
+        raise UsageError(f"{self.name}: unknown value {shown(inner)}; its values are {listed(self.values)}.{hint}")
 
     def values_of(
         self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
     ) -> list[str | None]:
         """From the data's labels."""
-        known = {value.casefold() for value in self.values}
+        known = {label_key(value) for value in self.values}
         values = [self.value_in(row) for row in rows]
-        return [value if value and value.casefold() in known else None for value in values]
+        return [value if value and label_key(value) in known else None for value in values]
 
     def value_in(self, row: Mapping[str, Any]) -> str | None:
         """From the column that has this control's name."""
-        return next((str(value) for column, value in row.items() if fold(column) == fold(self.name) and value), None)
+        return next(filter(None, (written(row[column]) for column in row if fold(column) == fold(self.name))), None)
 
     def contradiction(self, target: Target, other: Classifier, others_target: Any) -> str | None:
         if other.group != self.group or target.field != others_target.field or target == others_target:
@@ -229,6 +228,14 @@ class Label(Classifier):
 
     def written(self, target: Target) -> str:
         return list(self.all_values.values())[target.field][target.value]
+
+
+def written(value: Any) -> str:
+    """A label of a row as text; "" where its type is none that a label can have."""
+    try:
+        return label_text(value)
+    except UsageError:
+        return ""
 
 
 def refuse_other_texts(start: Start, values: Values, counts: dict[str, int], seed: int) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ctrlgen.data import fitting
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.labels import label_key
 from ctrlgen.training.heads import Example
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ctrlgen.checkpoint import DiffusionLM
     from ctrlgen.tokenizer import WordTokenizer
 
@@ -27,19 +27,7 @@ MIN_COUNT = 5  # a value seen less often cannot be learned
 MIN_TEXTS = 40
 LEAST_MENTIONED, MOST_BY_OTHERS = 0.5, 0.05  # shares of the texts with and without a value that have its words
 
-
-def read_column(data: Dataset, column: str) -> list[str]:
-    """A column as text, "" where a row has nothing. Numbered classes of the hub get their names."""
-    names = getattr(data.features[column], "names", None)
-
-    def written(value: Any) -> str:
-        if isinstance(value, int) and names and 0 <= value < len(names):
-            return str(names[value])
-        if isinstance(value, float):  # how a column of whole numbers with gaps is read
-            return "" if math.isnan(value) else f"{value:g}"
-        return str(value).strip() if isinstance(value, str | int) else ""
-
-    return [written(value) for value in data[column]]
+log = logging.getLogger("ctrlgen.data")
 
 
 def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
@@ -47,7 +35,7 @@ def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
     spellings: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for row in rows:
         for field, value in row.items():
-            spellings[field][value.casefold()][value] += 1
+            spellings[field][label_key(value)][value] += 1
     fields = {}
     for field, of_field in spellings.items():
         values = sorted(s.most_common(1)[0][0] for s in of_field.values() if s.total() >= MIN_COUNT)
@@ -61,14 +49,18 @@ def make_examples(
     model: DiffusionLM, texts: Sequence[str], rows: Sequence[Row], values: Values, may_be_absent: bool
 ) -> list[Example[Ids]]:
     """The texts that fit the model and have something to learn."""
-    ids = {field: {value.casefold(): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
+    ids = {field: {label_key(value): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
     missing = ABSENT if may_be_absent else ""
-    examples = []
-    for text, row in zip(texts, rows, strict=True):
-        target = tuple(ids[field].get(row.get(field, missing).casefold(), OPEN) for field in values)
-        tokens = model.tokenizer.encode(text)
+    encoded = [model.tokenizer.encode(text) for text in texts]
+    fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, "the data")
+    examples, unlabelled = [], 0
+    for tokens, row in zip(encoded, rows, strict=True):
+        target = tuple(ids[field].get(label_key(row.get(field, missing)), OPEN) for field in values)
+        unlabelled += set(target) == {OPEN}
         if 0 < len(tokens) <= model.config.max_length and set(target) != {OPEN}:
             examples.append(Example(tokens, target))
+    if unlabelled:
+        log.info("the data: %s texts have no value that is seen %d times", f"{unlabelled:,}", MIN_COUNT)
     return examples
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import CONFIG, DiffusionLM
 from ctrlgen.controls.language import Classifier, Verdict
 from ctrlgen.controls.registry import find_trained, weights_fingerprint
+from ctrlgen.data import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.training.heads import Example, Head, load_head, mix_layers, train_head
@@ -280,13 +281,18 @@ def training_examples(
     model: DiffusionLM, data: Dataset, text_column: str, label_column: str | None
 ) -> list[Example[Pattern]]:
     """Texts with their tags: from a column of the data where there is one, else from spaCy, in both tagsets."""
-    if label_column is not None and label_column not in data.column_names:
-        raise UsageError(f"the data has no column {label_column!r}; it has {', '.join(data.column_names)}")
+    longest = model.config.max_length
+    if label_column is not None:
+        find_text_column(data.column_names, label_column, "the data")
     column = label_column or next((name for name in TAG_COLUMNS if name in data.column_names), None)
     if column is not None:
-        return [example for row in data if (example := tagged_row(model, row, text_column, column))]
-    split = [model.tokenizer.split(text) for text in dict.fromkeys(data[text_column]) if isinstance(text, str)]
-    split = [words for words in split if 0 < len(words) <= model.config.max_length]
+        examples = [tagged_row(model, row, text_column, column) for row in data if row[text_column]]
+        fitting([e.tokens for e in examples], 1, longest, model.tokenizer.unk_id, "the data")
+        return [example for example in examples if 0 < len(example.tokens) <= longest]
+    texts = [text for text in dict.fromkeys(data[text_column]) if isinstance(text, str)]
+    split = [model.tokenizer.split(text) for text in texts]
+    fitting([model.tokenizer.ids(words) for words in split], 1, longest, model.tokenizer.unk_id, "the data")
+    split = [words for words in split if 0 < len(words) <= longest]
     try:
         tagged = list(tag(split))
     except ImportError as error:
@@ -298,12 +304,10 @@ def training_examples(
     return examples
 
 
-def tagged_row(model: DiffusionLM, row: dict[str, Any], text_column: str, column: str) -> Example[Pattern] | None:
+def tagged_row(model: DiffusionLM, row: dict[str, Any], text_column: str, column: str) -> Example[Pattern]:
     """A row whose tags are given: a list, or a string of tags separated by spaces, one for each word."""
     words = str(row[text_column]).split()
-    tags = row[column] if isinstance(row[column], list) else str(row[column]).split()
+    tags = row[column] if isinstance(row[column], list) else str(row[column] or "").split()
     if len(tags) != len(words):
         raise CtrlgenError(f"{len(words)} words but {len(tags)} tags in {' '.join(words)[:60]!r}")
-    if not 0 < len(words) <= model.config.max_length:
-        return None
     return Example(model.tokenizer.ids(words), parse_pattern(" ".join(tags)))

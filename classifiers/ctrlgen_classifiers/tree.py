@@ -25,7 +25,7 @@ from torch import Tensor
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.controls.language import Classifier, Verdict
 from ctrlgen.controls.registry import find_trained, trained_classifiers, weights_fingerprint
-from ctrlgen.data import find_text_column
+from ctrlgen.data import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.training.heads import Example, load_head, starting_point, train_head
@@ -372,6 +372,7 @@ def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> 
             tree = read_tree(text)
         except UsageError as error:
             raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
-        if len(tree.leaves) <= model.config.max_length:
-            examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
-    return examples
+        examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
+    longest, encoded = model.config.max_length, [example.tokens for example in examples]
+    fitting(encoded, 1, longest, model.tokenizer.unk_id, f"the data, trees of column {column!r}")
+    return [example for example in examples if len(example.tokens) <= longest]

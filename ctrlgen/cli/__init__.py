@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -53,6 +54,7 @@ def options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
     configure_libraries()
+    log_to_standard_error()
     if sys.stdout is None:  # closed by the shell
         sys.exit(fail("standard output is closed", FAILURE))
     for stream in (sys.stdout, sys.stderr):
@@ -86,6 +88,20 @@ def fail(message: str, code: int) -> int:
     if line:
         print(f"ctrlgen: {line}", file=sys.stderr)
     return code
+
+
+class StandardError(logging.Handler):
+    """Prints what the library says, without a level or a time. Standard error is looked up anew for every line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"ctrlgen: {record.getMessage()}", file=sys.stderr)
+
+
+def log_to_standard_error() -> None:
+    log = logging.getLogger("ctrlgen")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, StandardError) for handler in log.handlers):
+        log.addHandler(StandardError())
 
 
 def configure_libraries() -> None:

@@ -39,20 +39,20 @@ def train_classifier(
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
-    from ctrlgen.controls.registry import classifier_directory, classifier_kinds, new_classifier_directory
-    from ctrlgen.data import find_text_column, load_data
+    from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
+    from ctrlgen.data import find_columns, load_data
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
     if kind not in kinds:
         raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
+    check_name(name or kind, kind)
     loaded = from_pretrained(model, find_device(device))
     directory = (out or new_classifier_directory(loaded, name or kind, kind)).resolve()
     check_place(directory, force, "classifier", "trained_on", "--name")
     rows, column = load_data(data, text_column)
     if label_column is not None:
-        for wanted in label_column.split(","):
-            find_text_column(rows.column_names, wanted.strip(), data)
+        find_columns(rows.column_names, label_column, data)
     start = str(classifier_directory(from_pretrained(init), name or kind)) if init is not None else None
     config = TrainingConfig(
         steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=matrix_lr, lr=lr, seed=seed, init=start, ema=0.995,

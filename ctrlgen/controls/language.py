@@ -3,19 +3,18 @@
     ["not"] NAME ":" VALUE ["@" [WEIGHT] ["[" FROM ":" TO "]"]]
 
 `pos: DET NOUN VERB ... @2[0:0.8]` asks for a tag pattern, twice as strongly, at the noisiest 80% of the noise levels.
-What VALUE means is the classifier's business.
+What VALUE means is the classifier's business. A NAME with a colon, or a VALUE with an `@`, stands in quotes.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from ctrlgen.diffusion.denoiser import Denoised
     from ctrlgen.training.fit import Progress, TrainingConfig
 
-WEIGHT = re.compile(r"(?:\s@\s*|@(?=[\d.\[]))(?P<weight>[^\s\[]*)\s*(?:\[(?P<window>[^\]]*)\])?\s*$")
+QUOTES = "\"'"
+MOST_CHARACTERS = 10_000  # of one control
+MOST_WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -200,42 +201,74 @@ def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[V
 
 
 def parse_statement(text: str) -> Statement:
-    """Split a control into name, value, weight and window. Raises UsageError in one line."""
+    """Split a control into name, value, weight and window, in time linear in its length.
+
+    Raises UsageError in one line.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(f"{shown(text)}: a control has at most {MOST_CHARACTERS:,} characters, this one {len(text):,}")
     rest = text.strip()
-    negated = bool(re.match(r"not\s", rest, re.IGNORECASE))
-    if negated:
-        rest = rest[3:].lstrip()
-    weight, window = 1.0, (0.0, 1.0)
-    suffix = WEIGHT.search(rest)
-    if suffix:
-        weight = _number(suffix["weight"] or ("1" if suffix["window"] is not None else ""), "weight", text)
-        if weight < 0:
-            raise UsageError(f"{text!r}: the weight must not be negative; write `not` in front to avoid something")
-        window = _window(suffix["window"], text) if suffix["window"] is not None else window
-        rest = rest[: suffix.start()]
+    negated = rest[:3].casefold() == "not" and rest[3:4].isspace()
+    rest, weight, window = _split_weight(rest[3:].lstrip() if negated else rest, text)
+    name, value = _split_name(rest)
+    if value is None or not name:
+        raise UsageError(f"{shown(text)} is not a control; write NAME: VALUE, for example `pos: DET NOUN VERB ...`")
+    if not value:
+        raise UsageError(f"{shown(text)}: nothing stands after the colon")
+    return Statement(text.strip(), name, value, weight, negated, window)
+
+
+def write_statement(name: str, value: str) -> str:
+    """A control that `parse_statement` reads as this name and value, in quotes where they need them."""
+    if ":" in name or name[:1] in QUOTES or name.casefold().startswith("not "):
+        quote = "'" if '"' in name else '"'
+        name = f"{quote}{name}{quote}"
+    return f'{name}: "{value}"' if "@" in value or value[:1] in QUOTES else f"{name}: {value}"
+
+
+def _split_weight(rest: str, text: str) -> tuple[str, float, tuple[float, float]]:
+    """What stands before the last `@`, and the weight and window after it. An `@` in quotes belongs to the value."""
+    whole_range = (0.0, 1.0)
+    before, at, after = rest.rpartition("@")
+    word, bracket, window = after.strip().partition("[")
+    word = word.rstrip()
+    is_suffix = before[-1:].isspace() or after[:1] in tuple("0123456789.[+-")
+    is_number = len(word.split()) <= 1 and not set(word) & set(f":{QUOTES}")
+    is_window = not bracket or (window.endswith("]") and not set(window[:-1]) & set(f"]{QUOTES}"))
+    if not (at and is_suffix and is_number and is_window):
+        return rest, 1.0, whole_range
+    weight = 1.0 if bracket and not word else _number(word, "weight", text)
+    if weight < 0:
+        raise UsageError(f"{shown(text)}: the weight must not be negative; write `not` in front to avoid something")
+    if weight > MOST_WEIGHT:
+        raise UsageError(f"{shown(text)}: the weight must be at most {MOST_WEIGHT:g}")
+    return before.rstrip(), weight, _window(window[:-1], text) if bracket else whole_range
+
+
+def _split_name(rest: str) -> tuple[str, str | None]:
+    """What stands before the first colon, or in quotes before one, and what stands after it; None without a colon."""
+    end = rest.find(rest[0], 1) if rest[:1] in tuple(QUOTES) else -1
+    if end > 0 and rest[end + 1 :].lstrip().startswith(":"):
+        return rest[1:end].strip(), rest[end + 1 :].lstrip()[1:].strip()
     name, colon, value = rest.partition(":")
-    if not colon or not name.strip():
-        raise UsageError(f"{text!r} is not a control; write NAME: VALUE, for example `pos: DET NOUN VERB ...`")
-    if not value.strip():
-        raise UsageError(f"{text!r}: nothing stands after the colon")
-    return Statement(text.strip(), name.strip(), value.strip(), weight, negated, window)
+    return name.strip(), value.strip() if colon else None
 
 
 def _number(word: str, what: str, text: str) -> float:
     try:
         number = float(word)
     except ValueError:
-        raise UsageError(f"{text!r}: the {what} {word!r} is not a number") from None
+        raise UsageError(f"{shown(text)}: the {what} {shown(word)} is not a number") from None
     if not math.isfinite(number):
-        raise UsageError(f"{text!r}: the {what} {word!r} is not a finite number")
+        raise UsageError(f"{shown(text)}: the {what} {shown(word)} is not a finite number")
     return number
 
 
 def _window(body: str, text: str) -> tuple[float, float]:
     start, _, end = body.partition(":")
     if body.count(":") != 1:
-        raise UsageError(f"{text!r}: write the window as [FROM:TO], two numbers between 0 and 1")
+        raise UsageError(f"{shown(text)}: write the window as [FROM:TO], two numbers between 0 and 1")
     window = (_number(start.strip() or "0", "window", text), _number(end.strip() or "1", "window", text))
     if not 0 <= window[0] < window[1] <= 1:
-        raise UsageError(f"{text!r}: the window [{body}] must rise within 0 and 1")
+        raise UsageError(f"{shown(text)}: the window [{shown(body)}] must rise within 0 and 1")
     return window

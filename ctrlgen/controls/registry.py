@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config
-from ctrlgen.controls.language import Classifier, Control, parse_statement
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.controls.language import QUOTES, Classifier, Control, parse_statement
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory
 
 SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
+LONGEST_NAME = 80  # of a control
+MOST_CONTROLS = 100  # of one request
 
 
 def fold(name: str) -> str:
@@ -102,14 +104,19 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
 
 def check_name(name: str, kind: str) -> None:
     """Raises UsageError where a classifier of this kind cannot answer to `name`."""
-    if not re.fullmatch(r"\w[\w -]*", name):
-        raise UsageError(f"{name!r} cannot be the name of a control; use letters, digits, spaces, - and _")
+    if not name.isprintable() or not fold(name) or fold(name) == "not" or len(name) > LONGEST_NAME:
+        raise UsageError(f"{shown(name)} cannot be the name of a control; use letters, digits, spaces, - and _")
     if fold(name) != fold(kind) and fold(name) in map(fold, classifier_kinds()):
-        raise UsageError(f"{name!r} is a kind of control already; a {kind} classifier needs another name")
+        raise UsageError(
+            f"{name!r} is a kind of control already; a {kind} classifier needs another name (--name), a field of your "
+            "data another column (--label-column)"
+        )
 
 
 def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
     """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
+    if not re.fullmatch(r"\w[\w -]*", name):  # it names a directory, too
+        raise UsageError(f"{shown(name)} cannot be the name of a control; use letters, digits, spaces, - and _")
     check_name(name, kind)
     roots = classifier_roots(model)
     if not roots:
@@ -145,10 +152,10 @@ class Controls:
         names, kinds = self.names(), classifier_kinds()
         missing = [kind for kind in kinds if kind not in names.values()]
         by_folded = {fold(name): name for name in [*missing, *names]}
-        name = by_folded.get(fold(written))
+        name = written if written in names else by_folded.get(fold(written))
         if name is None:
-            known = ", ".join(sorted(names))
-            raise UsageError(f"unknown control {written!r}: this model knows {known}.{did_you_mean(written, names)}")
+            known, hint = listed(sorted(names), 30), did_you_mean(written, names)
+            raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)
             if kind not in kinds:
@@ -173,13 +180,26 @@ class Controls:
 
     def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:
         """Controls in the order written. Raises UsageError where one cannot be understood."""
+        if len(texts) > MOST_CONTROLS:
+            raise UsageError(f"a request has at most {MOST_CONTROLS} controls, this one {len(texts)}")
         controls = []
         for text in texts:
             statement = parse_statement(text)
             classifier = self.classifier(statement.name)
-            target = classifier.parse(statement.value)
+            target = parse_value(classifier, statement.value)
             opposite = classifier.negate(target) if statement.negated else None
             if opposite is not None:
                 target = opposite
             controls.append(Control(statement, classifier, target))
         return tuple(controls)
+
+
+def parse_value(classifier: Classifier, value: str) -> Any:
+    """The target of a value. Raises UsageError, which says of an `@` in the value what it could have been meant for."""
+    try:
+        return classifier.parse(value)
+    except UsageError as error:
+        if "@" not in value or value[0] in QUOTES:
+            raise
+        hint = "a weight after @ is a number, such as @2; a value that holds an @ stands in quotes"
+        raise UsageError(f"{error} ({hint})") from None

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
 from ctrlgen.controls.registry import user_directory
-from ctrlgen.data import LengthBatches, read_texts
+from ctrlgen.data import LengthBatches, fitting, read_texts
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import atomic_file
@@ -354,10 +354,7 @@ def train_lm(
 
     def sentences(source: str) -> list[list[int]]:
         encoded = model.tokenizer.encode_training(read_texts(source, text_column))
-        kept = [ids for ids in encoded if 1 <= len(ids) <= model.config.max_length]
-        if not kept:
-            raise CtrlgenError(f"{source}: no text of 1 to {model.config.max_length} words")
-        return kept
+        return fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, source)
 
     training = sentences(data)
     held_out = sentences(validation)[:MOST_HELD_OUT] if validation else []

@@ -20,7 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ctrlgen.data import load_data
+from ctrlgen.controls.language import write_statement
+from ctrlgen.data import fitting, load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
 from ctrlgen.generation.generator import Generator, Request
@@ -66,16 +67,16 @@ class Asked:
 
 def read_examples(generator: Generator, sources: Sequence[str]) -> list[Example]:
     """The different texts of all sources that fit the model; rows of one text are joined."""
+    tokenizer, longest = generator.model.tokenizer, generator.model.config.max_length
     rows: dict[Words, dict[str, Any]] = {}
     for source in sources:
         data, column = load_data(source)
-        for row in data:
-            if isinstance(row[column], str):
-                words = tuple(generator.model.tokenizer.split(row[column]))
-                if 0 < len(words) <= generator.model.config.max_length:
-                    rows[words] = row | rows.get(words, {})
-    if not rows:
-        raise CtrlgenError(f"{', '.join(sources)}: no text that fits the model")
+        texts = [tuple(tokenizer.split(text)) if isinstance(text, str) else () for text in data[column]]
+        fitting([tokenizer.ids(words) for words in texts], 1, longest, tokenizer.unk_id, source)
+        for words, row in zip(texts, data, strict=True):
+            if 0 < len(words) <= longest:
+                known = {key: value for key, value in rows.get(words, {}).items() if value is not None}
+                rows[words] = row | known
     return [Example(words, row) for words, row in rows.items()]
 
 
@@ -145,12 +146,13 @@ def controls_of(generator: Generator, name: str, examples: Sequence[Example], rn
     columns = []
     for control in names:
         values = generator.controls.classifier(control).values_of(texts, rows, rng)
-        columns.append([f"{control}: {quoted(value, name)}" if value else None for value in values])
+        columns.append([asking(generator, control, value) if value else None for value in values])
     return [rng.choice(present) if (present := list(filter(None, row))) else None for row in zip(*columns, strict=True)]
 
 
-def quoted(value: str, name: str) -> str:
-    return f'"{value}"' if name == FIELD and re.search(r"[,:@]", value) else value
+def asking(generator: Generator, control: str, value: str) -> str:
+    """The control that asks for a value; those of labels and fields may hold any characters."""
+    return write_statement(control, value) if control in labels(generator) else f"{control}: {value}"
 
 
 def field_targets(generator: Generator, examples: Sequence[Example], limit: int, rng: Random) -> list[Target]:
@@ -161,7 +163,7 @@ def field_targets(generator: Generator, examples: Sequence[Example], limit: int,
         values = classifier.values_of([e.words for e in examples], [e.row for e in examples], rng)
         for example, value in zip(examples, values, strict=True):
             if value:
-                texts.setdefault(f"{name}: {quoted(value, FIELD)}", []).append(example.words)
+                texts.setdefault(write_statement(name, value), []).append(example.words)
     chosen = rng.sample(sorted(texts), min(limit, len(texts)))
     return [Target((control,), tuple(texts[control][:MOST_REFERENCES])) for control in chosen]
 

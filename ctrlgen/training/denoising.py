@@ -12,7 +12,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.data import LengthBatches, read_texts
+from ctrlgen.data import LengthBatches, fitting, read_texts
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.process import Noise, cross_entropy_loss, draw_noise, simple_loss
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
@@ -91,13 +91,10 @@ class DenoisingTask:
                 raise CtrlgenError(f"{recipe.data.train}: no word is seen {recipe.data.min_count} times")
         else:
             self.tokenizer = start.tokenizer
-        self.sentences = self.prepare(texts)
-        if not self.sentences:
-            limits = f"{recipe.data.min_length} to {recipe.model.max_length}"
-            raise CtrlgenError(f"{recipe.data.train}: no text of {limits} words")
+        self.sentences = self.prepare(texts, recipe.data.train)
         self.batches = LengthBatches(self.sentences, recipe.training.tokens_per_batch, recipe.training.seed)
         held_out = recipe.data.validation
-        self.held_out = self.prepare(read_texts(held_out, recipe.data.text_column)) if held_out else []
+        self.held_out = self.prepare(read_texts(held_out, recipe.data.text_column), held_out) if held_out else []
         torch.manual_seed(recipe.training.seed)
         try:
             denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(recipe.model)))
@@ -112,14 +109,12 @@ class DenoisingTask:
             schedule.load_state_dict(start.schedule.state_dict())
         self.module = DenoisingLoss(denoiser, schedule, recipe.diffusion.steps)
 
-    def prepare(self, texts: Sequence[str]) -> list[list[int]]:
+    def prepare(self, texts: Sequence[str], source: str) -> list[list[int]]:
         """Token ids of the texts that fit; of fixed length with <end> and <pad> under `mse`."""
-        data, model = self.recipe.data, self.recipe.model
-        sentences = self.tokenizer.encode_training(texts)
-        if model.objective == "ce":
-            return [s for s in sentences if data.min_length <= len(s) <= model.max_length]
-        fitting = [s for s in sentences if data.min_length <= len(s) < model.max_length]
-        return [self.tokenizer.filled(s, model.max_length) for s in fitting]
+        least, model, tokenizer = self.recipe.data.min_length, self.recipe.model, self.tokenizer
+        most = model.max_length if model.objective == "ce" else model.max_length - 1
+        sentences = fitting(tokenizer.encode_training(texts), least, most, tokenizer.unk_id, source)
+        return sentences if model.objective == "ce" else [tokenizer.filled(s, model.max_length) for s in sentences]
 
     def epoch(self, number: int) -> list[list[int]]:
         return self.batches.epoch(number)

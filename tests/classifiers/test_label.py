@@ -20,10 +20,12 @@ from toy_grammar import toy_meaning, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
 from ctrlgen.cli import main
+from ctrlgen.data import with_class_names
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, Settings
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.labels import read_labels
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head
 from ctrlgen_classifiers import label
@@ -40,7 +42,6 @@ from ctrlgen_classifiers.labelled import (
     learnable_values,
     literal_phrases,
     make_examples,
-    read_column,
 )
 
 MakeModel = Callable[..., Denoiser]
@@ -72,15 +73,16 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def test_a_column_as_text() -> None:
     features = Features({"stars": Value("float64"), "mood": ClassLabel(names=["bad", "good"]), "tag": Value("string")})
-    columns = {"stars": [1.0, None, 2.5], "mood": [0, 1, 1], "tag": ["  a ", None, ""]}
-    data = Dataset.from_dict(columns, features=features)
-    assert read_column(data, "stars") == ["1", "", "2.5"]
-    assert read_column(data, "mood") == ["bad", "good", "good"]
-    assert read_column(data, "tag") == ["a", "", ""]
+    columns = {"stars": [1.0, None, 2.5], "mood": [0, 1, -1], "tag": ["  a ", None, ""]}
+    data = with_class_names(Dataset.from_dict(columns, features=features))
+    assert read_labels(data, "stars") == ["1", "", "2.5"]
+    assert read_labels(data, "mood") == ["bad", "good", ""]
+    assert read_labels(data, "tag") == ["a", "", ""]
     others = Dataset.from_dict({"yes": [True, False], "list": [["a"], ["b"]], "number": [3, 4]})
-    assert read_column(others, "yes") == ["True", "False"]
-    assert read_column(others, "list") == ["", ""]
-    assert read_column(others, "number") == ["3", "4"]
+    assert read_labels(others, "yes") == ["True", "False"]
+    assert read_labels(others, "number") == ["3", "4"]
+    with pytest.raises(UsageError, match="column 'list' holds values of type list"):
+        read_labels(others, "list")
 
 
 def test_values_are_joined_whatever_their_case_and_need_to_be_seen_often() -> None:
@@ -592,7 +594,7 @@ def test_of_many_values_the_first_and_the_nearest_are_named(toy: DiffusionLM) ->
     with pytest.raises(UsageError) as raised:
         classifier.parse("strete 99")
     message = str(raised.value)
-    assert "street 11, …. Did you mean street 99 or street " in message
+    assert "street 11 and 88 more. Did you mean street 99 or street " in message
     assert message.count(" or ") == 2
     assert "street 12," not in message
 
@@ -626,8 +628,8 @@ def test_data_that_cannot_be_learned_from(toy: DiffusionLM, tmp_path: Path) -> N
     assert "usable texts: at least 40 are needed" in refused(Label, toy, few, "mood", tmp_path)
     taken = [{"text": row["text"], "pos": f"{i % 2}"} for i, row in enumerate(one)]
     assert "'pos' is a kind of control already" in refused(Field, toy, taken, None, tmp_path)
-    unnameable = [{"text": row["text"], "how: many": f"{i % 2}"} for i, row in enumerate(one)]
-    assert "'how: many' cannot be the name of a control" in refused(Field, toy, unnameable, None, tmp_path)
+    unnameable = [{"text": row["text"], "how\nmany": f"{i % 2}"} for i, row in enumerate(one)]
+    assert "'how\\nmany' cannot be the name of a control" in refused(Field, toy, unnameable, None, tmp_path)
 
 
 def test_what_cannot_steer_is_said_in_words(toy: DiffusionLM, tmp_path: Path) -> None:

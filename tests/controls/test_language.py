@@ -74,7 +74,7 @@ words = st.text(st.characters(categories=["L", "N", "P", "S"], exclude_character
 windows = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda w: w[0] < w[1])
 
 
-@given(words, st.lists(words, min_size=1, max_size=4), st.floats(0, 1e6), st.booleans(), windows)
+@given(words, st.lists(words, min_size=1, max_size=4), st.floats(0, 1000), st.booleans(), windows)
 def test_whatever_is_written_is_read(
     name: str, value: list[str], weight: float, negated: bool, window: tuple[float, float]
 ) -> None:
