@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from ctrlgen.cli import main
 from ctrlgen.controls.language import parse_statement, write_statement
 from ctrlgen.data import find_columns, fitting, read_sentences, read_texts, report, with_class_names
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -324,3 +325,20 @@ def test_k3_empty_texts_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "3 texts read, 2 used, 1 empty" in caplog.text
     with pytest.raises(CtrlgenError, match="too little is left"):
         report("a.csv", 100, {"empty": 95})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "a.csv", "--data", "b.csv", "--out", "m"],
+        ["train-lm", "--data", "a.csv", "--data=b.csv"],
+        ["generate", "-n", "2", "--number", "3"],
+    ],
+)
+def test_k3_an_option_that_takes_one_value_is_given_once(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "is given more than once" in capsys.readouterr().err

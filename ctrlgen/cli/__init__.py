@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -12,6 +11,8 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ctrlgen.cli import controls, demo, evaluate, generate, import_, infill, train, train_classifier, train_lm
+from ctrlgen.cli.common import Command
+from ctrlgen.cli.telling import start_log, tell_log
 from ctrlgen.errors import CtrlgenError, UsageError
 
 OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -32,6 +33,8 @@ app.command("train-lm")(train_lm.train_lm)
 app.command("eval")(evaluate.evaluate)
 app.command("controls")(controls.controls)
 app.command("demo")(demo.demo)
+for registered in app.registered_commands:
+    registered.cls = Command
 
 
 def show_version(asked: bool) -> None:
@@ -54,7 +57,7 @@ def options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
     configure_libraries()
-    log_to_standard_error()
+    start_log()
     if sys.stdout is None:  # closed by the shell
         sys.exit(fail("standard output is closed", FAILURE))
     for stream in (sys.stdout, sys.stderr):
@@ -63,6 +66,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         command = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="ctrlgen", standalone_mode=False)
+        tell_log()
         if code == INTERRUPTED:  # typer answers Ctrl-C without a word
             fail("interrupted", INTERRUPTED)
     except UsageError as error:
@@ -88,20 +92,6 @@ def fail(message: str, code: int) -> int:
     if line:
         print(f"ctrlgen: {line}", file=sys.stderr)
     return code
-
-
-class StandardError(logging.Handler):
-    """Prints what the library says, without a level or a time. Standard error is looked up anew for every line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"ctrlgen: {record.getMessage()}", file=sys.stderr)
-
-
-def log_to_standard_error() -> None:
-    log = logging.getLogger("ctrlgen")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, StandardError) for handler in log.handlers):
-        log.addHandler(StandardError())
 
 
 def configure_libraries() -> None:

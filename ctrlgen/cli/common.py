@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ctrlgen.errors import CtrlgenError, UsageError
 
@@ -16,6 +18,17 @@ ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="A bundled model, a directory or a hub id.", show_default=True)
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+class Command(TyperCommand):
+    """A command that refuses an option given twice, of which only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        twice = [p for p, times in Counter(given).items() if times > 1 and not getattr(p, "multiple", False)]
+        if twice and not ctx.resilient_parsing:
+            raise UsageError(f"{max(twice[0].opts, key=len)} is given more than once; it takes one value")
+        return super().parse_args(ctx, args)
 
 
 def find_device(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ctrlgen.cli.telling import tell_log
 from ctrlgen.tokenizer import spacing
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None] | Non
         task = bar.add_task("", total=None, what="")
 
         def watch(progress: EvaluationProgress) -> None:
+            tell_log()
             bar.update(task, completed=progress.done, total=progress.total, what=progress.what)
 
         yield watch
@@ -157,6 +159,7 @@ def follow_training(events: Iterable[TrainingProgress]) -> None:
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
         for event in events:
+            tell_log()
             bar.update(task, completed=event.step, total=event.steps, loss=event.loss, rate=event.tokens_per_second)
             if event.validation is not None:
                 show_validation(err, event)
