@@ -66,9 +66,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         command = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="ctrlgen", standalone_mode=False)
-        tell_log()
         if code == INTERRUPTED:  # typer answers Ctrl-C without a word
             fail("interrupted", INTERRUPTED)
+        else:
+            tell_log()
     except UsageError as error:
         code = fail(str(error), USAGE)
     except CtrlgenError as error:
