@@ -59,7 +59,7 @@ class DiffusionLM:
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.word_embedding.device
+        return self.denoiser.device
 
     @property
     def fixed_length(self) -> bool:

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.diffusion.denoiser import Denoised, Denoiser
+from ctrlgen.diffusion.denoiser import Context, Denoised, Denoiser
 from ctrlgen.diffusion.rounding import rounding_logits
 from ctrlgen.diffusion.schedule import Schedule, alpha_sigma
+from ctrlgen.diffusion.words import NO_ROW, WordVectors
 
 if TYPE_CHECKING:
     from ctrlgen.diffusion.bert import AnyDenoiser
@@ -72,13 +73,20 @@ class Noise:
 
 
 def draw_noise(
-    batch: int, length: int, dim: int, rng: torch.Generator, span_mask_rate: float = 0.0, steps: int | None = None
+    batch: int,
+    length: int,
+    dim: int,
+    rng: torch.Generator,
+    span_mask_rate: float = 0.0,
+    steps: int | None = None,
+    spans: int = 1,
 ) -> Noise:
     """Times, noise and clean positions for a batch.
 
     t is stratified over the batch (low variance, Kingma et al. 2021, appendix I.1) and shuffled, or uniform
     over the `steps` discrete times of the paper's process. With probability `span_mask_rate` a sentence is
-    given clean outside one random span, so that infilling is learned.
+    given clean outside some random spans, at most `spans`, so that infilling is learned (SED, Strudel et al. 2022,
+    section 4.3: several spans teach more than one).
     """
     if steps is None:
         t = (torch.randperm(batch, generator=rng) + torch.rand(1, generator=rng)) / batch
@@ -87,9 +95,11 @@ def draw_noise(
     eps = torch.randn(batch, length, dim, generator=rng)
     eps_0 = torch.randn(batch, length, dim, generator=rng) if steps else eps
     masked = torch.rand(batch, 1, generator=rng) < span_mask_rate
-    ends = torch.randint(0, length + 1, (batch, 2), generator=rng).sort(-1).values
-    position = torch.arange(length)
-    inside = (position >= ends[:, :1]) & (position < ends[:, 1:])  # (B, n)
+    ends = torch.randint(0, length + 1, (batch, 2 * spans), generator=rng)
+    if spans > 1:
+        used = 2 * torch.randint(1, spans + 1, (batch, 1), generator=rng)
+        ends = ends.masked_fill(torch.arange(2 * spans) >= used, length)  # beyond the text
+    inside = (ends[:, None] <= torch.arange(length)[:, None]).sum(-1) % 2 == 1  # (B, n): an odd number begun or ended
     clean = masked & ~inside & inside.any(-1, keepdim=True)
     return Noise(t, eps, eps_0, clean, torch.rand((), generator=rng) < 0.5)
 
@@ -112,9 +122,54 @@ def cross_entropy_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, nois
     x_0 = model.embed(tokens)
     x_t = torch.where(noise.clean[..., None], x_0, q_sample(x_0, noise.eps, log_snr))
     denoised = denoise(model, x_t, log_snr, noise.clean, bool(noise.self_condition))
-    cost = F.cross_entropy(denoised.logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
-    asked = (~noise.clean).to(cost)
-    return (cost * asked).sum(-1) / asked.sum(-1), log_snr
+    return mean_cost(denoised.logits, tokens, noise.clean), log_snr
+
+
+def mean_cost(logits: Tensor, tokens: Tensor, clean: Tensor) -> Tensor:
+    """Cross-entropy of the words that are not given, in nats a word. (B, n, V), (B, n), (B, n) -> (B,)"""
+    cost = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+    asked = (~clean).to(cost)
+    return (cost * asked).sum(-1) / asked.sum(-1)
+
+
+def sampled_cross_entropy_loss(
+    model: Denoiser,
+    schedule: Schedule,
+    tokens: Tensor,
+    noise: Noise,
+    words: WordVectors,
+    log_chance: Tensor,
+    context: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy_loss` where each word is told apart from K candidates alone, not from all words.
+
+    tokens (B, n) and context (B, m; NO_ROW where there is none) are places among the candidates; words: the
+    candidates' vectors; log_chance (K,): the log-probability pi_w that a word is among them. -> loss (B,), log_snr (B,)
+
+    The loss is -log p(word | x_t, candidates): with p(candidates | word) proportional to 1 / pi_word, Bayes' rule takes
+    log pi off every logit (Jean et al. 2015, section 3.2). The self-conditioning estimate is the mean embedding over
+    all words, estimated from the candidates: each weighs 1 / pi, but the word itself, which is among them for certain,
+    weighs 1, or the estimate would give the answer away.
+    """
+    log_snr = schedule.log_snr(noise.t)
+    x_0 = F.embedding(tokens, words.embedding)
+    x_t = torch.where(noise.clean[..., None], x_0, q_sample(x_0, noise.eps, log_snr))
+    before = None
+    if context is not None:
+        before = Context(F.embedding(context.clamp(min=0), words.embedding), context != NO_ROW)
+
+    def logits(x0_hat: Tensor) -> Tensor:
+        """Less log pi. (B, n, K)"""
+        hidden = model.hidden_states(x_t, log_snr, x0_hat, noise.clean, None, before)
+        return model.word_logits(x_t, log_snr, hidden[-1], words._replace(bias=words.bias - log_chance))
+
+    x0_hat = torch.zeros_like(x_t)
+    if noise.self_condition:
+        with torch.no_grad():
+            estimated = logits(x0_hat)
+            estimated.scatter_add_(-1, tokens[..., None], log_chance[tokens][..., None])
+            x0_hat = estimated.softmax(-1) @ words.embedding
+    return mean_cost(logits(x0_hat), tokens, noise.clean), log_snr
 
 
 def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Tensor]:

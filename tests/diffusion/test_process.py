@@ -279,3 +279,19 @@ def test_bound_shares_noise_between_rows(make_model: MakeModel) -> None:
     assert together.shape == (3,)
     torch.testing.assert_close(together[0], together[2])
     torch.testing.assert_close(bound(tokens[1:2])[0], together[1])
+
+
+def test_several_spans_are_masked(rng: torch.Generator) -> None:
+    clean = draw_noise(4000, 20, 1, rng, 1.0, spans=9).clean
+    asked = (~clean).int()
+    begun = (asked.diff(dim=1, prepend=torch.zeros(4000, 1, dtype=torch.int)) == 1).sum(1)  # spans of each text
+    assert begun.min() >= 1  # something is always asked
+    assert begun.max() > 5
+    assert len(begun[(asked.sum(1) < 20)].unique()) > 5
+    assert 0.3 < asked.float().mean() < 0.6
+
+
+def test_one_span_is_drawn_as_ever(rng: torch.Generator) -> None:
+    clean = draw_noise(500, 20, 1, rng, 1.0).clean
+    begun = ((~clean).int().diff(dim=1, prepend=torch.zeros(500, 1, dtype=torch.int)) == 1).sum(1)
+    assert (begun == 1).all()
