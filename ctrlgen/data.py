@@ -9,12 +9,9 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
 from ctrlgen.tables import STANDARD_INPUT, kind_of, read_table
@@ -97,6 +94,16 @@ def with_class_names(data: Dataset) -> Dataset:
     return data
 
 
+def remaining(data: Dataset, leave_out: Mapping[str, Sequence[str]] | None) -> Dataset:
+    """The rows that have no value of `leave_out` in its column. Raises UsageError where there is no such column."""
+    for column, values in (leave_out or {}).items():
+        if column not in data.column_names:
+            raise UsageError(f"leave_out: the data has no column {column!r}; columns: {listed(data.column_names)}")
+        kept = [index for index, value in enumerate(data[column]) if value not in values]
+        data = data.select(kept)
+    return data
+
+
 def find_text_column(columns: Sequence[str], wanted: str | None, source: str) -> str:
     """The column called `wanted`, or the first that has a usual name of texts. Raises UsageError without one."""
     if wanted is None:
@@ -123,9 +130,15 @@ def find_columns(columns: Sequence[str], wanted: str, source: str) -> list[str]:
     return [find_text_column(columns, name.strip(), source) for name in names]
 
 
-def read_texts(source: str, text_column: str | None = None, split: str = "train") -> list[str]:
-    """The non-empty texts of a source, in order."""
+def read_texts(
+    source: str,
+    text_column: str | None = None,
+    split: str = "train",
+    leave_out: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
+    """The non-empty texts of a source, in order, without rows whose column has a value that `leave_out` lists."""
     data, column = load_data(source, text_column, split)
+    data = remaining(data, leave_out)
     texts = [text.strip() for text in data[column] if isinstance(text, str)]
     texts = [text for text in texts if text]
     if not texts:
@@ -134,12 +147,18 @@ def read_texts(source: str, text_column: str | None = None, split: str = "train"
     return texts
 
 
-def read_sentences(source: str, column: str | None = None, split: str = "train") -> list[list[str]]:
+def read_sentences(
+    source: str,
+    column: str | None = None,
+    split: str = "train",
+    leave_out: Mapping[str, Sequence[str]] | None = None,
+) -> list[list[str]]:
     """Longer texts as ordered lists of sentences or turns, from a column of lists of strings; empty ones are left out.
 
+    Rows whose column has a value that `leave_out` lists are left out as well.
     Raises CtrlgenError where the column holds something else.
     """
-    data = load_rows(source, split)
+    data = remaining(load_rows(source, split), leave_out)
     names = data.column_names
     found = find_usual_column(names, SENTENCES_COLUMNS, "sentences", source) if column is None else column
     find_text_column(names, found, source)
@@ -188,32 +207,3 @@ def report(source: str, read: int, left_out: Mapping[str, int], unknown: float =
         log.warning("warning: %s", line)
     else:
         log.info("%s", line)
-
-
-class LengthBatches:
-    """Batches of sentences of one length, so that nothing is padded.
-
-    A batch holds about `tokens_per_batch` tokens. The order of an epoch depends on the seed and the epoch alone.
-    """
-
-    def __init__(self, sentences: Sequence[Sequence[int]], tokens_per_batch: int, seed: int):
-        self.sentences = sentences
-        self.tokens_per_batch = tokens_per_batch
-        self.seed = seed
-        self.by_length: dict[int, list[int]] = defaultdict(list)
-        for index, sentence in enumerate(sentences):
-            self.by_length[len(sentence)].append(index)
-
-    def epoch(self, number: int) -> list[list[int]]:
-        """Indices of the sentences of each batch."""
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        batches = []
-        for length, indices in sorted(self.by_length.items()):
-            shuffled = [indices[i] for i in torch.randperm(len(indices), generator=rng)]
-            size = max(1, self.tokens_per_batch // length)
-            batches += [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=rng)]
-
-    def tokens(self, indices: Sequence[int]) -> torch.Tensor:
-        """(B, n)"""
-        return torch.tensor([self.sentences[i] for i in indices])

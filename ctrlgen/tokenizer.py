@@ -210,14 +210,17 @@ class WordTokenizer:
         """Ids of many texts, split exactly as the vocabulary was learned."""
         return [self._training_ids(text) for text in texts]
 
-    def _training_ids(self, text: str) -> list[int]:
+    def split_training(self, text: str) -> list[str]:
+        """The words of one text, split exactly as the vocabulary was learned."""
         if self._pattern == PATTERN:
-            return self.ids([plain(word) for word, _ in self._splitter.pre_tokenize_str(text)])
-        words = composed_words(text)
+            return [plain(word) for word, _ in self._splitter.pre_tokenize_str(text)]
         if self._pattern is not None:
-            words = [word for word, _ in self._splitter.pre_tokenize_str(unicodedata.normalize("NFC", text))]
+            return [word for word, _ in self._splitter.pre_tokenize_str(unicodedata.normalize("NFC", text))]
+        return composed_words(text)
+
+    def _training_ids(self, text: str) -> list[int]:
         never = {self.pad_id, *self.opening, *self.closing}
-        return [self.unk_id if id in never else id for id in self.ids(words)]
+        return [self.unk_id if id in never else id for id in self.ids(self.split_training(text))]
 
     def ids(self, words: Sequence[str], whole: bool = True) -> list[int]:
         """Ids of words. `whole` is False for words from inside a sentence, the first of which begins none."""

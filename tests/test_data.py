@@ -14,8 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrlgen.data import LengthBatches, find_text_column, load_data, read_texts
+from ctrlgen.data import find_text_column, load_data, read_texts
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.training.batches import LengthBatches
 
 ROWS = [
     {"text": "The Vaults, a “pub”, is near Café Rouge.", "food": "French"},

@@ -9,8 +9,8 @@ from itertools import chain, count
 import torch
 from torch import Tensor, nn
 
-from ctrlgen.data import LengthBatches
 from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, Head, hold_out, mix_layers
 from ctrlgen_classifiers.labelled import OPEN, Ids, counterfactuals
 

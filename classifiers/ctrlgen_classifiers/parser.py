@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ctrlgen.data import LengthBatches
+from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, hold_out
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, labelled_f1
 from ctrlgen_classifiers.chart import Labels, SpanScorer, best_trees, upper

@@ -25,11 +25,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
 from ctrlgen.controls.registry import user_directory
-from ctrlgen.data import LengthBatches, fitting, read_texts
+from ctrlgen.data import fitting, read_texts
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import atomic_file
 from ctrlgen.tokenizer import WordTokenizer, detokenize
+from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +14,15 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.data import LengthBatches, fitting, read_texts
+from ctrlgen.data import fitting, read_sentences, read_texts, report
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.process import Noise, cross_entropy_loss, draw_noise, simple_loss
+from ctrlgen.diffusion.process import Noise, cross_entropy_loss, draw_noise, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
+from ctrlgen.diffusion.words import spell
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
+from ctrlgen.training.batches import LengthBatches, context_before
+from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, differing_keys, fit
 
 VALIDATION_SENTENCES = 2048
@@ -34,11 +39,13 @@ class DataConfig:
     min_count: int = 2  # a word seen less often becomes <unk>
     max_vocab: int = 30_000
     min_length: int = 2
+    documents: list[str] = field(default_factory=list)  # texts as lists of sentences, for models with a context
+    leave_out: dict[str, list[str]] = field(default_factory=dict)  # rows with one of these values in this column
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The denoiser's size; see `DenoiserConfig`."""
+    """The denoiser's size; see `DenoiserConfig`. The output of the objective `mse` is always `full`."""
 
     embedding_dim: int = 16
     width: int = 256
@@ -47,6 +54,10 @@ class ModelConfig:
     max_length: int = 64
     dropout: float = 0.0
     objective: Literal["ce", "mse"] = "ce"
+    output: Literal["full", "tied"] = "full"
+    output_dim: int = 0
+    pieces: int = 0
+    context: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,16 +77,30 @@ class DenoisingLoss(nn.Module):
         super().__init__()
         self.denoiser, self.schedule, self.steps = denoiser, schedule, steps
 
-    def forward(self, tokens: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, n) -> loss (B,), the warp's statistics (2, bins), empty for a fixed schedule."""
-        drawn = Noise(*noise)
-        if self.denoiser.config.objective == "mse":
-            loss, log_snr = simple_loss(self.denoiser, self.schedule, tokens, drawn, self.steps)
+    def forward(self, tokens: Tensor, *drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, n) -> loss (B,), the warp's statistics (2, bins), empty for a fixed schedule.
+
+        drawn: the parts of `Noise`; then, where words are sampled, the context (B, m) and the parts of `Candidates`.
+        """
+        noise, sampled = Noise(*drawn[:5]), drawn[5:]
+        if sampled:
+            loss, log_snr = self.sampled_loss(tokens, noise, sampled[0], Candidates(*sampled[1:]))
+        elif self.denoiser.config.objective == "mse":
+            loss, log_snr = simple_loss(self.denoiser, self.schedule, tokens, noise, self.steps)
         else:
-            loss, log_snr = cross_entropy_loss(self.denoiser, self.schedule, tokens, drawn)
+            loss, log_snr = cross_entropy_loss(self.denoiser, self.schedule, tokens, noise)
         if isinstance(self.schedule, WarpSchedule):
             return loss, self.schedule.bin_sums(log_snr, loss.detach().float())
         return loss, loss.new_zeros(0)
+
+    def sampled_loss(
+        self, tokens: Tensor, noise: Noise, context: Tensor, candidates: Candidates
+    ) -> tuple[Tensor, Tensor]:
+        words = self.denoiser.words.vectors(candidates.own, candidates.spelling, candidates.log_prior)
+        before = places(context, candidates.ids) if context.shape[1] else None
+        return sampled_cross_entropy_loss(
+            self.denoiser, self.schedule, places(tokens, candidates.ids), noise, words, candidates.log_chance, before
+        )
 
 
 class DenoisingTask:
@@ -83,38 +108,100 @@ class DenoisingTask:
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
-        texts = read_texts(recipe.data.train, recipe.data.text_column)
+        data, model = recipe.data, recipe.model
+        texts = read_texts(data.train, data.text_column, leave_out=data.leave_out)
+        sources = data.documents if model.context else []
+        documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
         start = starting_model(recipe)
         if start is None:
-            self.tokenizer = WordTokenizer.train(texts, recipe.data.min_count, recipe.data.max_vocab)
+            everything = [*texts, *chain.from_iterable(documents)]
+            self.tokenizer = WordTokenizer.train(everything, data.min_count, data.max_vocab)
             if len(self.tokenizer) == len(SPECIAL):
-                raise CtrlgenError(f"{recipe.data.train}: no word is seen {recipe.data.min_count} times")
+                raise CtrlgenError(f"{data.train}: no word is seen {data.min_count} times")
         else:
             self.tokenizer = start.tokenizer
-        self.sentences = self.prepare(texts, recipe.data.train)
-        self.batches = LengthBatches(self.sentences, recipe.training.tokens_per_batch, recipe.training.seed)
-        held_out = recipe.data.validation
-        self.held_out = self.prepare(read_texts(held_out, recipe.data.text_column), held_out) if held_out else []
-        torch.manual_seed(recipe.training.seed)
+        self.rare: dict[str, int] = {}  # ids of words that are too rare for the vocabulary, from its size on
+        self.sentences = self.prepare(texts, data.train)
+        self.lengths = dict(Counter(map(len, self.sentences)))
+        contexts = self.add_documents(documents)
+        training = recipe.training
+        self.batches = LengthBatches(
+            self.sentences, training.tokens_per_batch, training.seed, contexts, model.context, training.context_share
+        )
+        self.held_out = self.read_held_out(data.validation) if data.validation else []
+        self.module = DenoisingLoss(self.make_denoiser(start), self.make_schedule(start), recipe.diffusion.steps)
+
+    def read_held_out(self, source: str) -> list[list[int]]:
+        """Held-out texts; a tied output is judged by those whose words it all knows."""
+        data = self.recipe.data
+        texts = self.prepare(read_texts(source, data.text_column, leave_out=data.leave_out), source)
+        known = [ids for ids in texts if max(ids) < len(self.tokenizer)]
+        if len(known) < len(texts):
+            report(source, len(texts), {"with rare words": len(texts) - len(known)})
+        return known
+
+    @property
+    def tied(self) -> bool:
+        return self.recipe.model.output == "tied"
+
+    def make_denoiser(self, start: DiffusionLM | None) -> Denoiser:
+        training = self.recipe.training
+        torch.manual_seed(training.seed)
         try:
-            denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(recipe.model)))
+            denoiser = Denoiser(DenoiserConfig(vocab_size=len(self.tokenizer), **asdict(self.recipe.model)))
         except RuntimeError as error:  # torch's allocator
             raise CtrlgenError("a model of these sizes does not fit into memory") from error
-        if recipe.training.compile:
-            torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
-            denoiser.compile(dynamic=True, options={"fallback_random": True})  # inductor's own dropout is slow on a CPU
-        schedule = make_schedule(recipe.diffusion.schedule, recipe.diffusion.min_noise, recipe.diffusion.max_noise)
+        if self.tied:
+            words = [*self.tokenizer.words, *self.rare]
+            counts = torch.bincount(torch.tensor(list(chain.from_iterable(self.sentences))), minlength=len(words))
+            denoiser.words.learn_spelling(self.tokenizer.words, counts[: len(self.tokenizer)])
+            spelling = spell(words, self.recipe.model.pieces)
+            sampled = training.sampled_words or len(words)
+            self.sampler = CandidateSampler(counts, spelling, len(self.tokenizer), sampled, training.own_dropout)
         if start is not None:
             denoiser.load_state_dict(start.denoiser.state_dict())
+        if training.compile:
+            torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
+            for module in denoiser.blocks if self.tied else [denoiser]:
+                module.compile(dynamic=True, options={"fallback_random": True})  # inductor's own dropout is slow
+        return denoiser
+
+    def make_schedule(self, start: DiffusionLM | None = None) -> Schedule:
+        diffusion = self.recipe.diffusion
+        schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
+        if start is not None:
             schedule.load_state_dict(start.schedule.state_dict())
-        self.module = DenoisingLoss(denoiser, schedule, recipe.diffusion.steps)
+        return schedule
 
     def prepare(self, texts: Sequence[str], source: str) -> list[list[int]]:
         """Token ids of the texts that fit; of fixed length with <end> and <pad> under `mse`."""
-        least, model, tokenizer = self.recipe.data.min_length, self.recipe.model, self.tokenizer
+        data, model, tokenizer = self.recipe.data, self.recipe.model, self.tokenizer
         most = model.max_length if model.objective == "ce" else model.max_length - 1
-        sentences = fitting(tokenizer.encode_training(texts), least, most, tokenizer.unk_id, source)
+        encoded = [self.ids(text) for text in texts] if self.tied else tokenizer.encode_training(texts)
+        sentences = fitting(encoded, data.min_length, most, tokenizer.unk_id, source)
         return sentences if model.objective == "ce" else [tokenizer.filled(s, model.max_length) for s in sentences]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, where every word has one: those that the vocabulary lacks are numbered as they come."""
+        known, rare = self.tokenizer, self.rare
+        words = known.split_training(text)
+        return [
+            id if id > known.end_id else rare.setdefault(word, len(known) + len(rare))
+            for word, id in zip(words, known.ids(words), strict=True)
+        ]
+
+    def add_documents(self, documents: Sequence[Sequence[str]]) -> dict[int, list[int]]:
+        """Add the sentences that have others before them. Returns these, by index of the sentence."""
+        data, model = self.recipe.data, self.recipe.model
+        contexts = {}
+        for document in documents:
+            sentences = [self.ids(text) for text in document]
+            for index, ids in enumerate(sentences):
+                before = context_before(sentences, index, model.context, self.tokenizer.end_id)
+                if before and data.min_length <= len(ids) <= model.max_length:
+                    contexts[len(self.sentences)] = before
+                    self.sentences.append(ids)
+        return contexts
 
     def epoch(self, number: int) -> list[list[int]]:
         return self.batches.epoch(number)
@@ -122,14 +209,20 @@ class DenoisingTask:
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)  # (B, n)
         noise = self.draw(tokens, rng)
-        return (tokens[rows], *noise.rows(rows).tensors()), tokens.numel()
+        parts = (tokens[rows], *noise.rows(rows).tensors())
+        if not self.tied:
+            return parts, tokens.numel()
+        context = self.batches.context(indices)
+        everything = torch.cat([context, tokens], 1)
+        return (*parts, context[rows], *self.sampler.draw(everything, rng)), everything.numel()
 
     def draw(self, tokens: Tensor, rng: torch.Generator) -> Noise:
         recipe = self.recipe
         batch, length = tokens.shape
         discrete = recipe.diffusion.steps if recipe.model.objective == "mse" else None
         rate = 0.0 if discrete else recipe.training.span_mask_rate
-        return draw_noise(batch, length, recipe.model.embedding_dim, rng, rate, discrete)
+        dim, spans = recipe.model.embedding_dim, recipe.training.mask_spans
+        return draw_noise(batch, length, dim, rng, rate, discrete, spans)
 
     def observe(self, statistics: Tensor) -> None:
         if isinstance(self.module.schedule, WarpSchedule):
@@ -143,12 +236,10 @@ class DenoisingTask:
         assert isinstance(module, DenoisingLoss)
         results: dict[str, Any] = {"samples": sample_texts(self.model(module), count=4, seed=0)}
         if self.held_out:
-            diffusion = self.recipe.diffusion
-            unlearned = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
-            device = module.denoiser.word_embedding.device
-            held_out_loss = DenoisingLoss(module.denoiser, unlearned, diffusion.steps).to(device)
+            device = module.denoiser.device
+            held_out_loss = DenoisingLoss(module.denoiser, self.make_schedule(), self.recipe.diffusion.steps).to(device)
             rng = torch.Generator().manual_seed(0)
-            batches = LengthBatches(self.held_out[:VALIDATION_SENTENCES], 4096, seed=0)
+            batches = LengthBatches(self.held_out[:VALIDATION_SENTENCES], 512 if self.tied else 4096, seed=0)
             losses = []
             for indices in batches.epoch(0):
                 tokens = batches.tokens(indices).repeat(VALIDATION_LEVELS, 1)
@@ -158,8 +249,7 @@ class DenoisingTask:
         return results
 
     def model(self, module: DenoisingLoss) -> DiffusionLM:
-        lengths = {n: len(rows) for n, rows in self.batches.by_length.items()}
-        return DiffusionLM(module.denoiser, module.schedule, self.tokenizer, self.recipe.diffusion, lengths)
+        return DiffusionLM(module.denoiser, module.schedule, self.tokenizer, self.recipe.diffusion, self.lengths)
 
     def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
         assert isinstance(module, DenoisingLoss)

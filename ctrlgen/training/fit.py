@@ -47,7 +47,11 @@ class TrainingConfig:
     decay_share: float = 0.6  # last part of the run in which the learning rate falls
     ema: float = 0.999
     clip: float = 1.0
-    span_mask_rate: float = 0.1  # share of sentences given clean outside one span
+    span_mask_rate: float = 0.1  # share of sentences given clean outside some spans
+    mask_spans: int = 1  # the most spans of such a sentence
+    sampled_words: int = 0  # words that a batch is told apart from, beside its own; 0 is all (tied output only)
+    own_dropout: float = 0.1  # share of the words that do without their own vector (tied output only)
+    context_share: float = 0.1  # share of the batches that have earlier sentences in front, from data.documents
     seed: int = 0
     init: str | None = None  # start from these weights: of a model (name, directory, hub id); of a head its directory
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

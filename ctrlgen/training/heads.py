@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_config, read_weights, write_weights
-from ctrlgen.data import LengthBatches
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.generation.request import Settings
+from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig

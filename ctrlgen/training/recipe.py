@@ -14,9 +14,9 @@ from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.tokenizer import SPECIAL
 from ctrlgen.training.denoising import Recipe
 
-MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps")
+MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words")
 LARGEST = 10**9  # of any number
-SHARES = ("dropout", "decay_share", "ema", "span_mask_rate")  # at most 1
+SHARES = ("dropout", "decay_share", "ema", "span_mask_rate", "own_dropout", "context_share")  # at most 1
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -95,6 +95,10 @@ def fits(value: Any, hint: Any) -> bool:
     options = get_args(hint)
     if options and all(isinstance(option, str) for option in options):
         return value in options
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(fits(item, options[0]) for item in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(fits(item, options[1]) for item in value.values())
     if options and get_origin(hint) is not None:
         return any(fits(value, option) for option in options)
     if isinstance(value, bool):
@@ -106,6 +110,10 @@ def describe(hint: Any) -> str:
     options = get_args(hint)
     if options and all(isinstance(option, str) for option in options):
         return f"one of {', '.join(options)}"
+    if get_origin(hint) is list:
+        return f"a list, each of it {describe(options[0])}"
+    if get_origin(hint) is dict:
+        return f"a table, each value {describe(options[1])}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "nothing"}
     if options:
         return " or ".join(names.get(option, str(option)) for option in options if option is not type(None))

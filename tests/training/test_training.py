@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -469,3 +470,68 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
 def test_the_learning_rates_ends() -> None:
     assert {TrainingConfig(steps=9, warmup_steps=0, decay_share=0.0).learning_rate(step) for step in range(9)} == {1.0}
     assert TrainingConfig(steps=4, warmup_steps=0, decay_share=1.0).learning_rate(1) == 0.75
+
+
+# The tied output, sampled words and a context
+
+TIED = dataclasses.replace(SMALL, output="tied", output_dim=4, pieces=64, context=12)
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    path = tmp_path / "documents.jsonl"
+    rows = [
+        {"sentences": [" ".join(words) for words, _ in toy_sentences(3, seed)], "source": "a"} for seed in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tied_recipe(toy_data: Path, documents: Path, **training: Any) -> Recipe:
+    brief = dataclasses.replace(BRIEF, sampled_words=8, mask_spans=4, context_share=0.3, **training)
+    data = DataConfig(str(toy_data), validation=str(toy_data), min_count=3, documents=[str(documents)])
+    return Recipe(data, TIED, DiffusionConfig(), brief)
+
+
+def test_a_tied_model_with_context_learns(toy_data: Path, documents: Path, tmp_path: Path) -> None:
+    recipe = tied_recipe(toy_data, documents, steps=200, validate_every=50, log_every=50, tokens_per_batch=512)
+    events = run(recipe, tmp_path / "model")
+    validations = [event.validation["validation_loss"] for event in events if event.validation]
+    assert validations[-1] < validations[0] - 0.2
+    loaded = from_pretrained(str(tmp_path / "model"))
+    assert set(loaded.lengths) <= set(range(2, 12))
+    task = DenoisingTask(recipe)
+    the = loaded.tokenizer.ids(["the"])[0]
+    assert loaded.denoiser.words.counts[the] == sum(sentence.count(the) for sentence in task.sentences)
+    assert task.batches.context_batches > 0
+    assert sum(loaded.lengths.values()) == sum(
+        index not in task.batches.contexts for index in range(len(task.sentences))
+    )
+
+
+def test_a_tied_run_continues_bit_for_bit(toy_data: Path, documents: Path, tmp_path: Path) -> None:
+    recipe = tied_recipe(toy_data, documents)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(recipe, whole)
+    run(recipe, stopped, until=11)
+    run(recipe, stopped, resume=True)
+    assert_same(written(whole), written(stopped))
+
+
+def test_rare_words_are_learned_from_and_held_out_texts_with_them_are_not_judged(
+    toy_data: Path, documents: Path, tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the dog sees a cat .\n" * 60 + "the dog sees a zebra .\n" * 2, encoding="utf-8")
+    data = DataConfig(str(texts), validation=str(texts), min_count=3)
+    task = DenoisingTask(Recipe(data, TIED, DiffusionConfig(), BRIEF))
+    assert list(task.rare) == ["zebra"]
+    assert sum(max(ids) >= len(task.tokenizer) for ids in task.sentences) == 2
+    assert len(task.held_out) == 60
+
+
+def test_rows_can_be_left_out(toy_data: Path, documents: Path) -> None:
+    recipe = tied_recipe(toy_data, documents)
+    without = dataclasses.replace(recipe.data, train=str(documents), text_column="source", leave_out={"source": ["a"]})
+    with pytest.raises(CtrlgenError, match="holds no text"):
+        DenoisingTask(dataclasses.replace(recipe, data=without))

@@ -24,7 +24,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctrlgen.checkpoint import DiffusionLM, read_config
 from ctrlgen.controls.language import Control
-from ctrlgen.data import LengthBatches
 from ctrlgen.evaluation.baselines.best_of import BestOf, Drawn, Pair, Rank
 from ctrlgen.evaluation.baselines.training import (
     SEED,
@@ -41,6 +40,7 @@ from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm, sav
 from ctrlgen.files import write_text
 from ctrlgen.generation.generator import Generator, Request
 from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
 
 FINETUNING = TrainingConfig(

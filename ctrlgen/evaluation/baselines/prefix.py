@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, write_weights
-from ctrlgen.data import LengthBatches
 from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known, constituents, held_out
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.files import write_text
 from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
 
 LOOKAHEAD = 4  # tags foreseen: the next word's and those behind it
