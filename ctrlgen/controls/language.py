@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
+    from ctrlgen.automata.automaton import Automaton
     from ctrlgen.checkpoint import DiffusionLM
     from ctrlgen.controls.template import Blank
     from ctrlgen.diffusion.denoiser import Denoised
@@ -161,6 +162,13 @@ class Classifier(ABC):
 
     def length_prior(self, target: Any, lengths: Sequence[int]) -> Sequence[float] | None:
         """log-weights by which the length of a text with this target is drawn; None: as training texts have lengths."""
+        return None
+
+    def automaton(self, target: Any) -> Automaton | None:
+        """The automaton of the texts that have this target, where that is a matter of their words alone.
+
+        Such a target is guaranteed: the last words are chosen within its automaton, and corrections stay in it.
+        """
         return None
 
     def allows_parts(self, target: Any, parts: Sequence[str | Blank]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Template:
 
     text: str
     parts: tuple[str | Blank, ...]
+    ids: tuple[int, ...] = field(default=(), compare=False)  # of its words in order, as `word_ids` finds them
 
     @property
     def blanks(self) -> list[Blank]:
@@ -92,7 +93,8 @@ def parse_template(text: str, tokenizer: WordTokenizer) -> Template:
         end = found.end()
     if end == 0:
         raise UsageError(f"{text!r} has no blank to fill; write ___ where words are missing, or ___{{2-5}} for 2 to 5")
-    return Template(text, (*parts, *tokenizer.split(text[end:])))
+    parts += tokenizer.split(text[end:])
+    return Template(text, tuple(parts), tuple(word_ids([part for part in parts if isinstance(part, str)], tokenizer)))
 
 
 def parse_blank(found: re.Match[str]) -> Blank:
@@ -147,12 +149,16 @@ def keep(rows: Sequence[Sequence[str | None]], tokenizer: WordTokenizer) -> Kept
 
     A word that the vocabulary has only in another case is shown to the model in that, an unknown one as <unk>.
     """
-    folded = {word.casefold(): id for id, word in reversed(list(enumerate(tokenizer.words)))}
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), NO_WORD)
     for row, words in zip(ids, rows, strict=True):
-        for position, word in enumerate(words):
-            if word is not None:
-                (id,) = tokenizer.ids([word])
-                row[position] = id if id != tokenizer.unk_id else folded.get(word.casefold(), id)
+        places = [place for place, word in enumerate(words) if word is not None]
+        row[places] = torch.tensor(word_ids([word for word in words if word is not None], tokenizer), dtype=torch.long)
     return KeptWords(ids)
+
+
+def word_ids(words: Sequence[str], tokenizer: WordTokenizer) -> list[int]:
+    """The ids of given words: of the same word in another case where the vocabulary has it only so."""
+    folded = {word.casefold(): id for id, word in reversed(list(enumerate(tokenizer.words)))}
+    exact = zip(words, tokenizer.ids(words), strict=True)
+    return [id if id != tokenizer.unk_id else folded.get(word.casefold(), id) for word, id in exact]

@@ -3,7 +3,7 @@
 Denoising decides all words at once, each from its own distribution, so that two which are likely alone may not go
 together. Here every fourth word is hidden in turn; the denoiser, told the others as in infilling, says what should
 stand there. Compare mask-predict (Ghazvininejad et al. 2019) and the correctors of discrete diffusion (Campbell et al.
-2022, section 4.4). No change is made that the guides mind.
+2022, section 4.4). No change is made that the guides mind, or that the automata of controls do not accept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.generation.guarantee import accepted, free
 from ctrlgen.generation.guidance import MARGIN, Term
 
 STRIDE = 4  # of hidden words; nearer ones would be told too little of each other
@@ -26,6 +27,7 @@ Lengths = Tensor | None
 OnHidden = Callable[[Sequence[Term], Lengths, Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)
 OnClean = Callable[[Tensor, Lengths], Denoised]  # texts (B, n) -> what the denoiser says of them
 Held = Callable[[Tensor, Tensor], Tensor]  # texts (M, n) and the rows (M,) whose K controls they are under -> (M, K)
+Fine = Callable[[Tensor, Tensor], Tensor]  # the same -> bool (M,)
 
 
 def correct(
@@ -46,10 +48,8 @@ def correct(
         texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
         sizes = None if lengths is None else lengths[rows]
         chosen, words = propose(partial(on_hidden, of_rows, sizes), texts, changeable[rows])
-        if terms:
-            after = accept(partial(control_log_probs, on_clean, of_rows, sizes), texts, chosen, words)
-        else:
-            after = torch.where(chosen, words, texts)
+        held = partial(control_log_probs, on_clean, free(of_rows), sizes)
+        after = accept(held, partial(accepted, of_rows, sizes), texts, chosen, words)
         ids = ids.index_copy(0, rows, after)
         rows = rows[(after != texts).any(1)]
         if len(rows) == 0:
@@ -75,10 +75,10 @@ def propose(on_hidden: Callable[[Tensor], Tensor], ids: Tensor, changeable: Tens
     return (gain >= LEAST_GAIN) & (gain == greatest), likeliest
 
 
-def accept(held: Held, ids: Tensor, chosen: Tensor, words: Tensor) -> Tensor:
+def accept(held: Held, fine: Fine, ids: Tensor, chosen: Tensor, words: Tensor) -> Tensor:
     """The texts with those changes made after which every control is held about as likely, alone and together.
 
-    held: log p of each control in finished texts.
+    held: log p of each control that is guided alone, in finished texts. fine: whether they have all others.
     """
     touched = chosen.any(1).nonzero()[:, 0]
     if len(touched) == 0:
@@ -88,14 +88,17 @@ def accept(held: Held, ids: Tensor, chosen: Tensor, words: Tensor) -> Tensor:
     rows, places = chosen.nonzero(as_tuple=True)
     single = ids[rows]  # a text for each change
     single[torch.arange(len(rows), device=ids.device), places] = words[rows, places]
-    chosen = chosen.index_put((rows, places), (held(single, rows) > least_of_row[rows]).all(1))
+    good = fine(single, rows) & (held(single, rows) > least_of_row[rows]).all(1)
+    chosen = chosen.index_put((rows, places), good)
     after = torch.where(chosen, words, ids)[touched]
-    fine = (held(after, touched) > least).all(1)
-    return ids.index_copy(0, touched, torch.where(fine[:, None], after, ids[touched]))
+    good = fine(after, touched) & (held(after, touched) > least).all(1)
+    return ids.index_copy(0, touched, torch.where(good[:, None], after, ids[touched]))
 
 
 def control_log_probs(on_clean: OnClean, terms: Sequence[Term], lengths: Lengths, ids: Tensor, rows: Tensor) -> Tensor:
     """log p, weighted, of each control of these rows (M,) in finished texts (M, n). -> (M, K)"""
+    if not terms:
+        return torch.zeros(len(ids), 0, device=ids.device)
     clean = on_clean(ids, None if lengths is None else lengths[rows])
     of_rows = (term.rows(rows) for term in terms)
     return torch.stack([term.weight * term.log_prob(clean).float() for term in of_rows], 1)

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
-from ctrlgen.controls.contradiction import common_lengths, refuse_contradictions
+from ctrlgen.controls.contradiction import (
+    accepted_lengths,
+    automata_of,
+    common_automaton,
+    common_lengths,
+    refuse_impossible,
+)
+from ctrlgen.controls.filling import Fills
 from ctrlgen.controls.language import Control, check
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import KeptWords, Template, keep, parse_template
@@ -32,6 +39,7 @@ from ctrlgen.diffusion.seeds import MAX_SEED, SEED_STRIDE, seeded
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.correction import correct
 from ctrlgen.generation.explain import explain
+from ctrlgen.generation.guarantee import choose_texts, free, possible
 from ctrlgen.generation.guidance import MARGIN, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.generation.request import MOST_SAMPLES, ControlResult, Job, Request, Sample, Settings, Step, Watch
 from ctrlgen.tokenizer import detokenize
@@ -76,13 +84,18 @@ class Generator:
         if template is not None and self.model.fixed_length:
             raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
         blanks = parse_template(template, self.model.tokenizer) if template is not None else None
-        self.lengths(parsed, blanks)
-        refuse_contradictions(parsed, blanks)
+        refuse_impossible(parsed, self.longest, blanks)
         return Request(parsed, n, seed, id, blanks)
 
     def lengths(self, controls: Sequence[Control], template: Template | None = None) -> list[int]:
-        """The lengths that all controls and the template allow."""
-        return common_lengths(controls, self.model.config.max_length - self.model.fixed_length, template)
+        """The lengths that all controls and the template allow together."""
+        lengths = common_lengths(controls, self.longest, template)
+        return accepted_lengths(controls, lengths, template) or lengths
+
+    @property
+    def longest(self) -> int:
+        """How many words a text may have."""
+        return self.model.config.max_length - self.model.fixed_length
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
@@ -163,8 +176,17 @@ class Generator:
             for candidate in range(first, first + settings.candidates):
                 job = Job(number, index, candidate, seed, length, request.controls, attempt=attempt)
                 if request.template is not None:
-                    job = replace(job, kept=request.template.fill(length, job.noise_seed))
+                    job = replace(job, kept=self.fill(request, length, job.noise_seed))
                 yield job
+
+    def fill(self, request: Request, length: int, seed: int) -> tuple[str | None, ...]:
+        """The kept words of a request's template, placed so that some text obeys the controls."""
+        assert request.template is not None
+        automaton = common_automaton(request.controls)
+        if automaton is None:
+            return request.template.fill(length, seed)
+        fills = Fills(request.template, automaton)
+        return fills.draw(length, seed) if fills.count(length) else request.template.fill(length, seed)
 
     def draw_length(self, lengths: Sequence[int], seed: int, controls: Sequence[Control] = ()) -> int:
         """One of the lengths, as the controls prefer them, or else by how often training texts have them.
@@ -216,11 +238,18 @@ class Generator:
                     asked = partial(denoiser, log_snr=told[None], self_condition=self_condition, lengths=lengths)
                     observe(asked, x_t, progress)
                 denoised, shift = steer(denoiser, x_t, told[None], self_condition, lengths, acting, guidance)
-            if guidance.method == "gradient" and log_snr == last:  # the words that this chooses are final
-                denoised = condition_words(denoised, acting)
+            final = log_snr == last  # the words that this call chooses are final
+            jointly = final and (settings.last_temperature > 0 or len(free(acting)) < len(acting))
+            jointly = jointly and not self.published(settings)
+            if guidance.method == "gradient" and final:
+                denoised = condition_words(denoised, free(acting) if jointly else acting)
             logits = denoised.logits + forbidden
             if kept is not None:
                 logits = kept.pin(logits)
+            if jointly:
+                may_stand = possible(denoised.logits, forbidden < 0, kept)
+                texts = choose_texts(acting, may_stand, sizes, settings.last_temperature, noise.generators)
+                logits = KeptWords(texts).pin(logits)
             x0_hat = denoised.x0_hat
             if model.config.objective == "ce":
                 x0_hat = (logits / settings.temperature).softmax(-1) @ self.embeddings
@@ -328,7 +357,8 @@ class Generator:
             own = control.classifier.weight_in_company if in_company else control.classifier.weight
             weight = said.weight * own
             impossible = self.impossible([job.controls[position] for job in batch], sizes) if negated else None
-            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible))
+            automata = automata_of([job.controls[position] for job in batch])
+            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible, automata))
         return terms
 
     def impossible(self, controls: Sequence[Control], sizes: Sequence[int]) -> Tensor | None:

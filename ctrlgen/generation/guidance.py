@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ctrlgen.automata.automaton import Automaton
 from ctrlgen.controls.language import Classifier
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
@@ -62,11 +63,14 @@ class Term:
     negated: bool = False
     window: tuple[float, float] = (0.0, 1.0)
     impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
+    automata: tuple[Automaton, ...] | None = None  # one a row, where the control is a matter of the words alone
 
     def rows(self, rows: Tensor) -> Term:
         """The term of these rows (M,) of its batch."""
         impossible = None if self.impossible is None else self.impossible[rows]
-        return replace(self, encoded=self.encoded[rows.to(self.encoded.device)], impossible=impossible)
+        automata = None if self.automata is None else tuple(self.automata[row] for row in rows.tolist())
+        encoded = self.encoded[rows.to(self.encoded.device)]
+        return replace(self, encoded=encoded, impossible=impossible, automata=automata)
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""

@@ -26,6 +26,7 @@ class Settings:
     sampler: SamplerName = "ancestral"
     eta: float = 0.0  # ddim only
     temperature: float = 1.2
+    last_temperature: float = 0.0  # at which the last call draws its words, jointly; 0 chooses the likeliest text
     time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
     restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
     corrections: int = 3  # sweeps over the finished text that replace words which the others make unlikely
@@ -48,6 +49,8 @@ class Settings:
             raise UsageError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
         if not LEAST_TEMPERATURE <= self.temperature < math.inf:
             raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
+        if not 0 <= self.last_temperature < math.inf:
+            raise UsageError(f"last_temperature must be a number from 0, got {self.last_temperature}")
         if not 0 <= self.guidance.scale < math.inf:
             raise UsageError(f"strength must be a number from 0, got {self.guidance.scale}")
         for what, share in (("eta", self.eta), ("restart", self.restart)):

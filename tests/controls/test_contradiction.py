@@ -1,6 +1,8 @@
 """Controls that no text can obey together are refused, naming both."""
 
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +11,12 @@ from ctrlgen.controls.contradiction import refuse_contradictions
 from ctrlgen.controls.language import Classifier, Control, parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen_classifiers.automaton import Place, Search, compile_search, have_common_text
+from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen_classifiers.brackets import Constituent
 from ctrlgen_classifiers.chart import Labels
 from ctrlgen_classifiers.label import Label
 from ctrlgen_classifiers.tree import Span, Tree
+from ctrlgen_classifiers.words import Ends, Matches, Starts, Wanted, Words
 
 
 @pytest.fixture(scope="module")
@@ -131,30 +134,25 @@ def test_a_request_is_refused_before_anything_is_sampled(generator: Generator) -
         generator.request(["pos: DET NOUN", "pos: VERB VERB VERB"])
 
 
-@pytest.mark.parametrize("place", ["anywhere", "start", "end"])
-@pytest.mark.parametrize("other_place", ["anywhere", "start", "end"])
-def test_a_common_text_is_found_where_there_is_one(place: Place, other_place: Place) -> None:
-    """Against every text of up to four letters."""
+@pytest.mark.parametrize("place", ["words", "starts", "ends", "matches"])
+@pytest.mark.parametrize("other_place", ["words", "starts", "ends", "matches"])
+def test_a_common_text_is_found_where_there_is_one(place: str, other_place: str) -> None:
+    """Against the oracle's verdict on every text of up to four words."""
+    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b x"], min_count=1), device="cpu")
     texts = [text for n in range(5) for text in product("abx", repeat=n)]
+    values = ("a", "b a", "a b", "(a|b)* x")
+    kinds = {kind.kind: kind(model) for kind in (Words, Starts, Ends, Matches)}
 
-    def accepted(search: Search) -> set[tuple[str, ...]]:
-        found = set()
-        for text in texts:
-            state = search.first()
-            for word in text:
-                state = search.after(state, word)
-            if search.passes(state):
-                found.add(text)
-        return found
+    def accepted(kind: Words, target: Wanted) -> set[tuple[str, ...]]:
+        verdicts = kind.check(texts, [target] * len(texts))
+        return {text for text, verdict in zip(texts, verdicts, strict=True) if verdict.success}
 
-    phrases = [(("a",),), (("b", "a"),), (("a", "b"),), (("a",), ("b",))]
-    for one, other, avoided, others_avoided in product(phrases, phrases, (False, True), (False, True)):
-        first = Search(one, place, every=not avoided, avoided=avoided)
-        second = Search(other, other_place, every=not others_avoided, avoided=others_avoided)
-        if not accepted(first) or not accepted(second):  # a text has one end
-            continue
-        expected = bool(accepted(first) & accepted(second))
-        assert have_common_text(compile_search(first), compile_search(second)) is expected, (first, second)
+    one, other = kinds[place], kinds[other_place]
+    for value, others_value in product(values, values):
+        target, others_target = one.parse(value), other.parse(others_value)
+        for first, second in product((target, one.negate(target)), (others_target, other.negate(others_target))):
+            common = bool(accepted(one, first) & accepted(other, second))
+            assert (one.contradiction(first, other, second) is None) is common, (first, second)
 
 
 def test_crossing() -> None:

@@ -87,7 +87,7 @@ def test_changes_that_a_guide_minds_are_not_made() -> None:
         bad = torch.where(rows == 0, texts[:, 2] == 3, (texts[:, 0] == 1) & (texts[:, 2] == 3))
         return torch.stack([-5.0 * bad, 50.0 * bad], 1)
 
-    after = accept(held, ids, chosen, words)
+    after = accept(held, lambda texts, rows: torch.ones(len(texts), dtype=torch.bool), ids, chosen, words)
     assert after.tolist() == [[1, 0, 0, 0], [0] * 4, [0] * 4]
     assert chosen.tolist() == [[True, False, True, False]] * 2 + [[False] * 4]
 

@@ -20,7 +20,7 @@ from ctrlgen_classifiers.chart import Labels
 from ctrlgen_classifiers.length import Length
 from ctrlgen_classifiers.pos import parse_pattern
 from ctrlgen_classifiers.tree import Syntax, Tree
-from ctrlgen_classifiers.words import Wanted, Words
+from ctrlgen_classifiers.words import Words
 
 SETTINGS = Settings(steps=12)
 EXPLAINED = dataclasses.replace(SETTINGS, explain=True)
@@ -225,11 +225,11 @@ def test_words_and_negated_controls(generator: Generator) -> None:
     two = control(words, "words: cat, red dog")
     result = ControlResult(two, Verdict(False, "missing"), 0.0)
     assert missing_parts(result, ["the", "dog", "sees", "a", "cat"]) == [
-        (Wanted((("red", "dog"),)), "missing: 'red dog'")
+        (words.parse("red dog"), "missing: 'red dog'")
     ]
     avoided = dataclasses.replace(two, target=words.negate(two.target))
     result = ControlResult(avoided, Verdict(False, "there"), 0.0)
-    assert missing_parts(result, ["a", "cat"]) == [(Wanted((("cat",),), avoided=True), "'cat' at position 2")]
+    assert missing_parts(result, ["a", "cat"]) == [(words.negate(words.parse("cat")), "'cat' at position 2")]
     negated = control(generator.controls.classifier("pos"), "not pos: DET NOUN")
     result = ControlResult(negated, Verdict(False, "it is there"), 0.0)
     assert missing_parts(result, ["a", "cat"]) == [(negated.target, "it is there")]
@@ -265,6 +265,6 @@ def test_trees(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_length_is_counted_and_needs_no_course(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a model of fixed length can miss one; here the length drawn is made wrong."""
     asked = control(Length(), "length: 5")
-    monkeypatch.setattr(generator, "draw_length", lambda lengths, seed: 7)
+    monkeypatch.setattr(generator, "draw_length", lambda lengths, seed, controls: 7)
     (sample,) = generator.generate([Request((asked,))], EXPLAINED)
     assert explanations(sample) == (Explanation("7 words", 0.0),)
