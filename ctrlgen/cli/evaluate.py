@@ -36,6 +36,10 @@ def evaluate(
     training_data: Annotated[str | None, typer.Option(help="Training texts, to find what is copied.")] = None,
     targets: Annotated[Path | None, typer.Option(help="A file of targets, ours or Diffusion-LM's.")] = None,
     samples: Annotated[Path | None, typer.Option(help="Evaluate these texts, in the order of the targets.")] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: texts of another system, in the order of the targets, beside ctrlgen's."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Targets of each suite.")] = 50,
     samples_per_target: Annotated[int, typer.Option("--samples-per-target", "-n", min=1, help="Texts a target.")] = 1,
     seeds: Annotated[str, typer.Option(help="Sampling seeds, such as 0,1,2.")] = "0",
@@ -93,6 +97,7 @@ def evaluate(
         training_data=training_data,
         targets=targets,
         samples=samples,
+        systems=parse_systems(system or []),
         limit=limit,
         samples_per_target=samples_per_target,
         seeds=numbers,
@@ -167,6 +172,23 @@ def find_peers(generator: Generator, plan: Any) -> list[Any]:
     from ctrlgen.evaluation.baselines import make_peers
 
     return make_peers(generator, plan.baselines, plan.training_data)
+
+
+def parse_systems(given: list[str]) -> tuple[tuple[str, Path], ...]:
+    """NAME=FILE, each name once and none that another method has."""
+    from ctrlgen.evaluation.baselines import PEERS
+    from ctrlgen.evaluation.records import HUMAN
+    from ctrlgen.evaluation.systems import GIVEN, OURS
+
+    systems: dict[str, Path] = {}
+    for text in given:
+        name, equals, file = (part.strip() for part in text.partition("="))
+        if not (name and equals and file):
+            raise UsageError(f"--system {text!r}: write NAME=FILE, the name of a system and the file of its texts")
+        if name in (OURS, HUMAN, GIVEN, *PEERS) or name in systems:
+            raise UsageError(f"--system {text!r}: another method is called {name!r}; choose another name")
+        systems[name] = Path(file)
+    return tuple(systems.items())
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ctrlgen.controls.language import Verdict, check
 from ctrlgen.errors import UsageError
-from ctrlgen.evaluation.systems import Draft, Writer
+from ctrlgen.evaluation.systems import Draft, Given, Writer
 from ctrlgen.evaluation.targets import Asked
 from ctrlgen.files import make_directory, read_lines, write_text
 from ctrlgen.generation.generator import Request
@@ -40,7 +40,7 @@ class Record:
     tokens: list[str]
     verdicts: list[Verdict]
     scores: list[float] | None = None
-    seconds: float = 0.0  # this text's share of the time
+    seconds: float = 0.0  # this text's share of the time, 0 where it is not known
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -121,7 +121,7 @@ def write(writer: Writer, key: Key, asked: Asked, seconds: float | None) -> list
     requests = [replace(r, seed=r.seed + seed * 1_000_003) for r in asked.requests[start : start + CHUNK]]
     started = time.monotonic()
     drafts = writer.write(requests, seconds)
-    share = (time.monotonic() - started) / max(1, len(drafts))
+    share = 0.0 if isinstance(writer, Given) else (time.monotonic() - started) / max(1, len(drafts))
     return [
         Record(
             suite, method, setting, seed, start + draft.request, draft.index, list(draft.words), list(verdicts),

@@ -45,6 +45,7 @@ class Plan:
     training_data: str | None = None  # for what is copied from it
     targets: Path | None = None  # a file of targets instead of suites
     samples: Path | None = None  # texts to evaluate instead of the model's, in the order of targets
+    systems: tuple[tuple[str, Path], ...] = ()  # texts of other systems to evaluate beside the model's, by name
     limit: int = 50
     samples_per_target: int = 1
     seeds: tuple[int, ...] = (0,)
@@ -131,18 +132,24 @@ def evaluate(
     asked = ask_all(generator, plan)
     configuration = describe(generator, plan, judges) | {"asked": identity_of(asked)}
     store = Store(directory, configuration)
-    given = Given(plan.samples, generator) if plan.samples is not None else None
-    total = sum(len(a.requests) for a in asked.values()) * len(plan.seeds) * max(1, len(variants) + len(peers))
+    given = [Given(path, generator, name) for name, path in plan.systems]
+    if plan.samples is not None:
+        given.append(Given(plan.samples, generator))
+    for system in given:
+        system.leave_out(asked.values(), plan.samples_per_target)
+    writing = 0 if plan.samples is not None else len(variants) + len(peers)
+    total = sum(len(a.requests) for a in asked.values()) * (len(plan.seeds) * writing + len(given))
     done = 0
     for suite, of_suite in asked.items():
         store.fill((suite, HUMAN, "", 0, 0), of_suite, lambda of_suite=of_suite: human_records(of_suite))
         for seed in plan.seeds:
             for start in range(0, len(of_suite.requests), CHUNK):
-                writers: list[tuple[str, Writer]] = [(s, Ours(generator, v)) for s, v in variants.items()]
-                if given is not None:
-                    writers = [("", given)]
-                elif suite != UNGUIDED:
-                    writers += [("", peer) for peer in peers]
+                writers: list[tuple[str, Writer]] = []
+                if plan.samples is None:
+                    writers += [(s, Ours(generator, v)) for s, v in variants.items()]
+                    writers += [("", peer) for peer in peers if suite != UNGUIDED]
+                if seed == plan.seeds[0]:
+                    writers += [("", system) for system in given]
                 seconds: float | None = None
                 for setting, writer in writers:
                     if watch is not None:
@@ -152,13 +159,13 @@ def evaluate(
                         key,
                         of_suite,
                         lambda w=writer, k=key, o=of_suite, s=seconds: write(w, k, o, s),
-                        every_time=writer is given,
+                        every_time=isinstance(writer, Given),
                     )
                     if writer.name == OURS and seconds is None:
                         seconds = sum(record.seconds for record in records)
                     done += len(of_suite.requests[start : start + CHUNK])
-    if given is not None:
-        given.refuse_leftovers()
+    for system in given:
+        system.refuse_leftovers()
     training = training or read_training(generator, plan)
     calls = {name: evaluations(settings, generator.model.fixed_length) for name, settings in variants.items()}
     rows = summarise(store.records, asked, judges, training, calls)
@@ -212,6 +219,7 @@ def describe(generator: Generator, plan: Plan, judges: Sequence[Judge]) -> dict[
     written = asdict(plan) | {
         "targets": str(plan.targets) if plan.targets else None,
         "samples": str(plan.samples) if plan.samples else None,
+        "systems": {name: str(path) for name, path in plan.systems},
     }
     where = generator.model.directory
     return {

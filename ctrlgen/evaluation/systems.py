@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from ctrlgen.controls.language import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.evaluation.targets import Words
+from ctrlgen.evaluation.targets import FRAME, Asked, Words
 from ctrlgen.files import read_lines
 from ctrlgen.generation.generator import Generator, Request, Settings
 
@@ -63,15 +63,14 @@ class Ours:
 
 
 class Given:
-    """Texts from elsewhere, in the order of the targets: JSON Lines with `text` or `tokens`, or plain lines.
+    """Texts of another system, in the order of the targets.
 
-    A blank line is an empty text.
+    A file of plain lines, or of JSON Lines with `text` or `tokens`, or with a list of one text, as Diffusion-LM writes
+    them. A blank line is an empty text. Diffusion-LM's START, END and PAD are taken off.
     """
 
-    name = GIVEN
-
-    def __init__(self, path: Path, generator: Generator):
-        self.path = path
+    def __init__(self, path: Path, generator: Generator, name: str = GIVEN):
+        self.path, self.name = path, name
         try:
             lines = read_lines(path)
         except (OSError, UnicodeDecodeError) as error:
@@ -88,9 +87,17 @@ class Given:
         if isinstance(read, dict) and isinstance(read.get("tokens"), list):
             return tuple(map(str, read["tokens"]))
         text = read.get("text") if isinstance(read, dict) else line
+        if isinstance(read, list) and len(read) == 1:
+            text = read[0]
         if not isinstance(text, str):
             raise UsageError(f"{self.path}: a line has neither `text` nor `tokens`: {line[:60]}")
-        return tuple(generator.model.tokenizer.split(text))
+        return tuple(generator.model.tokenizer.split(unframed(text)))
+
+    def leave_out(self, asked: Iterable[Asked], n: int) -> None:
+        """Drop the texts of targets that the model does not understand, if the file has a text for every target."""
+        understood = [kept for of_suite in asked for kept in of_suite.understood for _ in range(n)]
+        if len(self.texts) == len(understood):
+            self.texts = [text for text, kept in zip(self.texts, understood, strict=True) if kept]
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
         places = [(number, index) for number, request in enumerate(requests) for index in range(request.n)]
@@ -106,3 +113,13 @@ class Given:
             raise CtrlgenError(
                 f"{self.path}: holds {len(self.texts)} texts, but the targets need {self.taken}: see --limit and -n"
             )
+
+
+def unframed(text: str) -> str:
+    """A text as Diffusion-LM writes it, `START The pub . END PAD PAD`, without its frame; another one as it is."""
+    start, end = FRAME
+    words = text.split()
+    if words[:1] != [start]:
+        return text
+    words = words[1:]
+    return " ".join(word for word in (words[: words.index(end)] if end in words else words) if word != "PAD")

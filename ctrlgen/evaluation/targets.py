@@ -63,6 +63,7 @@ class Asked:
     targets: list[Target]
     requests: list[Request]
     left_out: list[str] = field(default_factory=list)  # why others were not understood
+    understood: list[bool] = field(default_factory=list)  # of every target in order, whether it is among `targets`
 
 
 def read_examples(generator: Generator, sources: Sequence[str]) -> list[Example]:
@@ -184,9 +185,11 @@ def ask(generator: Generator, suite: str, targets: Iterable[Target], n: int, see
             request = generator.request(target.controls, n, seed + n * number, number, target.template)
         except UsageError as error:
             asked.left_out.append(str(error))
+            asked.understood.append(False)
             continue
         asked.targets.append(target)
         asked.requests.append(request)
+        asked.understood.append(True)
     if not asked.targets:
         reason = asked.left_out[0] if asked.left_out else "the data has nothing to ask for"
         raise CtrlgenError(f"suite {suite!r}: no target for this model: {reason}")

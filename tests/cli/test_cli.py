@@ -94,8 +94,8 @@ import sys
 import ctrlgen
 assert "torch" not in sys.modules, "import ctrlgen"
 from ctrlgen.cli import main
-for arguments in (["--help"], ["generate", "--help"], ["infill", "-h"], ["train", "-h"], ["train-classifier", "-h"],
-                  ["controls", "-h"], ["--version"]):
+for arguments in (["--help"], ["generate", "--help"], ["infill", "-h"], ["import", "-h"], ["train", "-h"],
+                  ["train-classifier", "-h"], ["controls", "-h"], ["--version"]):
     try:
         main(arguments)
     except SystemExit as stopped:
@@ -119,7 +119,7 @@ def test_what_import_offers() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "infill", "train", "train-classifier", "train-lm", "eval", "controls", "demo"]
+    "command", ["generate", "infill", "import", "train", "train-classifier", "train-lm", "eval", "controls", "demo"]
 )
 def test_every_command_has_help(ctrlgen: Run, command: str) -> None:
     outcome = ctrlgen(command, "--help")
@@ -693,3 +693,10 @@ def test_from_a_shell(toy_model: Path, generator: Generator) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     samples = generator.generate([Request(n=2, seed=7, id="a1")], Settings(steps=8))
     assert [json.loads(line) for line in done.stdout.splitlines()] == [sample.as_json() for sample in samples]
+
+
+@pytest.mark.parametrize("value", ["theirs", "=texts.txt", "theirs=", "ctrlgen=texts.txt", "human=a", "fudge=a"])
+def test_a_system_needs_a_name_of_its_own_and_a_file(ctrlgen: Run, toy_model: Path, value: str) -> None:
+    outcome = ctrlgen("eval", "-m", toy_model, "--system", value)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert f"--system {value!r}" in outcome.err

@@ -394,6 +394,44 @@ def test_a_blank_line_is_an_empty_text(run: Callable[..., Results], tmp_path: Pa
     assert [len(r.tokens) for r in records if r.method == "given"] == [6, 0, 3]
 
 
+def test_other_systems_stand_beside_ours_on_the_same_targets(run: Callable[..., Results], tmp_path: Path) -> None:
+    targets = [{"controls": [f"length: {n}"], "reference": "the cat sees a dog ."} for n in (6, 4, 3)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(target) + "\n" for target in targets))
+    (tmp_path / "right.txt").write_text("the cat sees a dog .\na dog sees .\na dog .\n")
+    theirs = [["START a dog . END PAD PAD"], ["START a dog sees . END the"], ["START a cat . PAD"]]
+    (tmp_path / "theirs.json").write_text("".join(json.dumps(text) + "\n" for text in theirs))
+    systems = (("right", tmp_path / "right.txt"), ("theirs", tmp_path / "theirs.json"))
+    results = run(data=(), targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
+    success = {row.method: row.success.mean for row in results.rows if row.success is not None}
+    assert success["right"] == 1.0
+    assert success["theirs"] == pytest.approx(2 / 3)
+    assert success["ctrlgen"] == 1.0
+    assert [r.text for r in results.records if r.method == "theirs"] == ["a dog.", "a dog sees.", "a cat."]
+    row = results.row("t.jsonl", "theirs")
+    assert row is not None
+    assert row.seconds_per_sample is None
+    assert row.gap["by length"].mean == pytest.approx((3 + 4 + 3) / 3 - 6)
+    (tmp_path / "right.txt").write_text("a dog .\n" * 3)
+    again = run(data=(), targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
+    assert [r.text for r in again.records if r.method == "right"] == ["a dog."] * 3  # the file is read again
+    only = run(data=(), targets=tmp_path / "t.jsonl", systems=systems[:1], samples=tmp_path / "theirs.json")
+    assert {row.method for row in only.rows} == {"human", "right", "given"}
+
+
+def test_texts_of_targets_that_are_not_understood_are_left_out_with_them(
+    run: Callable[..., Results], tmp_path: Path
+) -> None:
+    targets = [{"controls": [control]} for control in ("length: 3", "words: zebra", "length: 4")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(target) + "\n" for target in targets))
+    for texts in ("a dog .\nzebra\na dog sees .\n", "a dog .\na dog sees .\n"):
+        (tmp_path / "all.txt").write_text(texts)
+        results = run(data=(), targets=tmp_path / "t.jsonl", systems=(("all", tmp_path / "all.txt"),))
+        assert [r.tokens for r in results.records if r.method == "all"] == [
+            ["a", "dog", "."],
+            ["a", "dog", "sees", "."],
+        ]
+
+
 def test_one_short_text_gives_figures_that_json_can_hold(run: Callable[..., Results], tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text("a dog .\n")
     row = run(samples=tmp_path / "given.txt", limit=1).row("length", "given")
