@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
@@ -80,17 +80,24 @@ class DiffusionLM:
 
 def write_weights(path: Path, state: Mapping[str, Tensor], half: bool = True) -> None:
     """Save tensors, floating ones as float16 if `half`."""
-    tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
+    save_tensors(path, {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Written by Python, so that the file has the usual permissions and a full disk is one clear error."""
     with atomic_file(path) as temporary:
-        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, str(temporary))
+        temporary.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a file, as float32. Raises CtrlgenError where it is missing or truncated."""
     try:
-        tensors = load_file(str(path))
+        with path.open("rb"):  # safetensors says "no such file" of one that may not be read
+            tensors = load_file(str(path))
     except FileNotFoundError as error:
         raise CtrlgenError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise CtrlgenError(f"{path}: cannot be read: {error.strerror}") from error
     except (SafetensorError, OSError) as error:
         raise CtrlgenError(f"{path}: truncated or not a safetensors file") from error
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
@@ -131,6 +138,11 @@ def bundled_models() -> dict[str, Path]:
     """The models that come with ctrlgen, by name."""
     root = Path(str(resources.files("ctrlgen"))) / "models"
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+
+
+def is_hub_copy(directory: Path) -> bool:
+    """Whether this is the hub client's cache, which is not ours to write to: its files are shared between revisions."""
+    return directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--")
 
 
 def find_model(name: str) -> Path:

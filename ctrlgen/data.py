@@ -7,9 +7,11 @@ standard error.
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,3 +209,11 @@ def report(source: str, read: int, left_out: Mapping[str, int], unknown: float =
         log.warning("warning: %s", line)
     else:
         log.info("%s", line)
+
+
+def texts_fingerprint(encoded: Iterable[Sequence[int]], words: Sequence[str]) -> str:
+    """Identifies texts by their token ids and the words that these stand for."""
+    digest = hashlib.sha256("\n".join(words).encode())
+    for ids in encoded:
+        digest.update(array("i", [len(ids), *ids]).tobytes())
+    return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of the documented codes."""
     configure_libraries()
     start_log()
+    end_as_interrupted()
     if sys.stdout is None:  # closed by the shell
         sys.exit(fail("standard output is closed", FAILURE))
     for stream in (sys.stdout, sys.stderr):
@@ -86,6 +88,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         code = fail(f"{error.filename or 'output'}: {error.strerror or error}", FAILURE)
     sys.exit(code or OK)
+
+
+def end_as_interrupted() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, where they are not ignored (as under nohup)."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def fail(message: str, code: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +32,16 @@ class Command(TyperCommand):
         if twice and not ctx.resilient_parsing:
             raise UsageError(f"{max(twice[0].opts, key=len)} is given more than once; it takes one value")
         return super().parse_args(ctx, args)
+
+
+@contextmanager
+def naming_resume() -> Iterator[None]:
+    """Says at an interruption how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("ctrlgen: stopped; the same command with --resume goes on from here", file=sys.stderr)
+        raise
 
 
 def find_device(name: str) -> torch.device:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from ctrlgen.cli.common import ModelOption
+from ctrlgen.files import to_json
 
 
 def controls(
@@ -37,7 +37,7 @@ def controls(
         })  # fmt: skip
     if as_json:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print(to_json(row, sys.stdout))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for heading in ("control", "what", "syntax and example", "checked by"):

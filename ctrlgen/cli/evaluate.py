@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -88,7 +87,7 @@ def evaluate(
     from ctrlgen.evaluation.report.page import show_results, write_card, write_comparison, write_report
     from ctrlgen.evaluation.run import Plan, evaluate, read_training, vary
     from ctrlgen.evaluation.targets import expand_suites
-    from ctrlgen.files import make_directory
+    from ctrlgen.files import make_directory, to_json
     from ctrlgen.generation.generator import Generator, Settings
 
     plan = Plan(
@@ -120,7 +119,7 @@ def evaluate(
         results = evaluate(generator, plan, judges, peers, training, report, watch, command)
     if as_json:
         for row in results.as_json()["rows"]:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            typer.echo(to_json(row, sys.stdout))
     else:
         show_results(results)
     if report is not None:

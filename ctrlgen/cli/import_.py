@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -28,16 +27,10 @@ def import_(
     """
     out = out.resolve()
     check_place(out, force, "model", "denoiser", "--out")
+    from ctrlgen.directories import replacing
     from ctrlgen.importing import import_checkpoint, save_imported
 
     model, card = import_checkpoint(directory, heads, weights)
-    working = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    try:
+    with replacing(out) as working:
         save_imported(model, card, working)
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
-    shutil.rmtree(out, ignore_errors=True)
-    working.rename(out)
     typer.echo(f"model written to {out}", err=True)

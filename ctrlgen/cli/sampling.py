@@ -4,7 +4,6 @@
 
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.errors import UsageError
+from ctrlgen.files import to_json
 from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def answer(
 def write_lines(lines: Sequence[dict[str, Any]], file: TextIO) -> None:
     """Samples as JSON Lines, at once to be read."""
     for line in lines:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(to_json(line, file) + "\n")
     file.flush()
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ctrlgen.cli.common import naming_resume
 from ctrlgen.errors import UsageError, did_you_mean
 
 
@@ -45,7 +46,8 @@ def train(
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
-    follow_training(run(plan, out, resume=resume, log_with=log_with))
+    with naming_resume():
+        follow_training(run(plan, out, resume=resume, log_with=log_with))
     typer.echo(f"model written to {out}", err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,7 @@ def train_classifier(
     from ctrlgen.cli.display import follow_training
     from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
     from ctrlgen.data import find_columns, load_data
+    from ctrlgen.directories import replacing
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
@@ -58,15 +58,7 @@ def train_classifier(
         steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=matrix_lr, lr=lr, seed=seed, init=start, ema=0.995,
         checkpoint_every=steps, validate_every=max(1, steps // VALIDATIONS),
     )  # fmt: skip
-    working = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    events = kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working)
-    try:
-        follow_training(events)
-    except BaseException:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
-    (working / RESUME).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
-    working.rename(directory)
+    with replacing(directory) as working:
+        follow_training(kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working))
+        (working / RESUME).unlink(missing_ok=True)
     typer.echo(f"classifier written to {directory}", err=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ctrlgen.cli.common import ModelOption, check_place
+from ctrlgen.cli.common import ModelOption, check_place, naming_resume
 
 
 def train_lm(
@@ -30,6 +29,7 @@ def train_lm(
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
+    from ctrlgen.directories import replacing
     from ctrlgen.evaluation.language_model import lm_directories
     from ctrlgen.evaluation.language_model import train_lm as run
     from ctrlgen.training.fit import RESUME, TrainingConfig
@@ -40,16 +40,6 @@ def train_lm(
     config = TrainingConfig(
         steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
     )
-    working = directory.with_name(f".{directory.name}.partial")
-    if not resume:
-        shutil.rmtree(working, ignore_errors=True)
-    try:
+    with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
         follow_training(run(loaded, data, validation, text_column, config, working, resume=resume))
-    except BaseException:
-        if not (working / RESUME).exists():
-            shutil.rmtree(working, ignore_errors=True)
-        raise
-    (working / RESUME).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
-    working.rename(directory)
     typer.echo(f"language model written to {directory}", err=True)

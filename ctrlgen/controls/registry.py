@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
 from ctrlgen.controls.language import QUOTES, Classifier, Control, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory
@@ -57,6 +57,8 @@ def classifier_roots(model: DiffusionLM) -> list[Path]:
     own = model.directory / "classifiers"
     if model.directory in bundled_models().values():
         return [user_directory() / model.directory.name, own]
+    if is_hub_copy(model.directory):
+        return [user_directory() / model.directory.parent.parent.name / model.directory.name, own]
     return [own]
 
 

@@ -6,8 +6,9 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.checkpoint import CONFIG, is_hub_copy, read_config
 from ctrlgen.controls.registry import SCORE_TEMPERATURE, trained_classifiers
+from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.metrics import Calibration, calibrate
 from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.systems import OURS
@@ -51,6 +52,8 @@ def write_temperatures(fitted: dict[Path, Calibration]) -> None:
     for directory, found in fitted.items():
         if found.error_after >= found.error:
             continue
+        if is_hub_copy(directory.parent.parent):
+            raise CtrlgenError(f"{directory}: is the hub's copy; download the model to a directory of your own first")
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
         write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")

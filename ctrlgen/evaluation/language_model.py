@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
 from ctrlgen.controls.registry import user_directory
-from ctrlgen.data import fitting, read_texts
+from ctrlgen.data import fitting, read_texts, texts_fingerprint
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import atomic_file
@@ -328,9 +329,21 @@ class LanguageModelTask:
         save_lm(module.lm(), directory)
 
 
+@contextmanager
+def refusing_a_full_disk(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise CtrlgenError(f"{directory}: cannot be written to: {first_line(error)}") from error
+
+
 def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
     """Write config.json and model.safetensors as float16; each takes its name only when it is whole."""
-    with quietly(), tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary:
+    with (
+        quietly(),
+        refusing_a_full_disk(directory),
+        tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary,
+    ):
         lm.half().save_pretrained(temporary)
         for name in (WEIGHTS, CONFIG):
             with atomic_file(directory / name) as file:
@@ -370,5 +383,6 @@ def train_lm(
     task = LanguageModelTask(
         new_lm(model.tokenizer, model.config.max_length), model.tokenizer, training, held_out, config
     )
-    made_of = {"sentences": len(training), "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
+    texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
+    made_of = {"texts": texts, "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
     yield from fit(task, config, directory, resume=resume, fingerprint=made_of)

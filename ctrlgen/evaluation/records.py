@@ -18,7 +18,7 @@ from ctrlgen.controls.language import Verdict, check
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.systems import Draft, Given, Writer
 from ctrlgen.evaluation.targets import Asked
-from ctrlgen.files import make_directory, read_lines, write_text
+from ctrlgen.files import append_line, make_directory, read_lines, write_text
 from ctrlgen.generation.generator import Request
 from ctrlgen.tokenizer import detokenize
 
@@ -108,9 +108,8 @@ class Store:
         else:
             self.chunks[key] = work()
             if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    records = [asdict(record) for record in self.chunks[key]]
-                    file.write(json.dumps({"chunk": list(key), "records": records}, ensure_ascii=False) + "\n")
+                records = [asdict(record) for record in self.chunks[key]]
+                append_line(self.path, json.dumps({"chunk": list(key), "records": records}, ensure_ascii=False))
         self.records += self.chunks[key]
         return self.chunks[key]
 

@@ -25,7 +25,7 @@ from ctrlgen.evaluation.metrics import Training
 from ctrlgen.evaluation.records import CHUNK, HUMAN, Record, Store, human_records, write
 from ctrlgen.evaluation.systems import OURS, Given, Ours, Writer
 from ctrlgen.evaluation.targets import UNGUIDED, Asked, ask, expand_suites, make_targets, read_examples, read_targets
-from ctrlgen.files import write_text
+from ctrlgen.files import finite, write_text
 from ctrlgen.generation.generator import Generator, Settings
 
 RESULTS = "results.json"
@@ -175,7 +175,7 @@ def evaluate(
     notes += [note for peer in peers for note in peer.notes]
     results = Results(configuration, rows, asked, store.records, notes)
     if directory is not None:
-        write_text(directory / RESULTS, json.dumps(results.as_json(), ensure_ascii=False, indent=1) + "\n")
+        write_text(directory / RESULTS, json.dumps(finite(results.as_json()), ensure_ascii=False, indent=1) + "\n")
     return results
 
 

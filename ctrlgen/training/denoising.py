@@ -14,16 +14,17 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.data import fitting, read_sentences, read_texts, report
+from ctrlgen.data import fitting, read_sentences, read_texts, report, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.process import Noise, cross_entropy_loss, draw_noise, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
+from ctrlgen.directories import claimed
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
-from ctrlgen.training.fit import Progress, TrainingConfig, differing_keys, fit
+from ctrlgen.training.fit import Progress, TrainingConfig, differing_keys, fit, prepare_directory
 
 VALIDATION_SENTENCES = 2048
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
@@ -130,6 +131,10 @@ class DenoisingTask:
         )
         self.held_out = self.read_held_out(data.validation) if data.validation else []
         self.module = DenoisingLoss(self.make_denoiser(start), self.make_schedule(start), recipe.diffusion.steps)
+
+    def texts_fingerprint(self) -> str:
+        texts = chain(self.sentences, self.batches.contexts.values())
+        return texts_fingerprint(texts, [*self.tokenizer.words, *self.rare])
 
     def read_held_out(self, source: str) -> list[list[int]]:
         """Held-out texts; a tied output is judged by those whose words it all knows."""
@@ -272,6 +277,13 @@ def starting_model(recipe: Recipe) -> DiffusionLM | None:
 
 def train(recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None) -> Iterator[Progress]:
     """Train a denoiser as `recipe` says. Yields progress; the model is in `directory` when it ends."""
-    task = DenoisingTask(recipe)
-    made_of = {"sentences": len(task.sentences), "model": asdict(recipe.model), "diffusion": asdict(recipe.diffusion)}
-    yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of)
+    with claimed(directory):
+        prepare_directory(directory, resume)
+        task = DenoisingTask(recipe)
+        made_of = {
+            "sentences": len(task.sentences),
+            "texts": task.texts_fingerprint(),
+            "model": asdict(recipe.model),
+            "diffusion": asdict(recipe.diffusion),
+        }
+        yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of)

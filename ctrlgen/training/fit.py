@@ -25,14 +25,15 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import WEIGHTS
+from ctrlgen.checkpoint import WEIGHTS, save_tensors
 from ctrlgen.diffusion.precision import has_fast_bfloat16
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.files import atomic_file, make_directory, read_lines, write_text
+from ctrlgen.files import append_line, make_directory, read_lines, to_json, write_text
 from ctrlgen.training.optim import make_optimizers
 
 MAX_SEED = 2**31 - 1  # torch reads 32 bits of a seed: within these no two are one
 RESUME, METRICS = "resume.safetensors", "metrics.jsonl"
+INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def fit(
     rows = slice(accelerator.process_index, None, accelerator.num_processes)
     bfloat16 = uses_bfloat16(config, accelerator.device)
     started, tokens_seen, first_step = time.monotonic(), 0, step
-    recent: list[float] = []  # losses since the last log
+    recent = state.recent
     epoch, order = step // per_epoch, task.epoch(step // per_epoch)
 
     def progress(validation: dict[str, Any] | None = None) -> Progress:
@@ -215,13 +216,18 @@ def fit(
 
 
 class Interruption:
-    """Lets Ctrl-C wait for the end of a training step, so that what is saved is whole; the second one does not wait."""
+    """Lets Ctrl-C wait for the end of a training step, so that what is saved is whole; the second one does not wait.
+
+    SIGTERM and SIGHUP are the same, where they are not ignored (as under nohup).
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self.earlier: Any = None
+        self.earlier: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self.earlier = signal.signal(signal.SIGINT, self.note)
+            numbers = [getattr(signal, name) for name in INTERRUPTIONS if hasattr(signal, name)]
+            numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+            self.earlier = {number: signal.signal(number, self.note) for number in numbers}
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -229,8 +235,8 @@ class Interruption:
         self.asked = True
 
     def stop(self) -> None:
-        if self.earlier is not None:
-            signal.signal(signal.SIGINT, self.earlier)
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
 
 
 def uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
@@ -267,8 +273,7 @@ def log(accelerator: Accelerator, directory: Path, progress: Progress) -> Progre
     """Append one event to metrics.jsonl and to the trackers."""
     if accelerator.is_main_process:
         record = {k: v for k, v in asdict(progress).items() if v is not None}
-        with (directory / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        append_line(directory / METRICS, to_json(record))
     scalars = {"loss": progress.loss, "tokens_per_second": progress.tokens_per_second}
     scalars |= {k: v for k, v in (progress.validation or {}).items() if isinstance(v, float)}
     accelerator.log(scalars, step=progress.step)
@@ -295,6 +300,7 @@ class RunState:
     ):
         self.module, self.average, self.optimizers = module, average, optimizers
         self.fingerprint = json.dumps(fingerprint, sort_keys=True)
+        self.recent: list[float] = []  # losses since the last log
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
@@ -305,11 +311,8 @@ class RunState:
         return tensors
 
     def save(self, path: Path, step: int) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
-        with atomic_file(path) as temporary:
-            save_file(tensors, str(temporary), {"step": str(step), "fingerprint": self.fingerprint})
+        recent = json.dumps(self.recent)
+        save_tensors(path, self.tensors(), {"step": str(step), "recent": recent, "fingerprint": self.fingerprint})
 
     def load(self, path: Path) -> int:
         """Restore everything and return the number of steps done."""
@@ -319,9 +322,12 @@ class RunState:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
         except Exception as error:  # safetensors raises its own and OSError alike
             raise CtrlgenError(f"{path}: truncated or not a checkpoint") from error
-        if metadata.get("fingerprint") != self.fingerprint:
-            changed = differing_keys(json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint))
-            raise UsageError(f"{path}: was made with another recipe ({', '.join(changed)} changed)")
+        was, now = json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint)
+        if "texts" not in was:  # version 0.1 counted them only
+            now.pop("texts", None)
+        if was != now:
+            changed = differing_keys(was, now)
+            raise UsageError(f"{path}: {why_not_resumed(changed)}")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -334,7 +340,15 @@ class RunState:
                 index, key = name.split(".", 1)
                 state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self.recent += json.loads(metadata.get("recent", "[]"))
         return int(metadata["step"])
+
+
+def why_not_resumed(changed: Sequence[str]) -> str:
+    if "texts" in changed or "sentences" in changed:
+        return "was made with other texts; go on with those, or start anew with another --out"
+    hint = "; for more steps start another run from its weights, with --init" if "training.steps" in changed else ""
+    return f"was made with another recipe ({', '.join(changed)} changed){hint}"
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -351,7 +351,8 @@ def test_an_interrupted_run_continues(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(display, "follow_training", interrupt)
-    assert ctrlgen(*arguments) == (130, "ctrlgen: interrupted\n")
+    hint = "ctrlgen: stopped; the same command with --resume goes on from here\n"
+    assert ctrlgen(*arguments) == (130, f"{hint}ctrlgen: interrupted\n")
     assert not (model_copy / "lm").exists()
     monkeypatch.setattr(display, "follow_training", follow)
     code, err = ctrlgen(*arguments, "--lr", 0.1, "--resume")

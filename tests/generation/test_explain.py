@@ -224,9 +224,7 @@ def test_words_and_negated_controls(generator: Generator) -> None:
     words = generator.controls.classifier("words")
     two = control(words, "words: cat, red dog")
     result = ControlResult(two, Verdict(False, "missing"), 0.0)
-    assert missing_parts(result, ["the", "dog", "sees", "a", "cat"]) == [
-        (words.parse("red dog"), "missing: 'red dog'")
-    ]
+    assert missing_parts(result, ["the", "dog", "sees", "a", "cat"]) == [(words.parse("red dog"), "missing: 'red dog'")]
     avoided = dataclasses.replace(two, target=words.negate(two.target))
     result = ControlResult(avoided, Verdict(False, "there"), 0.0)
     assert missing_parts(result, ["a", "cat"]) == [(words.negate(words.parse("cat")), "'cat' at position 2")]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from ctrlgen.cli.display import follow_training
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import trained_classifiers, user_directory
 from ctrlgen.data import load_data
+from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.evaluation.targets import LABEL_KINDS, Words
-from ctrlgen.files import make_directory
 from ctrlgen.generation.generator import Generator
 from ctrlgen.training.fit import RESUME, Task, TrainingConfig, fit
 
@@ -101,15 +100,10 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) ->
     if directory.exists():
         return
     logging.getLogger(__name__).warning("training the baseline %s, once, to be kept in %s", name, directory)
-    working = directory.with_name(f".{directory.name}.partial")
-    resume = (working / RESUME).exists()
-    if not resume:
-        shutil.rmtree(working, ignore_errors=True)
-    make_directory(directory.parent)
-    made: Task = task()
-    follow_training(fit(made, config, working, resume=resume))
-    (working / RESUME).unlink(missing_ok=True)
-    working.rename(directory)
+    resume = (directory.with_name(f".{directory.name}.partial") / RESUME).exists()
+    with replacing(directory, resume=resume, keep=RESUME) as working:
+        made: Task = task()
+        follow_training(fit(made, config, working, resume=resume))
 
 
 @contextmanager

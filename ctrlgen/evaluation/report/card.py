@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import MEASURED, DiffusionLM, read_config
+from ctrlgen.checkpoint import MEASURED, DiffusionLM, is_hub_copy, read_config
 from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_fingerprint
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.records import HUMAN
@@ -82,6 +82,8 @@ def card_path(model: DiffusionLM) -> Path:
         raise CtrlgenError("this model has no directory, so it has no card to update")
     if not model.directory.is_dir():
         raise CtrlgenError(f"{model.directory}: there is no such model directory")
+    if is_hub_copy(model.directory):
+        raise CtrlgenError(f"{model.directory}: is the hub's copy; download the model to a directory of your own first")
     make_directory(model.directory)
     return model.directory / "README.md"
 
