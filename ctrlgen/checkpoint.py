@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -71,6 +71,19 @@ class DiffusionLM:
         """The words at most of a text."""
         frame = len(self.tokenizer.opening) + len(self.tokenizer.closing) if self.fixed_length else 0
         return self.config.max_length - frame
+
+    @property
+    def opens(self) -> bool:
+        """Whether words that the vocabulary lacks can be taken in, made of their spelling."""
+        return isinstance(self.denoiser, Denoiser) and self.denoiser.config.output == "tied"
+
+    def with_words(self, words: Sequence[str]) -> DiffusionLM:
+        """The same model, whose vocabulary has these words as well; weights are shared. For models that `opens`."""
+        if not words:
+            return self
+        assert isinstance(self.denoiser, Denoiser)
+        denoiser, tokenizer = self.denoiser.with_words(words), self.tokenizer.with_words(words)
+        return dataclasses.replace(self, denoiser=denoiser, tokenizer=tokenizer)
 
     def to(self, device: str | torch.device) -> DiffusionLM:
         self.denoiser.to(device)

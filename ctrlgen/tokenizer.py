@@ -7,6 +7,7 @@ split as the Penn Treebank does. Either way `split` accepts both, so users can t
 `detokenize` gives back what they would read. docs/text.md has examples.
 """
 
+import copy
 import json
 import re
 import unicodedata
@@ -154,6 +155,13 @@ class WordTokenizer:
         file = json.loads(self._tokenizer.to_str())
         file["normalizer"]["truecase"] = True  # a key of ours, which `tokenizers` passes over
         return json.dumps(file, indent=2, ensure_ascii=False)
+
+    def with_words(self, words: Sequence[str]) -> "WordTokenizer":
+        """The same tokenizer, whose vocabulary has these words as well, with the ids that follow. Not to be saved."""
+        wider = copy.copy(self)
+        wider.words = [*self.words, *words]
+        wider._vocabulary = self._vocabulary | {word: id for id, word in enumerate(words, len(self.words))}
+        return wider
 
     def __len__(self) -> int:
         return len(self.words)

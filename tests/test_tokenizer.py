@@ -298,3 +298,15 @@ def test_broken_vocabularies_are_refused(change: dict[str, int], says: str, tmp_
     with pytest.raises(CtrlgenError, match=says) as refused:
         WordTokenizer.load(path)
     assert "\n" not in str(refused.value)
+
+
+def test_new_words_have_the_ids_that_follow() -> None:
+    tokenizer = WordTokenizer.train(["The pub is cheap.", "The pub is near."] * 3)
+    size = len(tokenizer)
+    wider = tokenizer.with_words(["Chez", "Marcel"])
+    assert wider.ids(["Chez", "pub", "Marcel"]) == [size, tokenizer.ids(["pub"])[0], size + 1]
+    assert wider.decode([size + 1, size]) == ["Marcel", "Chez"]
+    assert "Chez" in wider
+    assert "Chez" not in tokenizer
+    assert tokenizer.ids(["Chez"]) == [tokenizer.unk_id]
+    assert len(tokenizer) == size == len(wider) - 2

@@ -56,7 +56,7 @@ class LabelHead(Head):
     def evidence(self, denoised: Denoised) -> Tensor:
         """What each position says of each value. (B, n, values of all fields)"""
         mixed = mix_layers(self.layer_mix, denoised)
-        of_words = (denoised.probs @ self.lexicon.exp()).clamp(min=1e-6).log()
+        of_words = (denoised.known_probs @ self.lexicon.exp()).clamp(min=1e-6).log()
         return of_words + self.correction(self.hidden(mixed))
 
     def forward(self, denoised: Denoised) -> list[Tensor]:

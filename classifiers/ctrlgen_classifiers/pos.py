@@ -138,7 +138,7 @@ class PosHead(Head):
     def forward(self, denoised: Denoised) -> Tensor:
         """log p of every tag of both tagsets at each position. (B, n, TAGS - 1)"""
         mixed = mix_layers(self.layer_mix, denoised)
-        logits = (denoised.probs @ self.lexicon).clamp(min=1e-6).log() + self.output(self.hidden(mixed))
+        logits = (denoised.known_probs @ self.lexicon).clamp(min=1e-6).log() + self.output(self.hidden(mixed))
         universal, penn = logits.split([len(UNIVERSAL), len(PENN)], -1)
         return torch.cat([universal.log_softmax(-1), penn.log_softmax(-1)], -1)
 
@@ -247,7 +247,8 @@ class Pos(Classifier):
 
     def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """log p(tag_i | w) from the lexicon; 0 where the tag is open. (B, n, V)"""
-        log_p = self.head.lexicon.clamp(min=1e-6).log().T[(encoded - 1).clamp(min=0)]
+        lexicon = denoised.for_new_words(self.head.lexicon)  # (V, tags)
+        log_p = lexicon.clamp(min=1e-6).log().T[(encoded - 1).clamp(min=0)]
         return log_p * (encoded != ANY_ID)[..., None]
 
     def readings(self) -> dict[str, NDArray[np.bool_]]:

@@ -39,7 +39,7 @@ class TreeHead(Head):
     def forward(self, denoised: Denoised, wanted: Tensor | None = None) -> Tensor:
         """(B, wanted spans, classes), see `SpanScorer`; meaningless where a span ends beyond its row."""
         mixed = mix_layers(self.layer_mix, denoised)
-        h = self.input(mixed) + self.words(denoised.probs)  # (B, n, width)
+        h = self.input(mixed) + self.words(denoised.known_probs)  # (B, n, width)
         n = h.shape[1]
         h = F.pad(h, (0, 0, 0, max(0, LEAST_WIDTH - n)))  # see `Denoiser.widened`
         lengths = torch.full((len(h),), n, device=h.device) if denoised.lengths is None else denoised.lengths

@@ -76,11 +76,29 @@ class Denoised:
     x0_hat: Tensor  # (B, n, d)
     hidden: tuple[Tensor, ...]  # each block's output, (B, n, width)
     lengths: Tensor | None = None  # (B,) where rows are filled up to n, None where all are n long
+    neighbours: Tensor | None = None  # (k, V) where the last k words are new: what each reads as
 
     @property
     def probs(self) -> Tensor:
-        """p(w | x_t), (B, n, V)."""
+        """p(w | x_t), (B, n, V), new words included."""
         return self.logits.softmax(-1)
+
+    @property
+    def known_probs(self) -> Tensor:
+        """p(w | x_t) of the trained vocabulary alone, where a new word counts as its neighbours. (B, n, V)
+
+        For heads that were trained before the word came.
+        """
+        if self.neighbours is None:
+            return self.probs
+        known, new = self.probs.split([self.neighbours.shape[1], self.neighbours.shape[0]], -1)
+        return known + new @ self.neighbours
+
+    def for_new_words(self, table: Tensor) -> Tensor:
+        """Probabilities of each word of the trained vocabulary, (V, c), with those of its neighbours for new words."""
+        if self.neighbours is None:
+            return table
+        return torch.cat([table, self.neighbours @ table])
 
 
 class Context(NamedTuple):
@@ -213,6 +231,13 @@ class Denoiser(nn.Module):
         wider.new_words, wider._vocabulary = (*self.new_words, *words), None
         return wider
 
+    def neighbours(self) -> Tensor:
+        """How likely each new word, with as much noise as signal, would be taken for each known one. (k, V)"""
+        known, new = self.embeddings().split([self.config.vocab_size, len(self.new_words)])
+        level = torch.zeros(len(new), device=new.device)  # log-SNR
+        alpha, sigma = alpha_sigma(level)
+        return gaussian_word_logits((alpha[:, None] * new)[:, None], known, alpha, sigma)[:, 0].softmax(-1)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """x_0 of token ids: (B, n) -> (B, n, d)."""
         return F.embedding(tokens, self.embeddings())
@@ -248,7 +273,8 @@ class Denoiser(nn.Module):
         logits = self.word_logits(x_t, log_snr, hidden[-1], words)
         with torch.autocast(x_t.device.type, enabled=False):
             x0_hat = logits.softmax(-1) @ embeddings
-        return Denoised(x_t, log_snr, logits, x0_hat, hidden, lengths)
+        neighbours = self.neighbours() if self.new_words else None
+        return Denoised(x_t, log_snr, logits, x0_hat, hidden, lengths, neighbours)
 
     def hidden_states(
         self,
@@ -329,7 +355,7 @@ class Denoiser(nn.Module):
         wide_x_t, self_condition = (F.pad(x, (0, 0, 0, more)) for x in (x_t, self_condition))
         wide = self.forward(wide_x_t, log_snr, self_condition, clean, lengths, context)
         logits, x0_hat, *hidden = (x[:, :length] for x in (wide.logits, wide.x0_hat, *wide.hidden))
-        return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden), lengths)
+        return Denoised(x_t, log_snr, logits, x0_hat, tuple(hidden), lengths, wide.neighbours)
 
     def time(self, log_snr: Tensor) -> Tensor:
         """Features of the noise level: sines and cosines of log(sigma/alpha) / 4, then an MLP. (B,) -> (B, 64)"""

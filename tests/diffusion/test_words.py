@@ -114,6 +114,26 @@ def test_new_words_leave_the_others_as_they_are(tied: Denoiser) -> None:
     assert clean.logits.argmax(-1).tolist() == [[11, 12, 11, 3, 4, 5]]
 
 
+def test_a_new_word_reads_as_its_neighbours_to_heads_that_came_before_it(tied: Denoiser) -> None:
+    with torch.no_grad():
+        tied.words.own[WORDS.index("pub")] = 0.0
+    wider = tied.with_words(["pub", "Marcel"])  # the first is spelled like a word that has nothing of its own
+    denoised = wider(torch.randn(2, 6, 4), torch.tensor([0.5]))
+    assert denoised.neighbours is not None
+    assert denoised.neighbours.shape == (2, 11)
+    assert denoised.neighbours[0].argmax() == WORDS.index("pub")
+    torch.testing.assert_close(denoised.neighbours.sum(1), torch.ones(2))
+    torch.testing.assert_close(denoised.known_probs.sum(-1), torch.ones(2, 6))
+    expected = denoised.probs[..., :11] + denoised.probs[..., 11:] @ denoised.neighbours
+    assert torch.equal(denoised.known_probs, expected)
+    table = torch.rand(11, 3)
+    assert torch.equal(denoised.for_new_words(table)[:11], table)
+    torch.testing.assert_close(denoised.for_new_words(table)[11:], denoised.neighbours @ table)
+    plain = tied(torch.randn(2, 6, 4), torch.tensor([0.5]))
+    assert torch.equal(plain.known_probs, plain.probs)
+    assert plain.for_new_words(table) is table
+
+
 def test_new_words_need_a_tied_output(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="tied"):
         make_model().with_words(["x"])
