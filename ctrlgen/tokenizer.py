@@ -23,6 +23,7 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.joining import detokenize, spacing
 from ctrlgen.splitting import (
     OLD_PATTERN,
     PATTERN,
@@ -36,6 +37,8 @@ from ctrlgen.splitting import (
     splitter,
 )
 
+__all__ = ["END", "PAD", "SPECIAL", "UNK", "WordTokenizer", "detokenize", "is_split", "sentence_starts", "spacing"]
+
 PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)
 START = "<start>"  # in front of the texts of imported models
@@ -45,10 +48,6 @@ SAMPLE = 1000  # texts looked at to see whether they are already split
 GLUED_END = re.compile(r"\w[.,!?](\s|$)")
 SPLIT_END = re.compile(r"(^|\s)[.,!?](\s|$)")
 MOSTLY = 0.9  # share of texts that begin with a capital where the case of a first word says little
-
-NO_SPACE_BEFORE = frozenset([".", ",", ";", ":", "!", "?", ")", "]", "%", "…", "”"])
-NO_SPACE_AFTER = frozenset(["(", "[", "£", "$", "€", "#", "“"])
-JOINERS = frozenset(["-", "/"])
 
 
 def is_split(texts: Iterable[str]) -> bool:
@@ -98,6 +97,7 @@ class WordTokenizer:
                 self._splitter = splitter(self._pattern)
             case _:
                 raise ValueError("it splits texts neither at spaces nor by a pattern")
+        self._by_vocabulary = self._pattern in (None, OLD_PATTERN)  # whether its words decide how a text is split
 
     @classmethod
     def train(
@@ -178,7 +178,7 @@ class WordTokenizer:
     def pieces(self, text: str) -> list[Piece]:
         """The words of a text, with their offsets in it."""
         found = pieces(text, self._splitter)
-        return found if self._pattern == PATTERN else list(self._as_known(text, found))
+        return list(self._as_known(text, found)) if self._by_vocabulary else found
 
     def _as_known(self, text: str, found: list[Piece]) -> Iterator[Piece]:
         """Pieces, but known chunks stay whole, unknown ones (`3/5`) are split where all parts are known."""
@@ -205,7 +205,7 @@ class WordTokenizer:
 
     def _stays_whole(self, chunk: str, parts: list[str]) -> bool:
         """A known chunk such as `St.` stays whole, but not a training typo such as `5.` whose parts are commoner."""
-        if chunk not in self:
+        if chunk not in self._vocabulary or chunk in SPECIAL:
             return False
         id = self._vocabulary[chunk]
         return any(self._vocabulary.get(part, id) >= id for part in parts)
@@ -220,7 +220,7 @@ class WordTokenizer:
 
     def split_training(self, text: str) -> list[str]:
         """The words of one text, split exactly as the vocabulary was learned."""
-        if self._pattern == PATTERN:
+        if not self._by_vocabulary:
             return [plain(word) for word, _ in self._splitter.pre_tokenize_str(text)]
         if self._pattern is not None:
             return [word for word, _ in self._splitter.pre_tokenize_str(unicodedata.normalize("NFC", text))]
@@ -274,26 +274,3 @@ def composed_words(text: str) -> list[str]:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def detokenize(words: Sequence[str]) -> str:
-    """The text a person would write for these words: `family-friendly, £20-25.`"""
-    return "".join(space + word for space, word in zip(spacing(words), words, strict=True))
-
-
-def spacing(words: Sequence[str]) -> list[str]:
-    """What stands before each word in the text: a space or nothing."""
-    spaces: list[str] = []
-    glued, quoted = True, False  # whether the next word follows without a space, whether a quotation is open
-    for index, word in enumerate(words):
-        before = words[index - 1] if index else ""
-        after = words[index + 1] if index + 1 < len(words) else ""
-        joins = word in JOINERS and (
-            (before[-1:].isalnum() and after[:1].isalnum()) or (before[-1:].isdigit() and after in NO_SPACE_AFTER)
-        )
-        is_clitic = (len(word) > 1 and word[0] in "'’" and word[1:].isalpha()) or word.lower() in ("n't", "n’t")
-        closes = word in NO_SPACE_BEFORE or set(word) == {"."} or (word == '"' and quoted)
-        spaces.append("" if glued or joins or is_clitic or closes else " ")
-        glued = joins or word in NO_SPACE_AFTER or (word == '"' and not quoted)
-        quoted ^= word == '"'
-    return spaces

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.splitting import plain, sentence_starts
+from ctrlgen.splitting import OLD_PATTERN, plain, sentence_starts
 from ctrlgen.tokenizer import END, PAD, SPECIAL, UNK, WordTokenizer, detokenize, is_split
 
 SPLIT = [
@@ -310,3 +311,17 @@ def test_new_words_have_the_ids_that_follow() -> None:
     assert "Chez" not in tokenizer
     assert tokenizer.ids(["Chez"]) == [tokenizer.unk_id]
     assert len(tokenizer) == size == len(wider) - 2
+
+
+def test_a_tokenizer_splits_by_the_pattern_in_its_file() -> None:
+    file = json.loads(train(TRUECASED).to_json())
+    file["pre_tokenizer"]["pattern"]["Regex"] = r"\S+"
+    assert WordTokenizer(Tokenizer.from_str(json.dumps(file))).split("don't, he said.") == ["don't,", "he", "said."]
+
+
+def test_a_vocabulary_of_the_old_pattern_keeps_its_ids() -> None:
+    file = json.loads(train(["I don ' t . It 's", "I don't. It's"]).to_json())
+    file["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": OLD_PATTERN}, "behavior": "Removed", "invert": True}
+    tokenizer = WordTokenizer(Tokenizer.from_str(json.dumps(file)))
+    assert tokenizer.split("I can't say it's 4.5") == ["I", "can", "'t", "say", "it", "'s", "4.5"]
+    assert tokenizer.encode_training(["It's"]) == [tokenizer.ids(["It", "'s"])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, TextIO
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctrlgen.cli.telling import tell_log
-from ctrlgen.tokenizer import spacing
+from ctrlgen.joining import Written, detokenize
 
 if TYPE_CHECKING:
     from ctrlgen.evaluation.run import Progress as EvaluationProgress
@@ -34,17 +34,17 @@ def console(file: TextIO) -> Console:
 def marked_text(sample: Sample) -> Text:
     """The sample's text with the words that failed a control in red."""
     text, failed = Text(), sample.failed
-    for position, (space, word) in enumerate(zip(spacing(sample.tokens), sample.tokens, strict=True)):
+    for position, (space, word) in enumerate(sample.written.words()):
         text.append(space)
         text.append(word, style="bold red" if position in failed else "")
     return text
 
 
-def html_text(tokens: Sequence[str], failed: Set[int] = frozenset()) -> str:
-    """A text as people write it, as HTML with the words that failed marked."""
+def html_text(written: Written, failed: Set[int] = frozenset()) -> str:
+    """A text as HTML, with the words that failed marked."""
     return "".join(
-        space + (f"<mark>{escape(word)}</mark>" if position in failed else escape(word))
-        for position, (space, word) in enumerate(zip(spacing(tokens), tokens, strict=True))
+        escape(space) + (f"<mark>{escape(word)}</mark>" if position in failed else escape(word))
+        for position, (space, word) in enumerate(written.words())
     )
 
 
@@ -121,7 +121,7 @@ def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
         task = bar.add_task("", text="")
 
         def watch(step: Step) -> None:
-            text = "".join(space + word for space, word in zip(spacing(step.tokens), step.tokens, strict=True))
+            text = detokenize(step.tokens)
             bar.update(task, completed=step.done, total=step.total, text=Text(text).plain[: max(20, err.width - 40)])
 
         yield watch

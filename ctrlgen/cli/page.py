@@ -15,6 +15,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.guidance import Guidance
 from ctrlgen.generation.request import Request, Sample, Settings, Step
+from ctrlgen.joining import write
 
 try:
     import gradio
@@ -136,7 +137,7 @@ def examples(generator: Generator) -> list[str]:
 
 def emerging(step: Step) -> str:
     """The first text so far."""
-    return f'<p class="emerging">{html_text(step.tokens)}</p>'
+    return f'<p class="emerging">{html_text(write(step.tokens))}</p>'
 
 
 def listing(samples: list[Sample]) -> str:
@@ -150,4 +151,4 @@ def item(sample: Sample) -> str:
         f"{escape('; '.join(reasons(result)))}</li>"
         for result in sample.controls
     )
-    return f"<li><p>{html_text(sample.tokens, sample.failed)}</p><ul>{controls}</ul></li>"
+    return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}</ul></li>"

@@ -16,6 +16,7 @@ from torch import Tensor
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import UsageError
+from ctrlgen.joining import Given, Leaning
 from ctrlgen.tokenizer import WordTokenizer
 
 BLANK = re.compile(r"_{3,}(?:\{([^}]*)\})?")
@@ -39,6 +40,7 @@ class Template:
     text: str
     parts: tuple[str | Blank, ...]
     ids: tuple[int, ...] = field(default=(), compare=False)  # of its words in order, as `word_ids` finds them
+    given: tuple[Given, ...] = field(default=(), compare=False)  # its words, as they were typed
 
     @property
     def blanks(self) -> list[Blank]:
@@ -83,18 +85,46 @@ class Template:
             words += [None] * sizes.pop(0) if isinstance(part, Blank) else [part]
         return tuple(words)
 
+    def typed(self, words: Sequence[str | None]) -> tuple[Given | None, ...]:
+        """How the kept words of a filled template were typed, None for each that was written."""
+        given = iter(self.given)
+        return tuple(None if word is None else next(given) for word in words)
+
 
 def parse_template(text: str, tokenizer: WordTokenizer) -> Template:
     """A template's words, split as the model's, and its blanks. Raises UsageError naming what is wrong."""
     parts: list[str | Blank] = []
+    given: list[Given] = []
     end = 0
-    for found in BLANK.finditer(text):
-        parts += [*tokenizer.split(text[end : found.start()]), parse_blank(found)]
-        end = found.end()
-    if end == 0:
+    blanks = list(BLANK.finditer(text))
+    if not blanks:
         raise UsageError(f"{text!r} has no blank to fill; write ___ where words are missing, or ___{{2-5}} for 2 to 5")
-    parts += tokenizer.split(text[end:])
-    return Template(text, tuple(parts), tuple(word_ids([part for part in parts if isinstance(part, str)], tokenizer)))
+    for found in blanks:
+        words = given_words(text, end, found.start(), tokenizer)
+        parts += [*(word.text for word in words), parse_blank(found)]
+        given += words
+        end = found.end()
+    words = given_words(text, end, len(text), tokenizer)
+    parts += [word.text for word in words]
+    ids = word_ids([part if isinstance(part, str) else None for part in parts], tokenizer)
+    return Template(text, tuple(parts), tuple(id for id in ids if id != NO_WORD), (*given, *words))
+
+
+def given_words(text: str, start: int, end: int, tokenizer: WordTokenizer) -> list[Given]:
+    """The words of a template from `start` to `end`, between which it has no blank."""
+    pieces = tokenizer.pieces(text[start:end])
+    words = []
+    for number, piece in enumerate(pieces):
+        first, last = number == 0, number == len(pieces) - 1
+        words.append(
+            Given(
+                piece.text,
+                text[start + piece.start : start + piece.end],
+                None if first else text[start + pieces[number - 1].end : start + piece.start],
+                Leaning(first and piece.start == 0 < start, last and start + piece.end == end < len(text)),
+            )
+        )
+    return words
 
 
 def parse_blank(found: re.Match[str]) -> Blank:
@@ -152,13 +182,15 @@ def keep(rows: Sequence[Sequence[str | None]], tokenizer: WordTokenizer) -> Kept
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), NO_WORD)
     for row, words in zip(ids, rows, strict=True):
-        places = [place for place, word in enumerate(words) if word is not None]
-        row[places] = torch.tensor(word_ids([word for word in words if word is not None], tokenizer), dtype=torch.long)
+        row[: len(words)] = torch.tensor(word_ids(words, tokenizer), dtype=torch.long)
     return KeptWords(ids)
 
 
-def word_ids(words: Sequence[str], tokenizer: WordTokenizer) -> list[int]:
-    """The ids of given words: of the same word in another case where the vocabulary has it only so."""
+def word_ids(words: Sequence[str | None], tokenizer: WordTokenizer) -> list[int]:
+    """The ids of given words, of the same word in another case where only that is known; NO_WORD for None."""
     folded = {word.casefold(): id for id, word in reversed(list(enumerate(tokenizer.words)))}
-    exact = zip(words, tokenizer.ids(words), strict=True)
-    return [id if id != tokenizer.unk_id else folded.get(word.casefold(), id) for word, id in exact]
+    ids = []
+    for word, id in zip(words, tokenizer.ids([word or "" for word in words]), strict=True):
+        other = folded.get(word.casefold(), id) if word is not None else NO_WORD
+        ids.append(id if word is not None and id != tokenizer.unk_id else other)
+    return ids

@@ -42,7 +42,7 @@ from ctrlgen.generation.explain import explain
 from ctrlgen.generation.guarantee import choose_texts, free, possible
 from ctrlgen.generation.guidance import MARGIN, Term, active, condition_words, joint_log_prob, refine, steer
 from ctrlgen.generation.request import MOST_SAMPLES, ControlResult, Job, Request, Sample, Settings, Step, Watch
-from ctrlgen.tokenizer import detokenize
+from ctrlgen.joining import write
 
 __all__ = ["ControlResult", "Generator", "Request", "Sample", "Settings", "Step", "sample_texts"]
 
@@ -451,15 +451,18 @@ class Generator:
                     results[job].append(ControlResult(*result))
         return {
             job: Sample(
-                requests[job.request].id,
+                request.id,
                 job.index,
-                detokenize(tokens[job]),
+                text.text,
                 tokens[job],
                 job.seed,
                 tuple(results[job]),
                 job.attempt + 1,
+                text.offsets,
             )
             for job in chosen
+            for request in [requests[job.request]]
+            for text in [write(tokens[job], request.template.typed(job.kept) if request.template else ())]
         }
 
 

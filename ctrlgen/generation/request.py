@@ -12,6 +12,7 @@ from ctrlgen.controls.template import Template
 from ctrlgen.diffusion.seeds import SEED_STRIDE
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.joining import Written, write
 from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
 
 MOST_STEPS, MOST_CANDIDATES, MOST_SAMPLES = 100_000, 10_000, 1_000_000
@@ -134,6 +135,7 @@ class Sample:
     seed: int
     controls: tuple[ControlResult, ...]
     attempts: int = 1  # draws it took; with more than one the oracle has chosen it
+    offsets: tuple[tuple[int, int], ...] = ()  # where each token stands in the text; empty is as `write` joins them
 
     @property
     def success(self) -> bool | None:
@@ -142,6 +144,11 @@ class Sample:
         if False in verdicts:
             return False
         return None if None in verdicts else True
+
+    @property
+    def written(self) -> Written:
+        """The text, and where each token stands in it."""
+        return Written(self.text, self.offsets) if self.offsets else write(self.tokens)
 
     @property
     def failed(self) -> set[int]:

@@ -14,6 +14,7 @@ from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator, Sample, Settings
 from ctrlgen.generation.guidance import Guidance, Term, steer
+from ctrlgen.joining import write
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 
 QUICK = Settings(steps=8)
@@ -39,6 +40,40 @@ def tokenizer() -> WordTokenizer:
 )
 def test_templates(tokenizer: WordTokenizer, text: str, parts: tuple[str | Blank, ...]) -> None:
     assert parse_template(text, tokenizer).parts == parts
+
+
+TYPED = [
+    ("C# 5 - 10 km - see http://a.org/b ___ .", "C# 5 - 10 km - see http://a.org/b x."),
+    ("C++ or F# ___, 5 -10 km", "C++ or F# x, 5 -10 km"),
+    ("Mail  jo.e@x-y.org, ___!", "Mail  jo.e@x-y.org, x!"),
+    ("In the U.S. at 5 a.m. ___", "In the U.S. at 5 a.m. x"),
+    ("e.g. J. R. Smith ___ etc.", "e.g. J. R. Smith x etc."),
+    ("one - two – ___ — three", "one - two – x — three"),
+    ("'hello' she ___, 'bye' ___.", "'hello' she x, 'bye' x."),
+    ("the guests' pub ___ the dogs' .", "the guests' pub x the dogs' ."),
+    ("👩‍👩‍👧 like ___ 👍🏽🇩🇪", "👩‍👩‍👧 like x 👍🏽🇩🇪"),
+    ("“Don’t” ‘go’ ___ ’til ’90s", "“Don’t” ‘go’ x ’til ’90s"),
+    ('The CAN\'T-do ___-ness (___) "___"', 'The CAN\'T-do x-ness (x) "x"'),
+    ("The ( ___ ) £ ___ family - ___ ___ - friendly", "The (x) £x family - x x - friendly"),
+    ("It cannot, can not, gonna ___ do n't", "It cannot, can not, gonna x do n't"),
+    ("你好，___ 世界。 ok", "你好，x世界。 ok"),
+    ("cafe\u0301\u00a0 in\u00adfo ___", "cafe\u0301\u00a0 in\u00adfo x"),
+]
+
+
+@pytest.mark.parametrize(("template", "text"), TYPED)
+@pytest.mark.parametrize("data", [["The Vaults is near Mary . the"], ["I don't go. The U.S. is far."]])
+def test_given_text_comes_back_to_the_character(template: str, text: str, data: list[str]) -> None:
+    parsed = parse_template(template, WordTokenizer.train(data, min_count=1))
+    kept = parsed.fill(len(parsed.parts), seed=0)
+    written = write([word or "x" for word in kept], parsed.typed(kept))
+    assert written.text == text
+    assert "".join(space + word for space, word in written.words()) == text
+
+
+def test_a_blank_of_no_words_leaves_one_space(tokenizer: WordTokenizer) -> None:
+    parsed = parse_template("a ___{0-1} b___{0-1}c ___{0-1} .", tokenizer)
+    assert write(["a", "b", "c", "."], parsed.typed(["a", "b", "c", "."])).text == "a bc."
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from ctrlgen.evaluation.report.tables import (
 from ctrlgen.evaluation.run import Results
 from ctrlgen.evaluation.tradeoff import KNEE, curves, knee
 from ctrlgen.files import make_directory, write_text
+from ctrlgen.joining import write
 
 __all__ = ["show_results", "write_card", "write_comparison", "write_report"]
 
@@ -231,7 +232,7 @@ def sample(record: Record, results: Results, human: Record | None) -> str:
 
 def marked(record: Record) -> str:
     """A text as people write it, the words that failed marked."""
-    return html_text(record.tokens, {position for verdict in record.verdicts for position in verdict.failed})
+    return html_text(write(record.tokens), {position for verdict in record.verdicts for position in verdict.failed})
 
 
 def settings_table(configuration: Mapping[str, Any]) -> str:
