@@ -71,15 +71,33 @@ class Control:
     statement: Statement
     classifier: Classifier = field(compare=False)
     target: Any
+    complement: bool = False  # the target is what to avoid: under `not`, of kinds without a target for the opposite
 
     @property
     def text(self) -> str:
         return self.statement.text
 
-    @property
-    def complement(self) -> bool:
-        """Whether the target is what to avoid: under `not`, where its kind has no target that means the opposite."""
-        return self.statement.negated and self.classifier.negate(self.target) is None
+
+def make_control(statement: Statement, classifier: Classifier) -> Control:
+    """What a statement asks of its classifier. Here alone is decided what `not` means."""
+    target = parse_value(classifier, statement.value)
+    if not statement.negated:
+        return Control(statement, classifier, target)
+    opposite = classifier.negate(target)
+    if opposite is None:
+        return Control(statement, classifier, target, complement=True)
+    return Control(statement, classifier, opposite)
+
+
+def parse_value(classifier: Classifier, value: str) -> Any:
+    """The target of a value. Raises UsageError, which says of an `@` in the value what it could have been meant for."""
+    try:
+        return classifier.parse(value)
+    except UsageError as error:
+        if "@" not in value or value[0] in QUOTES:
+            raise
+        hint = "a weight after @ is a number, such as @2; a value that holds an @ stands in quotes"
+        raise UsageError(f"{error} ({hint})") from None
 
 
 class Classifier(ABC):

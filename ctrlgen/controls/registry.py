@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
-from ctrlgen.controls.language import QUOTES, Classifier, Control, parse_statement
+from ctrlgen.controls.language import Classifier, Control, make_control, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory
 
@@ -184,24 +184,5 @@ class Controls:
         """Controls in the order written. Raises UsageError where one cannot be understood."""
         if len(texts) > MOST_CONTROLS:
             raise UsageError(f"a request has at most {MOST_CONTROLS} controls, this one {len(texts)}")
-        controls = []
-        for text in texts:
-            statement = parse_statement(text)
-            classifier = self.classifier(statement.name)
-            target = parse_value(classifier, statement.value)
-            opposite = classifier.negate(target) if statement.negated else None
-            if opposite is not None:
-                target = opposite
-            controls.append(Control(statement, classifier, target))
-        return tuple(controls)
-
-
-def parse_value(classifier: Classifier, value: str) -> Any:
-    """The target of a value. Raises UsageError, which says of an `@` in the value what it could have been meant for."""
-    try:
-        return classifier.parse(value)
-    except UsageError as error:
-        if "@" not in value or value[0] in QUOTES:
-            raise
-        hint = "a weight after @ is a number, such as @2; a value that holds an @ stands in quotes"
-        raise UsageError(f"{error} ({hint})") from None
+        statements = map(parse_statement, texts)
+        return tuple(make_control(statement, self.classifier(statement.name)) for statement in statements)

@@ -7,13 +7,11 @@ The Vaults is a ___{1-3} pub ___{4} .     one to three words; exactly four
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import UsageError
 from ctrlgen.joining import Given, Leaning
@@ -22,7 +20,6 @@ from ctrlgen.tokenizer import WordTokenizer
 BLANK = re.compile(r"_{3,}(?:\{([^}]*)\})?")
 SIZE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 NO_WORD = -1  # id where a blank is
-CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that guides stay so
 
 
 @dataclass(frozen=True)
@@ -138,52 +135,6 @@ def parse_blank(found: re.Match[str]) -> Blank:
     if not fewest <= most or most == 0:
         raise UsageError(f"{found[0]!r}: the range must rise, to at least 1")
     return Blank(fewest, most)
-
-
-@dataclass(frozen=True)
-class KeptWords:
-    """The words of a batch that are given; a denoiser told of them takes them as clean and is certain of them."""
-
-    ids: Tensor  # (B, n), NO_WORD where a word is to be written
-
-    def to(self, device: str | torch.device) -> KeptWords:
-        return KeptWords(self.ids.to(device))
-
-    @property
-    def clean(self) -> Tensor:
-        return self.ids != NO_WORD
-
-    def pin(self, logits: Tensor) -> Tensor:
-        """Logits (B, n, V) that are certain of the kept words."""
-        certain = torch.full_like(logits, -CERTAIN).scatter(-1, self.ids.clamp(min=0)[..., None], 0.0)
-        return torch.where(self.clean[..., None], certain, logits)
-
-    def told(self, denoiser: Callable[..., Denoised], embeddings: Tensor) -> Callable[..., Denoised]:
-        """The denoiser with x_t at kept words replaced by their embeddings, so that nothing there has a gradient."""
-        clean = self.clean
-        x_0 = embeddings[self.ids.clamp(min=0)]  # (B, n, d)
-
-        def denoise(
-            x_t: Tensor, log_snr: Tensor, self_condition: Tensor | None = None, lengths: Tensor | None = None
-        ) -> Denoised:
-            x_t = torch.where(clean[..., None], x_0, x_t)
-            denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
-            x0_hat = torch.where(clean[..., None], x_0, denoised.x0_hat)
-            return replace(denoised, logits=self.pin(denoised.logits), x0_hat=x0_hat)
-
-        return denoise
-
-
-def keep(rows: Sequence[Sequence[str | None]], tokenizer: WordTokenizer) -> KeptWords:
-    """The ids of the words that are not None, in rows filled up to the longest.
-
-    A word that the vocabulary has only in another case is shown to the model in that, an unknown one as <unk>.
-    """
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), NO_WORD)
-    for row, words in zip(ids, rows, strict=True):
-        row[: len(words)] = torch.tensor(word_ids(words, tokenizer), dtype=torch.long)
-    return KeptWords(ids)
 
 
 def word_ids(words: Sequence[str | None], tokenizer: WordTokenizer) -> list[int]:

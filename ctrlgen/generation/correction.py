@@ -16,39 +16,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctrlgen.controls.template import NO_WORD
-from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.guarantee import accepted, free
 from ctrlgen.generation.guidance import MARGIN, Term
+from ctrlgen.generation.reading import Reader
 
 STRIDE = 4  # of hidden words; nearer ones would be told too little of each other
 LEAST_GAIN = 3.0  # nats
 
-Lengths = Tensor | None
-OnHidden = Callable[[Sequence[Term], Lengths, Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)
-OnClean = Callable[[Tensor, Lengths], Denoised]  # texts (B, n) -> what the denoiser says of them
+OnHidden = Callable[[Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)
 Held = Callable[[Tensor, Tensor], Tensor]  # texts (M, n) and the rows (M,) whose K controls they are under -> (M, K)
 Fine = Callable[[Tensor, Tensor], Tensor]  # the same -> bool (M,)
 
 
 def correct(
-    on_hidden: OnHidden,
-    on_clean: OnClean,
-    ids: Tensor,
-    changeable: Tensor,
-    lengths: Lengths,
-    terms: Sequence[Term],
-    sweeps: int,
+    reader: Reader, ids: Tensor, changeable: Tensor, lengths: Tensor | None, terms: Sequence[Term], sweeps: int
 ) -> Tensor:
     """The texts (B, n) after at most so many sweeps, each over those that the one before it changed.
 
-    changeable: bool (B, n), the words that may be replaced. on_hidden, on_clean: the model's opinion of texts.
+    changeable: bool (B, n), the words that may be replaced. Terms: the controls that a change must not harm.
     """
     rows = torch.arange(len(ids), device=ids.device)
     for _ in range(sweeps):
         texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
         sizes = None if lengths is None else lengths[rows]
-        chosen, words = propose(partial(on_hidden, of_rows, sizes), texts, changeable[rows])
-        held = partial(control_log_probs, on_clean, free(of_rows), sizes)
+        on_hidden = partial(reader.hidden, lengths=sizes, terms=of_rows)
+        chosen, words = propose(on_hidden, texts, changeable[rows])
+        held = partial(log_probs, reader, free(of_rows), sizes)
         after = accept(held, partial(accepted, of_rows, sizes), texts, chosen, words)
         ids = ids.index_copy(0, rows, after)
         rows = rows[(after != texts).any(1)]
@@ -57,7 +50,7 @@ def correct(
     return ids
 
 
-def propose(on_hidden: Callable[[Tensor], Tensor], ids: Tensor, changeable: Tensor) -> tuple[Tensor, Tensor]:
+def propose(on_hidden: OnHidden, ids: Tensor, changeable: Tensor) -> tuple[Tensor, Tensor]:
     """Where a word is less likely than another by LEAST_GAIN, bool (B, n), and the likeliest words (B, n).
 
     Of neighbours only the one that gains most is to be replaced.
@@ -95,10 +88,6 @@ def accept(held: Held, fine: Fine, ids: Tensor, chosen: Tensor, words: Tensor) -
     return ids.index_copy(0, touched, torch.where(good[:, None], after, ids[touched]))
 
 
-def control_log_probs(on_clean: OnClean, terms: Sequence[Term], lengths: Lengths, ids: Tensor, rows: Tensor) -> Tensor:
+def log_probs(reader: Reader, terms: Sequence[Term], lengths: Tensor | None, ids: Tensor, rows: Tensor) -> Tensor:
     """log p, weighted, of each control of these rows (M,) in finished texts (M, n). -> (M, K)"""
-    if not terms:
-        return torch.zeros(len(ids), 0, device=ids.device)
-    clean = on_clean(ids, None if lengths is None else lengths[rows])
-    of_rows = (term.rows(rows) for term in terms)
-    return torch.stack([term.weight * term.log_prob(clean).float() for term in of_rows], 1)
+    return reader.controls(ids, None if lengths is None else lengths[rows], [term.rows(rows) for term in terms])

@@ -12,18 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ctrlgen.controls.language import Control, check
 from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.guidance import Guidance, Term, active
-from ctrlgen.generation.request import ControlResult, Explanation, Job, Sample, Settings
-
-if TYPE_CHECKING:
-    from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.jobs import Job
+from ctrlgen.generation.judging import words_of
+from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.request import ControlResult, Explanation, Sample, Settings
+from ctrlgen.generation.workers import Workers
 
 LEAST_OPPOSED = 0.1  # mean cosine; controls that have nothing to do with each other stay below
 
@@ -43,12 +46,16 @@ class FailedPart(Job):
 
 
 def explain(
-    generator: Generator, samples: Mapping[Job, Sample], texts: Mapping[Job, list[int]], settings: Settings
+    reader: Reader,
+    workers: Workers,
+    samples: Mapping[Job, Sample],
+    texts: Mapping[Job, list[int]],
+    settings: Settings,
 ) -> dict[Job, Sample]:
     """The samples with an explanation of each part of a control that failed. `texts` are their word ids."""
     failed = [part for job, sample in samples.items() for part in failed_parts(job, sample)]
     ids = {part: texts[part.first] for part in failed}
-    explanations = generator.on_every_core(partial(explain_batch, generator, ids, settings), failed)
+    explanations = workers.map(partial(explain_batch, reader, ids, settings), failed)
     by_control: dict[tuple[Job, int], list[Explanation]] = defaultdict(list)
     for part in failed:
         by_control[part.first, part.position].append(explanations[part])
@@ -85,36 +92,37 @@ def missing_parts(result: ControlResult, words: Sequence[str]) -> list[tuple[Any
 
 @torch.no_grad()
 def explain_batch(
-    generator: Generator,
+    reader: Reader,
     texts: Mapping[FailedPart, list[int]],
     settings: Settings,
-    batch: Sequence[FailedPart],
+    failed: Sequence[FailedPart],
     stopped: Event,
 ) -> list[Explanation]:
     """Draw the texts once more and watch. The parts are of controls at the same position."""
-    position = batch[0].position
-    others = generator.terms(batch)
-    encoded = others[position].classifier.encode([part.target for part in batch], [part.length for part in batch])
+    batch = Batch(reader.model, failed)
+    position = failed[0].position
+    others = list(batch.terms)
+    encoded = others[position].classifier.encode([part.target for part in failed], batch.sizes)
     term = replace(others.pop(position), encoded=encoded)
-    clean = generator.on_clean_text(generator.rows(batch, texts), generator.row_lengths(batch))
+    clean = reader.clean(batch.fill(texts), batch.lengths)
     explanations = [
         Explanation(part.detail, p, negated=part.controls[position].statement.negated)
-        for part, p in zip(batch, term.log_prob(clean).exp().tolist(), strict=True)
+        for part, p in zip(failed, term.log_prob(clean).exp().tolist(), strict=True)
     ]
     if term.classifier.structural:  # decided before the first step
         return explanations
     opposition = Opposition(term, others, settings.guidance)
     steps = []
-    for ids in generator.sample_batch(batch, settings, opposition if others else None):
+    for ids in drafts(reader, batch, settings, opposition if others else None):
         if stopped.is_set():
             return explanations
-        steps.append(ids.tolist())
-    for row, part in enumerate(batch):
-        said = [rows[row][: part.length] for rows in steps]
+        steps.append(batch.cut(ids))
+    for row, part in enumerate(failed):
+        said = [rows[row] for rows in steps]
         if said[-1] != texts[part]:  # another text: some accelerators do not repeat themselves
             continue
         control = replace(part.controls[position], target=part.target)
-        held = last_held(control, [generator.words(part, ids) for ids in said])
+        held = last_held(control, [words_of(reader.model.tokenizer, part, ids) for ids in said])
         other = opposition.strongest(row, held or 1)
         names = [control.text for control in part.controls if control is not part.controls[position]]
         pulled_by = names[other] if other is not None else None

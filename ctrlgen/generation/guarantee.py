@@ -14,8 +14,8 @@ from torch import Tensor
 from ctrlgen.automata.automaton import any_text, product
 from ctrlgen.automata.paths import best_path, draw_path
 from ctrlgen.automata.recursion import stack
-from ctrlgen.controls.template import KeptWords
 from ctrlgen.generation.guidance import Term
+from ctrlgen.generation.kept import KeptWords
 
 
 def free(terms: Sequence[Term]) -> list[Term]:

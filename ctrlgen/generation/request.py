@@ -1,4 +1,4 @@
-"""What is asked for and what is answered: settings, requests, the jobs they are split into, samples."""
+"""What is asked for and what is answered: settings, requests, samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 from ctrlgen.controls.language import Control, Verdict
 from ctrlgen.controls.template import Template
-from ctrlgen.diffusion.seeds import SEED_STRIDE
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.guidance import Guidance
 from ctrlgen.joining import Written, write
@@ -128,7 +127,7 @@ class ControlResult:
 class Sample:
     """One finished text."""
 
-    id: Any
+    request: Request
     index: int
     text: str
     tokens: list[str]
@@ -136,6 +135,11 @@ class Sample:
     controls: tuple[ControlResult, ...]
     attempts: int = 1  # draws it took; with more than one the oracle has chosen it
     offsets: tuple[tuple[int, int], ...] = ()  # where each token stands in the text; empty is as `write` joins them
+
+    @property
+    def id(self) -> Any:
+        """The id of its request."""
+        return self.request.id
 
     @property
     def success(self) -> bool | None:
@@ -173,29 +177,6 @@ class Sample:
             "attempts": self.attempts,
             "controls": [result.as_json() for result in self.controls],
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One candidate of one sample. The first attempt has candidates 0 to K - 1, the second K to 2 K - 1, and so on."""
-
-    request: int
-    index: int
-    candidate: int
-    seed: int
-    length: int
-    controls: tuple[Control, ...]
-    kept: tuple[str | None, ...] = ()  # a template's words, None where one is to be written; empty without a template
-    attempt: int = 0
-
-    @property
-    def noise_seed(self) -> int:
-        return self.seed + self.candidate * SEED_STRIDE
-
-    @property
-    def batch_key(self) -> tuple[Any, ...]:
-        """Jobs that share this may run as rows of one batch."""
-        return tuple((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
 
 
 @dataclass(frozen=True)

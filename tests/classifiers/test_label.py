@@ -25,6 +25,7 @@ from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, Settings
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.jobs import Draws
 from ctrlgen.labels import read_labels
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head
@@ -393,7 +394,7 @@ def test_the_guide_reads_what_is_written_not_what_goes_together(toy_model: Path,
     head = LabelHead([3, 3], len(model.tokenizer), model.config.layers, model.config.width, **label.HEAD_SIZE)
     load_head(head, directory)
     untied = ["the red cat sees a old river .", "a small dog likes the red house ."]
-    clean = Generator(model).on_clean_text(torch.tensor([model.tokenizer.ids(text.split()) for text in untied]), None)
+    clean = Generator(model).reader.clean(torch.tensor([model.tokenizer.ids(text.split()) for text in untied]), None)
     assert likeliest(head(clean)).tolist() == [[1, 2], [2, 1]]  # 0 is absent
 
 
@@ -470,7 +471,7 @@ def test_fields_compose_and_can_be_avoided(generator: Generator) -> None:
 
 def test_fields_of_one_training_share_batches_and_weights(generator: Generator) -> None:
     alone = [generator.request([control], n=4, seed=5) for control in ("subject: cat", "action: sees")]
-    jobs = [job for number, request in enumerate(alone) for job in generator.jobs(number, request, Settings())]
+    jobs = Draws(generator.model, alone).first()
     assert len({job.batch_key for job in jobs}) == 1
     apart = [sample.text for request in alone for sample in generator.generate([request])]
     assert [sample.text for sample in generator.generate(alone)] == apart
@@ -496,7 +497,7 @@ def test_guide_and_oracle_know_nothing_of_each_other(taught: Path) -> None:
     assert isinstance(classifier, Field)
     texts = [words for words, _ in toy_sentences(30, seed=9)]
     ids = torch.tensor([generator.model.tokenizer.ids(words) for words in texts if len(words) == 9])
-    clean, encoded = generator.on_clean_text(ids, None), classifier.encode([control.target] * len(ids), [9] * len(ids))
+    clean, encoded = generator.reader.clean(ids, None), classifier.encode([control.target] * len(ids), [9] * len(ids))
     guided, judged = classifier.log_prob(clean, encoded), classifier.check(texts, [control.target] * 30)
     wipe(classifier.head)
     assert classifier.check(texts, [control.target] * 30) == judged

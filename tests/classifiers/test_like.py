@@ -65,7 +65,7 @@ def test_the_oracle_counts_words_kept_in_order(like: Like) -> None:
 def test_a_text_is_likelier_from_itself_than_from_another(generator: Generator, like: Like) -> None:
     words = a_text(generator)
     ids = torch.tensor([generator.model.tokenizer.ids(words)])
-    clean = generator.on_clean_text(ids, None)
+    clean = generator.reader.clean(ids, None)
     target = like.parse(" ".join(words))
     other = like.parse(" ".join(reversed(words)))
     near, far = (float(like.log_prob(clean, like.encode([t], [len(words)]))) for t in (target, other))

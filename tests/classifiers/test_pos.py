@@ -241,7 +241,7 @@ def test_the_guide_knows_the_tags_of_clean_text(generator: Generator) -> None:
     (control,) = generator.request([f"pos: {' '.join(tags)}"]).controls
     (wrong,) = generator.request(["pos: DET NOUN VERB DET NOUN NOUN"]).controls
     ids = torch.tensor([generator.model.tokenizer.ids(words)])
-    clean = generator.on_clean_text(ids, None)
+    clean = generator.reader.clean(ids, None)
 
     def probability(target: Pattern) -> float:
         encoded: Tensor = control.classifier.encode([target], [6])

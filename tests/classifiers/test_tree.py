@@ -632,7 +632,7 @@ def test_guide_and_oracle_know_nothing_of_each_other(taught: Path) -> None:
     assert isinstance(classifier, Span)
     texts = [words for words, _ in toy_sentences(60, seed=9) if len(words) == 7]
     ids, count = torch.tensor([generator.model.tokenizer.ids(words) for words in texts]), len(texts)
-    clean, encoded = generator.on_clean_text(ids, None), classifier.encode([control.target] * count, [7] * count)
+    clean, encoded = generator.reader.clean(ids, None), classifier.encode([control.target] * count, [7] * count)
     guided, judged = classifier.log_prob(clean, encoded), classifier.check(texts, [control.target] * count)
     wipe(classifier.head)
     assert classifier.check(texts, [control.target] * count) == judged

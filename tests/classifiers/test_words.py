@@ -14,6 +14,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator, Settings
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.jobs import allowed_lengths
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen_classifiers.patterns.compiling import leaves
 from ctrlgen_classifiers.words import Ends, Matches, Starts, Wanted, Words
@@ -266,7 +267,7 @@ def test_many_words_may_be_avoided(generator: Generator) -> None:
 
 def test_lengths_are_long_enough_for_the_words(generator: Generator) -> None:
     request = generator.request(["words: red cat, old dog, small river, red house"])
-    assert generator.lengths(request.controls) == [8, 9, 10, 11, 12]
+    assert allowed_lengths(generator.model, request.controls) == [8, 9, 10, 11, 12]
 
 
 # Texts

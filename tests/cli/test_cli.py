@@ -152,7 +152,7 @@ def test_unguided_texts_one_a_line(ctrlgen: Run, toy_model: Path, generator: Gen
 def test_a_long_text_stays_on_one_line() -> None:
     words = ["longwinded"] * 60
     file = io.StringIO()
-    display.show_samples([Sample(None, 0, " ".join(words), words, 0, ())], file)
+    display.show_samples([Sample(Request(), 0, " ".join(words), words, 0, ())], file)
     assert file.getvalue() == " ".join(words) + "\n"
 
 

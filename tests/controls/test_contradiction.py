@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ctrlgen.controls.contradiction import refuse_contradictions
-from ctrlgen.controls.language import Classifier, Control, parse_statement
+from ctrlgen.controls.language import Classifier, Control, make_control, parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.tokenizer import WordTokenizer
@@ -37,8 +37,7 @@ def read(classifiers: dict[str, Classifier], *texts: str) -> list[Control]:
     controls = []
     for text in texts:
         statement = parse_statement(text)
-        classifier = classifiers[statement.name]
-        controls.append(Control(statement, classifier, classifier.parse(statement.value)))
+        controls.append(make_control(statement, classifiers[statement.name]))
     return controls
 
 

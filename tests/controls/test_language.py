@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctrlgen.controls.language import Classifier, Control, Statement, Verdict, check, parse_statement
+from ctrlgen.controls.language import Classifier, Control, Statement, Verdict, check, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 
@@ -119,8 +119,7 @@ def test_each_mistake_is_one_line(text: str, named: str) -> None:
 
 
 def starts(text: str) -> Control:
-    statement = parse_statement(text)
-    return Control(statement, Starts(), statement.value)
+    return make_control(parse_statement(text), Starts())
 
 
 def test_check_asks_each_text_for_its_own_target() -> None:
@@ -136,6 +135,21 @@ def test_a_negated_control_succeeds_where_the_oracle_finds_nothing() -> None:
 def test_what_could_not_be_checked_stays_unknown_when_negated() -> None:
     unknown = Verdict(None, "not installed")
     assert unknown.turned_round() == unknown
+
+
+class Mirror(Starts):
+    """Each of its targets has an opposite, whose opposite it is."""
+
+    def negate(self, target: str) -> str:
+        return target.removeprefix("-") if target.startswith("-") else f"-{target}"
+
+
+def test_not_is_decided_once() -> None:
+    plain, negated = (make_control(parse_statement(text), Mirror()) for text in ("starts: The", "not starts: The"))
+    assert (plain.target, plain.complement) == ("The", False)
+    assert (negated.target, negated.complement) == ("-The", False)
+    without_opposite = starts("not starts: The")
+    assert (without_opposite.target, without_opposite.complement) == ("The", True)
 
 
 def test_a_classifier_without_training_says_so() -> None:

@@ -125,7 +125,7 @@ def test_rejection_keeps_what_its_guides_prefer(toy: Generator, lm: LanguageMode
     for draft in drafts:
         fitting = [text for text in pool if len(text) in peer.lengths(requests[draft.request])]
         pairs = [(draft.request, number) for number in range(len(fitting))]
-        scores = guide_log_probs(toy, requests, fitting, pairs)
+        scores = guide_log_probs(toy.reader, toy.workers, requests, fitting, pairs)
         best = max(scores.values())
         assert scores[draft.request, fitting.index(draft.words)] >= best - 10.0**-best_of.DIGITS
 
@@ -135,10 +135,10 @@ def test_guide_scores_do_not_depend_on_company(toy: Generator, lm: LanguageModel
     texts = [tuple(words) for words in lm.draw(range(12))]
     pairs = [(request, text) for request in (1, 2) for text in range(12)]
     pairs += [(0, text) for text in range(12) if len(texts[text]) == 7]
-    together = guide_log_probs(toy, requests, texts, pairs)
+    together = guide_log_probs(toy.reader, toy.workers, requests, texts, pairs)
     assert together.keys() == set(pairs)
     for request, text in pairs[::3]:
-        (alone,) = guide_log_probs(toy, [requests[request]], [texts[text]], [(0, 0)]).values()
+        (alone,) = guide_log_probs(toy.reader, toy.workers, [requests[request]], [texts[text]], [(0, 0)]).values()
         assert together[request, text] == pytest.approx(alone, abs=0.05)
 
 

@@ -10,9 +10,13 @@ from torch import Tensor
 from toy_grammar import TAG_OF
 
 from ctrlgen.controls.template import NO_WORD
-from ctrlgen.generation.correction import LEAST_GAIN, STRIDE, accept, propose
-from ctrlgen.generation.generator import Generator, Settings
+from ctrlgen.generation import denoising
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.correction import LEAST_GAIN, STRIDE, accept, correct, propose
+from ctrlgen.generation.denoising import drafts
+from ctrlgen.generation.generator import Generator, Request, Settings
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.jobs import Draws, Job
 
 WORDS, DIM = 7, 3
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
@@ -95,13 +99,16 @@ def test_changes_that_a_guide_minds_are_not_made() -> None:
 # In the pipeline
 
 
-def corrected(generator: Generator, controls: Sequence[str], *texts: str, **changed: Any) -> list[str]:
+def batch_of(generator: Generator, request: Request) -> Batch[Job]:
+    return Batch(generator.model, Draws(generator.model, [request]).first())
+
+
+def corrected(generator: Generator, controls: Sequence[str], *texts: str, sweeps: int = 3) -> list[str]:
     """The texts after correction under these controls, all of one length."""
     rows = torch.tensor([generator.model.tokenizer.ids(text.split()) for text in texts])
-    request = generator.request([*controls, f"length: {rows.shape[1]}"], n=len(texts))
-    batch = list(generator.jobs(0, request, Settings()))
-    terms = [term for term in generator.terms(batch) if not term.classifier.structural]
-    ids = generator.corrected(rows, None, None, terms, Settings(**changed))
+    batch = batch_of(generator, generator.request([*controls, f"length: {rows.shape[1]}"], n=len(texts)))
+    terms = [term for term in batch.terms if not term.classifier.structural]
+    ids = correct(generator.reader, rows, batch.changeable, None, terms, sweeps)
     return [" ".join(generator.model.tokenizer.decode(row)) for row in ids.tolist()]
 
 
@@ -112,7 +119,7 @@ def test_a_word_out_of_place_is_mended(generator: Generator) -> None:
     words, expected = mended.split(), damaged.split()
     assert words[:4] + words[5:] == expected[:4] + expected[5:]
     assert corrected(generator, ["pos: DET NOUN VERB DET NOUN PUNCT"], mended) == [mended]
-    assert corrected(generator, [], damaged, corrections=0) == [damaged]
+    assert corrected(generator, [], damaged, sweeps=0) == [damaged]
 
 
 def test_a_word_that_a_control_asks_for_stays(generator: Generator) -> None:
@@ -122,34 +129,41 @@ def test_a_word_that_a_control_asks_for_stays(generator: Generator) -> None:
 
 
 def test_hidden_words_are_judged_by_the_others_and_the_controls(generator: Generator) -> None:
-    """The generator's on_hidden_words: what is told is certain, special tokens are never likely, tags count."""
+    """What is told is certain, special tokens are never likely, tags count."""
     tokenizer = generator.model.tokenizer
     row = torch.tensor([tokenizer.ids("the cat sees a dog .".split())])
     hidden = row.clone()
     hidden[0, 4] = NO_WORD
-    log_p = generator.on_hidden_words([], None, hidden)
+    log_p = generator.reader.hidden(hidden, None)
     torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(1, 6))
     told = torch.arange(6) != 4
     assert torch.equal(log_p[0].argmax(-1)[told], row[0][told])
     assert log_p[0, 4, tokenizer.unk_id] < -1e8
-    batch = list(generator.jobs(0, generator.request(["pos: DET NOUN VERB DET ADJ PUNCT"]), Settings()))
-    under_control = generator.on_hidden_words(generator.terms(batch), None, hidden)
+    batch = batch_of(generator, generator.request(["pos: DET NOUN VERB DET ADJ PUNCT"]))
+    under_control = generator.reader.hidden(hidden, None, batch.terms)
     (free,), (asked,) = (tokenizer.decode([int(p[0, 4].argmax())]) for p in (log_p, under_control))
     assert (TAG_OF[free], TAG_OF[asked]) == ("NOUN", "ADJ")
 
 
-@pytest.mark.parametrize("changed", [{"guidance": Guidance("paper")}, {"corrections": 0}])
-def test_it_can_be_left_out(generator: Generator, changed: dict[str, Any]) -> None:
-    assert corrected(generator, [], "the cat sees a the .", **changed) == ["the cat sees a the ."]
+@pytest.mark.parametrize(
+    ("changed", "sweeps"), [({}, 3), ({"guidance": Guidance("paper")}, 0), ({"corrections": 0}, 0)]
+)
+def test_it_can_be_left_out(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], sweeps: int
+) -> None:
+    asked = []
+    monkeypatch.setattr(denoising, "correct", lambda *given: asked.append(given[-1]) or correct(*given))
+    generator.generate([generator.request([])], Settings(steps=2, **changed))
+    assert asked == [sweeps]
 
 
 def test_the_last_text_is_the_corrected_one(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = list(generator.jobs(0, generator.request([SIMPLE], n=2), Settings()))
+    batch = batch_of(generator, generator.request([SIMPLE], n=2))
     settings = Settings(steps=8)
-    *_, plain = generator.sample_batch(batch, replace(settings, corrections=0))
+    *_, plain = drafts(generator.reader, batch, replace(settings, corrections=0))
     given = []
-    monkeypatch.setattr(generator, "corrected", lambda ids, *rest: given.append(ids) or ids + 1)
-    steps = list(generator.sample_batch(batch, settings))
+    monkeypatch.setattr(denoising, "correct", lambda reader, ids, *rest: given.append(ids) or ids + 1)
+    steps = list(drafts(generator.reader, batch, settings))
     assert len(steps) == 8
     assert torch.equal(given[0], plain)
     assert torch.equal(steps[-1], plain + 1)

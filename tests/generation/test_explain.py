@@ -8,8 +8,10 @@ import pytest
 import torch
 from toy_grammar import TAG_OF
 
-from ctrlgen.controls.language import Control, Verdict, parse_statement
-from ctrlgen.generation import explain
+from ctrlgen.controls.language import Control, Verdict, make_control, parse_statement
+from ctrlgen.generation import explain, jobs
+from ctrlgen.generation import generator as pipeline
+from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.explain import Opposition, missing_parts
 from ctrlgen.generation.generator import ControlResult, Generator, Request, Sample, Settings
 from ctrlgen.generation.guidance import Guidance, Term
@@ -46,8 +48,7 @@ def explanations(sample: Sample, position: int = 0) -> tuple[Explanation, ...]:
 
 
 def control(classifier: Any, text: str) -> Control:
-    statement = parse_statement(text)
-    return Control(statement, classifier, classifier.parse(statement.value))
+    return make_control(parse_statement(text), classifier)
 
 
 # The texts are the same, and nothing is done unless asked for
@@ -68,8 +69,8 @@ def test_explaining_changes_no_text(generator: Generator, request_at_odds: Reque
 
 def test_nothing_is_drawn_again_where_all_is_well(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    draw = Generator.sample_batch
-    monkeypatch.setattr(Generator, "sample_batch", lambda *given: batches.append(given[1]) or draw(*given))
+    for module in (explain, pipeline):
+        monkeypatch.setattr(module, "drafts", lambda *given: batches.append(given[1]) or drafts(*given))
     (sample,) = generator.generate([generator.request(["pos: * ...", "length: 5"])], EXPLAINED)
     assert sample.success
     assert [result.explanation for result in sample.controls] == [(), ()]
@@ -156,7 +157,7 @@ def test_every_control_that_failed_is_explained(generator: Generator) -> None:
 def test_the_probability_is_the_guides_in_the_finished_text(generator: Generator, request_at_odds: Request) -> None:
     (classifier, *_) = (c.classifier for c in request_at_odds.controls)
     for sample in generator.generate([request_at_odds], EXPLAINED):
-        clean = generator.on_clean_text(torch.tensor([generator.model.tokenizer.ids(sample.tokens)]), None)
+        clean = generator.reader.clean(torch.tensor([generator.model.tokenizer.ids(sample.tokens)]), None)
         for part in explanations(sample):
             place = int(part.failed.split()[1]) - 1
             tag = PATTERN.split()[1 + place]
@@ -194,13 +195,7 @@ def test_opposition_is_that_of_gradients() -> None:
 def test_a_text_that_does_not_repeat_itself_has_no_course(
     generator: Generator, request_at_odds: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = Generator.sample_batch
-
-    def differently(self: Generator, batch: Any, *given: Any) -> Any:
-        again = isinstance(batch[0], explain.FailedPart)
-        return (ids.roll(1, -1) if again else ids for ids in draw(self, batch, *given))
-
-    monkeypatch.setattr(Generator, "sample_batch", differently)
+    monkeypatch.setattr(explain, "drafts", lambda *given: (ids.roll(1, -1) for ids in drafts(*given)))
     parts = [part for sample in generator.generate([request_at_odds], EXPLAINED) for part in explanations(sample)]
     assert parts
     assert {(part.steps, part.last_held, part.pulled_by) for part in parts} == {(None, None, None)}
@@ -263,6 +258,6 @@ def test_trees(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_length_is_counted_and_needs_no_course(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a model of fixed length can miss one; here the length drawn is made wrong."""
     asked = control(Length(), "length: 5")
-    monkeypatch.setattr(generator, "draw_length", lambda lengths, seed, controls: 7)
+    monkeypatch.setattr(jobs, "draw_length", lambda *given: 7)
     (sample,) = generator.generate([Request((asked,))], EXPLAINED)
     assert explanations(sample) == (Explanation("7 words", 0.0),)

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,30 @@ from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM
-from ctrlgen.controls.language import Classifier, Control, Verdict, parse_statement
+from ctrlgen.controls.language import Classifier, Control, Verdict, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.process import log_likelihood_bound
 from ctrlgen.diffusion.samplers import Prediction, SeededNoise
 from ctrlgen.diffusion.schedule import make_schedule
+from ctrlgen.diffusion.seeds import SEED_STRIDE
 from ctrlgen.errors import UsageError
+from ctrlgen.generation import denoising, workers
 from ctrlgen.generation import generator as pipeline
+from ctrlgen.generation import jobs as job_module
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.choosing import better_draft, candidate_scores, expected_bleu
+from ctrlgen.generation.denoising import drafts, noise_levels
 from ctrlgen.generation.generator import (
-    SEED_STRIDE,
     ControlResult,
     Generator,
     Request,
     Sample,
     Settings,
     Step,
-    make_batches,
     sample_texts,
 )
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.jobs import MAX_STRETCH, Draws, Job, allowed_lengths, draw_length, make_batches
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen_classifiers.length import Length
 from ctrlgen_classifiers.pos import Pos
@@ -46,8 +52,12 @@ QUICK = Settings(steps=8)
 
 
 def length(text: str) -> Control:
-    statement = parse_statement(text)
-    return Control(statement, Length(), Length().parse(statement.value))
+    return make_control(parse_statement(text), Length())
+
+
+def batch_of(generator: Generator, request: Request) -> Batch[Job]:
+    """All samples of a request in one batch."""
+    return Batch(generator.model, Draws(generator.model, [request]).first())
 
 
 def tokens(samples: Sequence[Sample]) -> list[list[str]]:
@@ -93,7 +103,7 @@ def test_the_order_of_requests_changes_nothing(
 def test_the_batch_size_changes_nothing(
     alone: list[Sample], generator: Generator, requests: list[Request], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(pipeline, "MAX_BATCH_TOKENS", limit)
+    monkeypatch.setattr(job_module, "MAX_BATCH_TOKENS", limit)
     assert tokens(generator.generate(requests, QUICK)) == tokens(alone)
 
 
@@ -112,15 +122,15 @@ def test_candidates_do_not_depend_on_company_either(generator: Generator, reques
 
 
 def test_requests_of_like_length_and_controls_share_a_batch(generator: Generator, requests: list[Request]) -> None:
-    jobs = [job for i, request in enumerate(requests) for job in generator.jobs(i, request, QUICK)]
-    batches = pipeline.make_batches(jobs)
+    jobs = Draws(generator.model, requests).first()
+    batches = make_batches(jobs)
     assert sorted(id(job) for batch in batches for job in batch) == sorted(id(job) for job in jobs)
-    together = [{requests[job.request].id for job in batch} for batch in batches]
+    together = [{job.request.id for job in batch} for batch in batches]
     assert {"guided", "another target", "another length"} in together
     assert {"two"} in together
     for batch in batches:
         lengths = [job.length for job in batch]
-        assert max(lengths) <= pipeline.MAX_STRETCH * min(lengths)
+        assert max(lengths) <= MAX_STRETCH * min(lengths)
 
 
 # Choosing among candidates
@@ -138,7 +148,7 @@ def test_candidates_choose_by_score(generator: Generator) -> None:
         noise = SeededNoise([0] * count, [6] * count, 8)  # the same for all
         fluency = log_likelihood_bound(generator.model.denoiser, ids, generator.model.schedule, noise)
         encoded = control.classifier.encode([control.target] * count, [6] * count)
-        guide = control.classifier.log_prob(generator.on_clean_text(ids, None), encoded)
+        guide = control.classifier.log_prob(generator.reader.clean(ids, None), encoded)
     best = int((fluency + guide).argmax())
     assert len({sample.text for sample in each}) > 1
     (chosen,) = generator.generate(
@@ -152,10 +162,10 @@ def test_more_candidates_are_never_less_likely(generator: Generator) -> None:
     def scores(candidates: int) -> list[float]:
         settings = dataclasses.replace(QUICK, candidates=candidates)
         samples = generator.generate([generator.request([SIMPLE], n=4, seed=20)], settings)
-        jobs = generator.jobs(0, generator.request([SIMPLE], n=4, seed=20), QUICK)
+        jobs = Draws(generator.model, [generator.request([SIMPLE], n=4, seed=20)]).first()
         ids = [generator.model.tokenizer.ids(sample.tokens) for sample in samples]
         finished = dict(zip(jobs, ids, strict=True))
-        return generator.scores(list(finished), finished)
+        return candidate_scores(generator.reader, Batch(generator.model, jobs), finished)
 
     one, four = scores(1), scores(4)
     assert all(b >= a - 1e-4 for a, b in zip(one, four, strict=True))
@@ -179,9 +189,9 @@ def test_mbr_chooses_the_text_most_like_the_others(generator: Generator) -> None
     pytest.importorskip("sacrebleu")
     rest = ["the cat sees the red dog", "the cat sees the old dog", "the cat finds the old dog"]
     texts = ["a small dog near a house", *rest]
-    jobs = generator.jobs(0, generator.request([SIMPLE]), Settings(candidates=4))
+    jobs = Draws(generator.model, [generator.request([SIMPLE])], candidates=4).first()
     ids = [generator.model.tokenizer.ids(text.split()) for text in texts]
-    scores = list(generator.expected_bleu(dict(zip(jobs, ids, strict=True))).values())
+    scores = list(expected_bleu(generator.model.tokenizer, dict(zip(jobs, ids, strict=True))).values())
     assert max(range(4), key=scores.__getitem__) == 2
     assert min(range(4), key=scores.__getitem__) == 0
     request = generator.request([SIMPLE], n=2, seed=11)
@@ -270,7 +280,7 @@ def test_what_no_oracle_judged_is_not_drawn_again(generator: Generator, monkeypa
 
 
 def test_lengths_follow_the_training_texts(generator: Generator) -> None:
-    drawn = [generator.draw_length(range(1, 13), seed) for seed in range(1500)]
+    drawn = [draw_length(generator.model, range(1, 13), seed) for seed in range(1500)]
     trained = generator.model.lengths
     assert set(trained) == {6, 7, 8, 9, 10, 11}
     for n in range(1, 13):
@@ -280,7 +290,7 @@ def test_lengths_follow_the_training_texts(generator: Generator) -> None:
 
 def test_lengths_follow_the_controls(generator: Generator) -> None:
     def lengths(*controls: str) -> set[int]:
-        return {job.length for job in generator.jobs(0, generator.request(controls, n=60), QUICK)}
+        return {job.length for job in Draws(generator.model, [generator.request(controls, n=60)]).first()}
 
     assert lengths(SIMPLE) == {6}
     assert lengths("pos: DET NOUN VERB DET NOUN ADP DET NOUN PUNCT ...") == {9, 10, 11}
@@ -306,8 +316,8 @@ def test_not_of_a_pattern_of_another_length_holds_already(generator: Generator) 
 
 
 def test_a_range_without_training_texts_takes_its_shortest(generator: Generator) -> None:
-    assert generator.draw_length([2, 3, 4], seed=0) == 2
-    assert generator.draw_length([12], seed=0) == 12
+    assert draw_length(generator.model, [2, 3, 4], seed=0) == 2
+    assert draw_length(generator.model, [12], seed=0) == 12
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
@@ -318,20 +328,28 @@ def test_samples_have_the_length_asked_for(generator: Generator, count: int) -> 
 
 
 def test_controls_of_length_intersect(generator: Generator) -> None:
-    assert generator.lengths([length("length: 3-9"), length("length: 5-20"), length("length: 1-7")]) == [5, 6, 7]
-    assert generator.lengths([length("length: 3-9"), length("not length: 4-8")]) == [3, 9]
-    assert generator.lengths([length("not length: 3")]) == [1, 2, *range(4, 13)]
-    assert generator.lengths([length("length: 2-4"), *generator.request(["pos: DET NOUN * ..."]).controls]) == [3, 4]
+    allowed = partial(allowed_lengths, generator.model)
+    assert allowed([length("length: 3-9"), length("length: 5-20"), length("length: 1-7")]) == [
+        5,
+        6,
+        7,
+    ]
+    assert allowed([length("length: 3-9"), length("not length: 4-8")]) == [3, 9]
+    assert allowed([length("not length: 3")]) == [1, 2, *range(4, 13)]
+    assert allowed_lengths(
+        generator.model, [length("length: 2-4"), *generator.request(["pos: DET NOUN * ..."]).controls]
+    ) == [3, 4]
 
 
 def test_contradictory_lengths_name_both_controls(generator: Generator) -> None:
+    allowed = partial(allowed_lengths, generator.model)
     with pytest.raises(UsageError) as raised:
-        generator.lengths([length("length: 1-9"), length("length: 3-5"), length("length: 7-9")])
+        allowed([length("length: 1-9"), length("length: 3-5"), length("length: 7-9")])
     assert str(raised.value) == "'length: 3-5' and 'length: 7-9' contradict each other: they allow no common length"
     with pytest.raises(UsageError, match=r"'pos: DET NOUN' and 'pos: DET NOUN VERB' contradict"):
         generator.request(["pos: DET NOUN", "pos: DET NOUN VERB"])
     with pytest.raises(UsageError, match=r"'length: 3-5', 'not length: 3', 'not length: 4-5' allow no common length"):
-        generator.lengths([length("length: 3-5"), length("not length: 3"), length("not length: 4-5")])
+        allowed([length("length: 3-5"), length("not length: 3"), length("not length: 4-5")])
 
 
 def test_too_long_a_pattern(generator: Generator) -> None:
@@ -339,7 +357,7 @@ def test_too_long_a_pattern(generator: Generator) -> None:
     with pytest.raises(UsageError) as raised:
         generator.request([text])
     assert str(raised.value) == f"{text!r} asks for a length beyond this model, which writes 1 to 12 words"
-    assert generator.lengths(generator.request(["pos:" + " NOUN" * 12]).controls) == [12]
+    assert allowed_lengths(generator.model, generator.request(["pos:" + " NOUN" * 12]).controls) == [12]
     with pytest.raises(UsageError, match="1 to 12 words"):
         generator.request([f"{text} ..."])
 
@@ -353,7 +371,7 @@ def made_sample(*outcomes: bool | None) -> Sample:
     results = tuple(
         ControlResult(length("length: 1-2"), dataclasses.replace(VERDICT, success=outcome), 0.5) for outcome in outcomes
     )
-    return Sample("a1", 0, "a cat", ["a", "cat"], 7, results)
+    return Sample(Request(id="a1"), 0, "a cat", ["a", "cat"], 7, results)
 
 
 def test_the_documented_json_form() -> None:
@@ -386,7 +404,7 @@ def test_the_score_is_the_guides_joint_probability(generator: Generator) -> None
     request = generator.request([SIMPLE, "not pos: DET NOUN VERB DET NOUN NOUN"], n=2)
     for sample in generator.generate([request], QUICK):
         ids = torch.tensor([generator.model.tokenizer.ids(sample.tokens)])
-        clean = generator.on_clean_text(ids, None)
+        clean = generator.reader.clean(ids, None)
         positive, negative = (
             float(c.classifier.log_prob(clean, c.classifier.encode([c.target], [6])).exp().detach())
             for c in request.controls
@@ -423,8 +441,8 @@ def test_every_sampler_runs_in_any_number_of_steps(generator: Generator, sampler
 
 def test_ddim_with_eta_1_draws_noise_and_with_0_does_not(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    call = pipeline.SeededNoise.__call__
-    monkeypatch.setattr(pipeline.SeededNoise, "__call__", lambda self: drawn.append(1) or call(self))
+    call = SeededNoise.__call__
+    monkeypatch.setattr(SeededNoise, "__call__", lambda self: drawn.append(1) or call(self))
     request = generator.request([], seed=3)
     generator.generate([request], Settings(steps=6, sampler="ddim"))
     assert len(drawn) == 1  # where it starts
@@ -514,7 +532,7 @@ def test_a_later_thread_has_all_cores(toy_model: Path, monkeypatch: pytest.Monke
     generator = Generator(str(toy_model))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     asked = []
-    monkeypatch.setattr(pipeline, "make_batches", lambda jobs, workers=1: asked.append(workers) or make_batches(jobs))
+    monkeypatch.setattr(workers, "make_batches", lambda jobs, workers=1: asked.append(workers) or make_batches(jobs))
     generator.generate([generator.request([])], QUICK)
     assert asked[0] == 3
 
@@ -536,7 +554,7 @@ def test_the_last_words_are_chosen_under_the_control(generator: Generator) -> No
 
 def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
     schedule = generator.model.schedule
-    first, again = generator.noise_levels(Settings(steps=10))
+    first, again = noise_levels(generator.model, Settings(steps=10))
     assert torch.equal(first, schedule.steps(6))
     assert torch.equal(again, schedule.steps(4, 0.5))
     for settings in (
@@ -544,7 +562,7 @@ def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
         Settings(steps=10, sampler="dpm"),
         Settings(steps=10, guidance=Guidance("paper")),
     ):
-        (levels,) = generator.noise_levels(settings)
+        (levels,) = noise_levels(generator.model, settings)
         assert torch.equal(levels, schedule.steps(10))
 
 
@@ -552,7 +570,7 @@ def drafts_of(generator: Generator, *texts: str) -> Prediction:
     """A prediction that is sure of these texts, a row each."""
     ids = torch.tensor([generator.model.tokenizer.ids(text.split()) for text in texts])
     logits = 20.0 * torch.nn.functional.one_hot(ids, len(generator.model.tokenizer))
-    x_0 = generator.embeddings[ids]
+    x_0 = generator.reader.embeddings[ids]
     return Prediction(x_0, torch.tensor(0.0), x_0, logits)
 
 
@@ -560,31 +578,31 @@ def test_a_restart_keeps_the_earlier_draft_where_the_guides_like_it_better(gener
     right, as_right, wrong = "the cat sees a dog .", "a river likes the house .", "a small cat sees the dog"
     earlier = drafts_of(generator, right, right, wrong)
     later = drafts_of(generator, wrong, as_right, right)
-    batch = list(generator.jobs(0, generator.request([SIMPLE], n=3), QUICK))
-    best = generator.better(earlier, later, generator.terms(batch), None)
+    terms = batch_of(generator, generator.request([SIMPLE], n=3)).terms
+    best = better_draft(generator.reader, earlier, later, None, terms)
     expected = drafts_of(generator, right, as_right, right)
     assert torch.equal(best.x0_hat, expected.x0_hat)
     assert torch.equal(best.logits, expected.logits)
-    assert generator.better(earlier, later, [], None) is later
-    assert generator.better(None, later, generator.terms(batch), None) is later
+    assert better_draft(generator.reader, earlier, later, None, []) is later
+    assert better_draft(generator.reader, None, later, None, terms) is later
 
 
 def test_a_restart_starts_from_the_better_draft(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """x_s = alpha_s x0_hat + sigma_s eps, and the denoiser is told x0_hat as its last word."""
     started, chosen, said = [], [], []
-    q_sample, better, steer = pipeline.q_sample, generator.better, pipeline.steer
+    q_sample, steer = denoising.q_sample, denoising.steer
 
     def choose(*given: Any) -> Prediction:
-        chosen.append(better(*given))
+        chosen.append(better_draft(*given))
         return chosen[-1]
 
     monkeypatch.setattr(
-        pipeline, "q_sample", lambda *given: started.append((given, q_sample(*given))) or started[-1][1]
+        denoising, "q_sample", lambda *given: started.append((given, q_sample(*given))) or started[-1][1]
     )
-    monkeypatch.setattr(generator, "better", choose)
-    monkeypatch.setattr(pipeline, "steer", lambda *given: said.append(given) or steer(*given))
-    batch = list(generator.jobs(0, generator.request([SIMPLE], n=3), QUICK))
-    ids = list(generator.sample_batch(batch, Settings(steps=10)))
+    monkeypatch.setattr(denoising, "better_draft", choose)
+    monkeypatch.setattr(denoising, "steer", lambda *given: said.append(given) or steer(*given))
+    batch = batch_of(generator, generator.request([SIMPLE], n=3))
+    ids = list(drafts(generator.reader, batch, Settings(steps=10)))
     ((x_0, _, level), x_s), (first, last) = *started, chosen
     assert torch.equal(x_0, first.x0_hat)
     assert level == generator.model.schedule.steps(4, 0.5)[0]
@@ -597,11 +615,11 @@ def test_a_restart_starts_from_the_better_draft(generator: Generator, monkeypatc
 
 def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    steer = pipeline.steer
-    monkeypatch.setattr(pipeline, "steer", lambda *given: told.append(given[2]) or steer(*given))
+    steer = denoising.steer
+    monkeypatch.setattr(denoising, "steer", lambda *given: told.append(given[2]) or steer(*given))
     settings = Settings(steps=6, time_offset=-0.7)
     generator.generate([generator.request([SIMPLE])], settings)
-    torch.testing.assert_close(torch.cat(told), torch.cat(generator.noise_levels(settings)) - 0.7)
+    torch.testing.assert_close(torch.cat(told), torch.cat(noise_levels(generator.model, settings)) - 0.7)
 
 
 def test_special_tokens_are_never_written(generator: Generator) -> None:
@@ -620,17 +638,17 @@ def test_temperature_divides_the_logits(
     generator: Generator, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     predictions: list[Prediction] = []
-    make_sampler = pipeline.make_sampler
+    make_sampler = denoising.make_sampler
 
     def recorded(*arguments: Any) -> Iterator[Prediction]:
         for prediction in make_sampler(*arguments):
             predictions.append(prediction)
             yield prediction
 
-    monkeypatch.setattr(pipeline, "make_sampler", recorded)
+    monkeypatch.setattr(denoising, "make_sampler", recorded)
     generator.generate([generator.request([], n=2)], Settings(steps=4, temperature=temperature))
     for prediction in predictions:
-        expected = (prediction.logits / temperature).softmax(-1) @ generator.embeddings
+        expected = (prediction.logits / temperature).softmax(-1) @ generator.reader.embeddings
         torch.testing.assert_close(prediction.x0_hat, expected)
 
 
@@ -661,7 +679,7 @@ def test_fixed_length_samples_are_cut_at_the_end(paper_model: DiffusionLM, monke
     cat, end, pad = (generator.model.tokenizer.ids([word])[0] for word in ("cat", "<end>", "<pad>"))
     rows = [[cat] * 3 + [end] + [pad] * 6, [cat] * 2 + [end] + [cat] * 7, [cat] * 10, [end] + [cat] * 9]
     drawn = iter([torch.tensor(rows)])
-    monkeypatch.setattr(generator, "sample_batch", lambda batch, settings: drawn)
+    monkeypatch.setattr(pipeline, "drafts", lambda reader, batch, settings: drawn)
     samples = generator.generate([generator.request([], n=4)], QUICK)
     assert [len(sample.tokens) for sample in samples] == [3, 2, 10, 0]
 
@@ -669,7 +687,7 @@ def test_fixed_length_samples_are_cut_at_the_end(paper_model: DiffusionLM, monke
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm"])
 def test_every_sampler_runs_at_fixed_length(paper_model: DiffusionLM, sampler: str) -> None:
     generator = Generator(paper_model)
-    assert {job.length for job in generator.jobs(0, generator.request([], n=5), QUICK)} == {10}
+    assert {job.length for job in Draws(paper_model, [generator.request([], n=5)]).first()} == {10}
     samples = generator.generate([generator.request([], n=5)], Settings(steps=8, sampler=sampler))  # type: ignore[arg-type]
     for sample in samples:
         assert len(sample.tokens) <= 10
@@ -687,9 +705,9 @@ def test_a_fixed_length_model_never_writes_unk(paper_model: DiffusionLM) -> None
 
 def test_a_fixed_length_model_keeps_a_place_for_the_end(paper_model: DiffusionLM) -> None:
     generator = Generator(paper_model)
-    assert generator.lengths([length("length: 9")]) == [9]
+    assert allowed_lengths(generator.model, [length("length: 9")]) == [9]
     with pytest.raises(UsageError, match="'length: 10' asks for a length beyond this model, which writes 1 to 9 words"):
-        generator.lengths([length("length: 10")])
+        allowed_lengths(generator.model, [length("length: 10")])
 
 
 def test_length_at_fixed_length_is_where_the_end_stands(paper_model: DiffusionLM) -> None:
@@ -728,11 +746,11 @@ def test_clamping_lands_on_embeddings_at_every_step(
             seen.append(Prediction(*given, **more).x0_hat)  # noqa: B023
             return Prediction(*given, **more)
 
-        monkeypatch.setattr(pipeline, "Prediction", watching)
+        monkeypatch.setattr(denoising, "Prediction", watching)
         writer.generate([writer.request([], n=2)], replace(QUICK, clamp=True))
         assert len(seen) >= QUICK.steps
         for x0_hat in seen:
-            assert torch.cdist(x0_hat, writer.embeddings[None]).amin(-1).max() < 1e-3
+            assert torch.cdist(x0_hat, writer.reader.embeddings[None]).amin(-1).max() < 1e-3
 
 
 def test_exact_guidance_of_a_fixed_length_model_is_refused(paper_model: DiffusionLM) -> None:

@@ -10,6 +10,7 @@ from ctrlgen.controls.template import parse_template
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator, Settings
 from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.jobs import allowed_lengths
 
 FEW = Settings(steps=3)
 HARD = [
@@ -96,7 +97,7 @@ def test_without_patterns_words_are_drawn_as_well(generator: Generator) -> None:
 
 def test_lengths_are_drawn_among_those_accepted(generator: Generator) -> None:
     request = generator.request(["matches: (the cat){1,3} sees *{2}", "not words: dog"], n=20)
-    assert generator.lengths(request.controls) == [5, 7, 9]
+    assert allowed_lengths(generator.model, request.controls) == [5, 7, 9]
     assert {len(sample.tokens) for sample in generator.generate([request], FEW)} <= {5, 7, 9}
 
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -22,9 +23,13 @@ from ctrlgen.diffusion.seeds import SEED_STRIDE
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.evaluation.systems import Draft
 from ctrlgen.evaluation.targets import Words
-from ctrlgen.generation.generator import Generator, Request, make_batches
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.guidance import joint_log_prob
-from ctrlgen.generation.request import Job
+from ctrlgen.generation.jobs import Job, allowed_lengths, longest_text, make_batches
+from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.request import Request
+from ctrlgen.generation.workers import Workers
 
 ROUND = 256  # texts drawn at once
 DIGITS = 1  # of a guide's log-probability; what differs by less is a tie
@@ -48,7 +53,7 @@ class BestOf(ABC):
 
     def __init__(self, generator: Generator, lm: LanguageModel):
         self.generator, self.lm = generator, lm
-        self.longest = generator.model.config.max_length - generator.model.fixed_length
+        self.longest = longest_text(generator.model)
         self.notes: list[str] = []  # what this peer cannot be asked, each said once
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
@@ -105,7 +110,7 @@ class BestOf(ABC):
         return False
 
     def lengths(self, request: Request) -> list[int]:
-        return self.generator.lengths(request.controls)
+        return allowed_lengths(self.generator.model, request.controls)
 
     def ends(self, requests: Sequence[Request]) -> PermittedEnds:
         """One row a request."""
@@ -128,7 +133,9 @@ class BestOf(ABC):
     ) -> dict[Pair, Rank]:
         """By the guides, then by the language model."""
         costs = self.lm.costs([text.words for text in drawn])
-        log_p = guide_log_probs(self.generator, requests, [text.words for text in drawn], pairs)
+        log_p = guide_log_probs(
+            self.generator.reader, self.generator.workers, requests, [text.words for text in drawn], pairs
+        )
         return {pair: (round(log_p[pair], DIGITS), -costs[pair[1]]) for pair in log_p}
 
 
@@ -152,13 +159,13 @@ class PermittedEnds:
 
 @torch.no_grad()
 def guide_log_probs(
-    generator: Generator, requests: Sequence[Request], texts: Sequence[Words], pairs: Iterable[Pair]
+    reader: Reader, workers: Workers, requests: Sequence[Request], texts: Sequence[Words], pairs: Iterable[Pair]
 ) -> dict[Pair, float]:
     """The guides' weighted log p(controls | text) for each pair, from what the denoiser says of the text without noise.
 
     The denoiser reads each text once, on every core.
     """
-    model = generator.model
+    model = reader.model
     ids = [model.tokenizer.ids(words) for words in texts]
     if model.fixed_length:
         fill = [model.tokenizer.end_id, *[model.tokenizer.pad_id] * model.config.max_length]
@@ -166,26 +173,22 @@ def guide_log_probs(
     asking: dict[int, list[int]] = defaultdict(list)
     for request, text in pairs:
         asking[text].append(request)
-    jobs = {Job(0, text, 0, 0, len(ids[text]), ()): ids[text] for text in asking}
+    jobs = {Job(Request(), 0, text, 0, 0, len(ids[text])): ids[text] for text in asking}
 
-    def score(batch: Sequence[Job]) -> list[dict[Pair, float]]:
-        clean = generator.on_clean_text(generator.rows(batch, jobs), generator.row_lengths(batch))
-        row_of = {job.index: row for row, job in enumerate(batch)}
-        asked = [
-            replace(job, request=request, controls=requests[request].controls)
-            for job in batch
-            for request in asking[job.index]
-        ]
-        found: dict[int, dict[Pair, float]] = {job.index: {} for job in batch}
+    def score(read: Sequence[Job], stopped: Event) -> list[dict[Pair, float]]:
+        batch = Batch(model, read)
+        clean = reader.clean(batch.fill(jobs), batch.lengths)
+        row_of = {job.index: row for row, job in enumerate(read)}
+        asked = [replace(job, request=requests[number], place=number) for job in read for number in asking[job.index]]
+        found: dict[int, dict[Pair, float]] = {job.index: {} for job in read}
         for part in make_batches(asked):
             rows = torch.tensor([row_of[job.index] for job in part], device=model.device)
-            with generator.autocast():
-                scores = joint_log_prob(generator.terms(part), take_rows(clean, rows, part[-1].length))
+            scores = joint_log_prob(Batch(model, part).terms, take_rows(clean, rows, part[-1].length))
             for job, value in zip(part, scores.tolist(), strict=True):
-                found[job.index][job.request, job.index] = value
-        return [found[job.index] for job in batch]
+                found[job.index][job.sample] = value
+        return [found[job.index] for job in read]
 
-    scored = generator.on_every_core(lambda batch, _: score(batch), list(jobs))
+    scored = workers.map(score, list(jobs))
     return {pair: value for of_text in scored.values() for pair, value in of_text.items()}
 
 

@@ -39,6 +39,7 @@ from ctrlgen.evaluation.baselines.training import (
 from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm, save_lm
 from ctrlgen.files import write_text
 from ctrlgen.generation.generator import Generator, Request
+from ctrlgen.generation.jobs import draw_length
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
@@ -138,7 +139,7 @@ class Finetuned(BestOf):
             name = name_of(self.generator, control)
             value = control.statement.value
             if control.classifier.kind == LENGTH:
-                value = str(self.generator.draw_length(self.lengths(request), seed))
+                value = str(draw_length(self.generator.model, self.lengths(request), seed))
             elif name in self.prompts.known.labels:
                 value = self.prompts.known.value(control, name) or value
             values[name] = f"{values[name]}, {value}" if name in values else value

@@ -1,0 +1,80 @@
+"""Choosing among texts: of two drafts of one sample, of its candidates. Never by an oracle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from ctrlgen.diffusion.samplers import Prediction
+from ctrlgen.errors import UsageError
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.guidance import MARGIN, Term
+from ctrlgen.generation.jobs import Job
+from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.request import Settings
+from ctrlgen.generation.workers import Workers
+from ctrlgen.tokenizer import WordTokenizer
+
+Texts = Mapping[Job, list[int]]  # finished word ids
+
+
+def better_draft(
+    reader: Reader, earlier: Prediction | None, later: Prediction, lengths: Tensor | None, terms: Sequence[Term]
+) -> Prediction:
+    """Of two drafts, row by row, the later one unless the guides hold the controls likelier in the earlier.
+
+    Terms (the controls that act now) may be none; then no guide chooses.
+    """
+    if earlier is None or not terms:
+        return later
+    before, after = (reader.joint(draft.logits.argmax(-1), lengths, terms) for draft in (earlier, later))
+    return later.where(after > before - MARGIN, earlier)
+
+
+def choose(reader: Reader, workers: Workers, texts: Texts, settings: Settings) -> dict[Job, list[int]]:
+    """The best candidate of every sample, by the model's and the guides' scores or by MBR."""
+    if settings.candidates == 1:
+        return dict(texts)
+    if settings.select == "mbr":
+        scores = expected_bleu(reader.model.tokenizer, texts)
+    else:
+
+        def score(jobs: Sequence[Job], stopped: Event) -> list[float]:
+            return candidate_scores(reader, Batch(reader.model, jobs), texts)
+
+        scores = workers.map(score, list(texts))
+    best: dict[tuple[int, int], Job] = {}
+    for job, value in scores.items():
+        if job.sample not in best or value > scores[best[job.sample]]:
+            best[job.sample] = job
+    return {job: texts[job] for job in best.values()}
+
+
+@torch.no_grad()
+def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[float]:
+    """A bound on log p(text) plus the weighted log p(controls | text), for each job of a batch."""
+    ids = batch.fill(texts)
+    return (reader.bound(ids, batch.lengths) + reader.joint(ids, batch.lengths, batch.terms)).tolist()
+
+
+def expected_bleu(tokenizer: WordTokenizer, texts: Texts) -> dict[Job, float]:
+    """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
+    try:
+        from sacrebleu import BLEU
+    except ImportError:
+        raise UsageError("--select mbr needs sacrebleu: pip install sacrebleu") from None
+
+    bleu = BLEU(effective_order=True, tokenize="none")
+    by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)
+    for job in texts:
+        by_sample[job.sample].append(job)
+    words = {job: " ".join(tokenizer.decode(ids)) for job, ids in texts.items()}
+    return {
+        job: sum(bleu.sentence_score(words[job], [words[other]]).score for other in jobs if other is not job)
+        for jobs in by_sample.values()
+        for job in jobs
+    }

@@ -1,0 +1,136 @@
+"""From noise to texts: one batch is denoised step by step, its restart and its corrections included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.precision import autocast
+from ctrlgen.diffusion.process import q_sample
+from ctrlgen.diffusion.rounding import clamp
+from ctrlgen.diffusion.samplers import Prediction, make_sampler
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.choosing import better_draft
+from ctrlgen.generation.correction import correct
+from ctrlgen.generation.guarantee import choose_texts, free, possible
+from ctrlgen.generation.guidance import Term, active, condition_words, refine, steer
+from ctrlgen.generation.jobs import J
+from ctrlgen.generation.kept import KeptWords
+from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.request import Settings
+
+RESTART_SHARE = 0.4  # of the steps
+
+Observe = Callable[[Callable[[Tensor], Denoised], Tensor, float], None]
+
+
+class Predictor:
+    """The denoiser as a sampler sees it: self-conditioned, steered by the controls, at a temperature."""
+
+    def __init__(self, reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None):
+        self.reader, self.batch, self.settings, self.observe = reader, batch, settings, observe
+        self.model, self.guidance, self.noise = reader.model, settings.guidance, batch.noise()
+        network = self.model.denoiser
+        self.denoiser = batch.kept.told(network, reader.embeddings) if batch.kept is not None else network
+        self.drafts = noise_levels(self.model, settings)
+        self.log_snrs = torch.cat(self.drafts)
+        self.best: Prediction | None = None  # the text so far, of which a restart is told
+
+    def progress(self, log_snr: Tensor) -> float:
+        """From 0 at the noisiest step to 1 at the last."""
+        return int((self.log_snrs < log_snr).sum()) / max(1, len(self.log_snrs) - 1)
+
+    def acting(self, log_snr: Tensor) -> list[Term]:
+        """The controls that act at this step."""
+        return active(self.batch.terms, self.guidance, self.progress(log_snr))
+
+    def __call__(self, last: Tensor, x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
+        """The steered estimate of x_0. `last` is the log-SNR of the step at which words become final."""
+        model, terms = self.model, self.acting(log_snr)
+        previous = previous or self.best
+        self_condition = previous.x0_hat if previous is not None else None
+        told = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
+        with autocast(model.device):
+            if self.observe is not None:
+                more = {"log_snr": told, "self_condition": self_condition, "lengths": self.batch.lengths}
+                self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
+            denoised, shift = steer(self.denoiser, x_t, told, self_condition, self.batch.lengths, terms, self.guidance)
+        final = bool(log_snr == last)
+        jointly = final and self.chooses_jointly(terms)
+        if self.guidance.method == "gradient" and final:
+            denoised = condition_words(denoised, free(terms) if jointly else terms)
+        logits = denoised.logits + self.reader.forbidden
+        if self.batch.kept is not None:
+            logits = self.batch.kept.pin(logits)
+        if jointly:
+            logits = KeptWords(self.choose(terms, denoised.logits)).pin(logits)
+        x0_hat = denoised.x0_hat
+        if model.config.objective == "ce":
+            x0_hat = (logits / self.settings.temperature).softmax(-1) @ self.reader.embeddings
+        x0_hat = x0_hat + shift
+        if self.settings.clamp:
+            x0_hat = clamp(x0_hat, self.reader.embeddings)
+        return Prediction(x_t, log_snr, x0_hat, logits)
+
+    def chooses_jointly(self, terms: Sequence[Term]) -> bool:
+        """Whether the last call chooses the whole text at once: where automata decide, or words are drawn."""
+        guaranteed = len(free(terms)) < len(terms)
+        return (guaranteed or self.settings.last_temperature > 0) and not published(self.model, self.settings)
+
+    def choose(self, terms: Sequence[Term], logits: Tensor) -> Tensor:
+        """The texts (B, n) of the last call, of those that the controls' automata accept."""
+        may_stand = possible(logits, self.reader.forbidden < 0, self.batch.kept)
+        rngs = self.noise.generators
+        return choose_texts(terms, may_stand, self.batch.sizes, self.settings.last_temperature, rngs)
+
+    def refine(self, x_s: Tensor, mean: Tensor, variance: Tensor, log_snr: Tensor) -> Tensor:
+        """A draw of x_s moved by the paper's guidance."""
+        terms = self.acting(log_snr)
+        if not terms:
+            return x_s
+        with autocast(self.model.device):
+            return refine(self.denoiser, x_s, mean, variance, log_snr[None], self.batch.lengths, terms, self.guidance)
+
+
+@torch.no_grad()
+def drafts(reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None) -> Iterator[Tensor]:
+    """Denoise one batch, yielding the likeliest word ids (B, n) after each step, the finished texts last.
+
+    `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1.
+    """
+    predictor = Predictor(reader, batch, settings, observe)
+    noise = predictor.noise
+    moved = predictor.refine if settings.guidance.method == "paper" and batch.terms else None
+    for levels in predictor.drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
+        best, last = predictor.best, levels[-1]
+        x_t = noise() if best is None else q_sample(best.x0_hat, noise(), levels[0])
+        predict = partial(predictor, last)
+        for draft in make_sampler(settings.sampler, predict, x_t, levels, noise, settings.eta, moved):
+            if draft.log_snr < last:
+                yield draft.logits.argmax(-1)
+        terms = predictor.acting(last)
+        predictor.best = better_draft(reader, best, draft, batch.lengths, terms)
+        ids = predictor.best.logits.argmax(-1)
+        if levels is not predictor.drafts[-1]:
+            yield ids
+    sweeps = 0 if published(reader.model, settings) else settings.corrections
+    yield correct(reader, ids, batch.changeable, batch.lengths, terms, sweeps)
+
+
+def published(model: DiffusionLM, settings: Settings) -> bool:
+    """Whether sampling is Diffusion-LM's own, which knows neither restarts nor corrections."""
+    return model.fixed_length or settings.guidance.method == "paper"
+
+
+def noise_levels(model: DiffusionLM, settings: Settings) -> list[Tensor]:
+    """The log-SNR of each draft's steps, noisiest first: from noise to a text, then of the restart."""
+    again = round(RESTART_SHARE * settings.steps)
+    if settings.sampler != "ancestral" or published(model, settings) or settings.restart == 0:
+        again = 0
+    levels = [model.schedule.steps(settings.steps - again), model.schedule.steps(again, settings.restart)]
+    return [part.to(model.device) for part in levels if len(part)]

@@ -1,0 +1,65 @@
+"""Words that are given: the denoiser is told of them, and is certain of them.
+
+They are clean positions: at each call x_t is their embedding there, so that no gradient, noise or correction reaches
+them, and every control and sampler works as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ctrlgen.controls.template import NO_WORD, word_ids
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.tokenizer import WordTokenizer
+
+CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that guides stay so
+
+
+@dataclass(frozen=True)
+class KeptWords:
+    """The words of a batch that are given; a denoiser told of them takes them as clean and is certain of them."""
+
+    ids: Tensor  # (B, n), NO_WORD where a word is to be written
+
+    def to(self, device: str | torch.device) -> KeptWords:
+        return KeptWords(self.ids.to(device))
+
+    @property
+    def clean(self) -> Tensor:
+        return self.ids != NO_WORD
+
+    def pin(self, logits: Tensor) -> Tensor:
+        """Logits (B, n, V) that are certain of the kept words."""
+        certain = torch.full_like(logits, -CERTAIN).scatter(-1, self.ids.clamp(min=0)[..., None], 0.0)
+        return torch.where(self.clean[..., None], certain, logits)
+
+    def told(self, denoiser: Callable[..., Denoised], embeddings: Tensor) -> Callable[..., Denoised]:
+        """The denoiser with x_t at kept words replaced by their embeddings, so that nothing there has a gradient."""
+        clean = self.clean
+        x_0 = embeddings[self.ids.clamp(min=0)]  # (B, n, d)
+
+        def denoise(
+            x_t: Tensor, log_snr: Tensor, self_condition: Tensor | None = None, lengths: Tensor | None = None
+        ) -> Denoised:
+            x_t = torch.where(clean[..., None], x_0, x_t)
+            denoised = denoiser(x_t, log_snr, self_condition, clean, lengths)
+            x0_hat = torch.where(clean[..., None], x_0, denoised.x0_hat)
+            return replace(denoised, logits=self.pin(denoised.logits), x0_hat=x0_hat)
+
+        return denoise
+
+
+def keep(rows: Sequence[Sequence[str | None]], tokenizer: WordTokenizer) -> KeptWords:
+    """The ids of the words that are not None, in rows filled up to the longest.
+
+    A word that the vocabulary has only in another case is shown to the model in that, an unknown one as <unk>.
+    """
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), NO_WORD)
+    for row, words in zip(ids, rows, strict=True):
+        row[: len(words)] = torch.tensor(word_ids(words, tokenizer), dtype=torch.long)
+    return KeptWords(ids)

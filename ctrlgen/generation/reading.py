@@ -1,0 +1,80 @@
+"""What the model and its guides say of texts that are finished, or finished but for some words.
+
+Every log-probability by which texts are compared comes from here, so that all are of one precision: the denoiser runs
+in bfloat16 where the device multiplies that fast, the guides in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.precision import autocast
+from ctrlgen.diffusion.process import log_likelihood_bound
+from ctrlgen.diffusion.samplers import SeededNoise
+from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
+from ctrlgen.generation.kept import KeptWords
+
+SCORE_SEED = 0
+FORBIDDEN = -1e9  # logit of words that may not be generated
+
+
+class Reader:
+    """Reads texts (B, n). Where rows are filled up to n, `lengths` (B,) says how long each is, else it is None."""
+
+    def __init__(self, model: DiffusionLM):
+        self.model = model
+        self.embeddings = model.denoiser.embeddings()  # (V, d)
+        self.forbidden = forbidden_words(model)  # (V,)
+
+    @torch.no_grad()
+    def clean(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
+        """What the denoiser says of texts without noise."""
+        least_noise = self.model.schedule.log_snr(torch.zeros(1)).to(ids.device)
+        x_0 = self.model.denoiser.embed(ids)
+        with autocast(ids.device):
+            return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
+
+    @torch.no_grad()
+    def hidden(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term] = ()) -> Tensor:
+        """log p(word | the other words, controls) where ids are NO_WORD. -> (B, n, V)"""
+        noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
+        noise = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
+        denoiser = KeptWords(ids).told(self.model.denoiser, self.embeddings)
+        with autocast(ids.device):
+            denoised = denoiser(noise, noisiest, lengths=lengths)
+        denoised = condition_words(denoised, terms)
+        return (denoised.logits.float() + self.forbidden).log_softmax(-1)
+
+    def controls(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term]) -> Tensor:
+        """The weighted log p of each of K controls. -> (B, K)"""
+        if not terms:
+            return torch.zeros(len(ids), 0, device=ids.device)
+        clean = self.clean(ids, lengths)
+        return torch.stack([term.weight * term.log_prob(clean).float() for term in terms], 1)
+
+    def joint(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term]) -> Tensor:
+        """The weighted log p of all controls together. -> (B,)"""
+        return joint_log_prob(terms, self.clean(ids, lengths))
+
+    @torch.no_grad()
+    def bound(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """A lower bound on log p(text), with the same noise for every text. -> (B,)"""
+        sizes = [ids.shape[1]] * len(ids) if lengths is None else lengths.tolist()
+        noise = SeededNoise([SCORE_SEED] * len(ids), sizes, self.embeddings.shape[1], ids.device)
+        with autocast(ids.device):
+            return log_likelihood_bound(self.model.denoiser, ids, self.model.schedule, noise, lengths)
+
+
+def forbidden_words(model: DiffusionLM) -> Tensor:
+    """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a text. (V,)"""
+    tokenizer = model.tokenizer
+    allowed = {tokenizer.pad_id, tokenizer.end_id} if model.fixed_length else set()
+    forbidden = torch.zeros(len(tokenizer), device=model.device)
+    special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.end_id}
+    forbidden[sorted(special - allowed)] = FORBIDDEN
+    return forbidden
