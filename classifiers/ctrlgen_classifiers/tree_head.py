@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrlgen.diffusion.denoiser import LEAST_WIDTH, TIME_FEATURES, Block, Denoised, DenoiserConfig, rotary
+from ctrlgen.diffusion.blocks import LEAST_WIDTH, TIME_FEATURES, Block, rotary
+from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
 from ctrlgen.training.heads import Head, mix_layers
 from ctrlgen_classifiers.brackets import Bracketing
@@ -31,8 +32,7 @@ class TreeHead(Head):
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
         self.input = nn.Linear(trunk_width, width)
         self.words = nn.Linear(vocab_size, width, bias=False)  # an embedding, averaged over p(w | x_t)
-        config = DenoiserConfig(vocab_size, width=width, layers=layers, heads=HEADS)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, HEADS) for _ in range(layers))
         self.scorer = SpanScorer(width, width, len(labels))
         nn.init.normal_(self.words.weight, std=1.0)
 

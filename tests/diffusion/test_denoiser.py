@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrlgen.diffusion.denoiser import Denoised, Denoiser, DenoiserConfig, rotary, rotate
+from ctrlgen.diffusion.blocks import rotary, rotate
+from ctrlgen.diffusion.denoiser import Denoised, Denoiser, DenoiserConfig
 from ctrlgen.diffusion.process import log_likelihood_bound
 from ctrlgen.diffusion.schedule import WarpSchedule, alpha_sigma
 
