@@ -210,9 +210,9 @@ class WordTokenizer:
         id = self._vocabulary[chunk]
         return any(self._vocabulary.get(part, id) >= id for part in parts)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text's words, as `split` gives them."""
-        return self.ids(self.split(text))
+    def encode(self, text: str, whole: bool = True) -> list[int]:
+        """Ids of a text's words, as `split` gives them. `whole` is False for a phrase from inside a sentence."""
+        return self.ids(self.split(text), whole)
 
     def encode_training(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, split exactly as the vocabulary was learned."""

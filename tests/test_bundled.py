@@ -55,6 +55,22 @@ def test_it_tells_which_control_stood_against_which(bundled: Generator) -> None:
     assert {"food: Japanese", "words: Italian food"} & {part.pulled_by for part in parts}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("C# 5 - 10 km - see http://a.org/b ", " ."),
+        ("“Don’t” eat at the guests' pub: ", " (c++@x.org)."),
+        ("At 5 a.m. in the U.S. 'The  Eagle' ", ", 👩‍👩‍👧!"),
+    ],
+)
+def test_given_text_comes_back_to_the_character(bundled: Generator, before: str, after: str) -> None:
+    request = bundled.request([], template=f"{before}___{{3}}{after}")
+    (sample,) = bundled.generate([request], Settings(steps=4, corrections=0))
+    assert sample.text.startswith(before)
+    assert sample.text.endswith(after.removeprefix(" ") if after == " ." else after)
+    assert [sample.text[start:end] for start, end in sample.offsets][-1] in after
+
+
 def test_two_values_of_one_field_are_refused(bundled: Generator) -> None:
     with pytest.raises(UsageError, match="'food: French' and 'food: Japanese' contradict each other"):
         bundled.request(["food: French", "food: Japanese"])

@@ -1,6 +1,7 @@
 """Words to ids and back, over raw text and over text already split."""
 
 import json
+import re
 import string
 from itertools import chain, pairwise
 from pathlib import Path
@@ -229,6 +230,22 @@ PENN = {
 def test_raw_text_is_split_as_the_penn_treebank_does(raw_tokenizer: WordTokenizer, text: str, words: str) -> None:
     assert raw_tokenizer.split(text) == words.split()
     assert raw_tokenizer.split(words) == words.split()
+
+
+def test_the_examples_of_the_docs_are_split_so(raw_tokenizer: WordTokenizer) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "text.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| (`.+`) \|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for text, words in rows:
+        assert raw_tokenizer.split(text) == re.findall(r"`([^`]+)`", words)
+
+
+def test_chinese_texts_are_learned_by_characters() -> None:
+    texts = ["我爱你。", "你好，世界。", "你 爱 iPhone 吗？"]
+    tokenizer = train(texts)
+    assert not tokenizer.truecase
+    assert {"我", "爱", "好", "，", "iPhone"} <= set(tokenizer.words)
+    assert [detokenize(tokenizer.decode(tokenizer.encode(text))) for text in texts[:2]] == texts[:2]
 
 
 def test_a_vocabulary_of_isolated_t_splits_contractions_so() -> None:

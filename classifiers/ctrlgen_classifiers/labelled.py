@@ -71,7 +71,9 @@ def literal_phrases(examples: Sequence[Example[Ids]], values: Values, tokenizer:
     """
     phrases = []
     for field, of_field in enumerate(values.values()):
-        known = [(id, tuple(tokenizer.encode(value))) for id, value in enumerate(of_field) if value != ABSENT]
+        known = [
+            (id, tuple(tokenizer.encode(value, whole=False))) for id, value in enumerate(of_field) if value != ABSENT
+        ]
         found: dict[int, Ids] = {}
         for id, phrase in known:
             with_value = [e for e in examples if e.target[field] == id]
@@ -119,7 +121,7 @@ def said_by_those_without(
     groups = [[e for e in examples if e.target[field] == id] for id in range(len(of_field))]
     phrases = []
     for id, value in enumerate(of_field):
-        phrase = tuple(tokenizer.encode(value))
+        phrase = tuple(tokenizer.encode(value, whole=False))
         if id == absent or tokenizer.unk_id in phrase or share_with(groups[id], phrase) < LEAST_MENTIONED:
             continue
         others = [e for other, group in enumerate(groups) if other not in (id, absent) for e in group]

@@ -264,7 +264,7 @@ class Tree(Classifier):
         for row, target in enumerate(targets):
             for place, word in enumerate(target.words[:n]):
                 if word is not None:
-                    leaves[row, 0, place] = self.tokenizer.ids([word])[0]
+                    leaves[row, 0, place] = self.tokenizer.ids([word], whole=place == 0)[0]
             if target.tags is not None:
                 leaves[row, 1] = torch.tensor(target.tags.ids(n))
         return torch.cat([chart, leaves], 1).to(self.model.device)

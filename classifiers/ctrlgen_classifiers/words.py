@@ -132,11 +132,11 @@ class Words(Classifier):
 
     def allows_parts(self, target: Wanted, parts: Sequence[str | Blank]) -> bool:
         automaton = self.automaton(target)
-        ids = iter(word_ids([part for part in parts if isinstance(part, str)], self.tokenizer))
+        ids = word_ids([part if isinstance(part, str) else None for part in parts], self.tokenizer)
         reached = automaton.start
-        for part in parts:
+        for part, id in zip(parts, ids, strict=True):
             if isinstance(part, str):
-                reached = automaton.after_word(reached, next(ids))
+                reached = automaton.after_word(reached, id)
                 continue
             for _ in range(part.fewest):
                 reached = automaton.after_any_word(reached)
