@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ctrlgen.cli.telling import tell_log
+from ctrlgen.cli.telling import duration, tell_log, waiting
 from ctrlgen.joining import Written, detokenize
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctrlgen.generation.request import ControlResult, Sample, Step
     from ctrlgen.training.fit import Progress as TrainingProgress
 
+LONG = 60.0  # seconds; what takes longer is told beforehand
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
 MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
 
@@ -128,39 +129,48 @@ def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
 
 
 @contextmanager
-def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None] | None]:
-    """A bar with what is being evaluated, on a terminal; nothing elsewhere."""
+def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None]]:
+    """A bar with what is being evaluated, on a terminal; elsewhere a line now and then."""
     err = Console(stderr=True, highlight=False)
-    if not err.is_terminal:
-        yield None
-        return
     what = TextColumn("{task.fields[what]}", style="dim", markup=False)
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), what)
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None, what="")
+    bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    with bar, waiting("reading data and models") as tell:
+        task = bar.add_task("", total=None, what="reading data and models")
 
         def watch(progress: EvaluationProgress) -> None:
             tell_log()
+            tell(f"{progress.done:,} of {progress.total:,} texts, {progress.what}")
             bar.update(task, completed=progress.done, total=progress.total, what=progress.what)
 
         yield watch
 
 
-def follow_training(events: Iterable[TrainingProgress]) -> None:
-    """Consume a training run: a bar with loss, tokens/s and ETA on a terminal, and a line per validation."""
+def follow_training(events: Iterable[TrainingProgress], resumable: bool = False) -> None:
+    """Consume a training run: a bar with loss, tokens/s and time left on a terminal, elsewhere a line now and then.
+
+    What a long run will take is said once it is known, and, if it is `resumable`, how to go on after a stop.
+    """
     err = Console(stderr=True, highlight=False)
     columns = (
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=None, loss=float("nan"), rate=0.0)
-        for event in events:
+    beginning = "reading data, making the model, first steps"
+    bar = Progress(*columns, console=err, disable=not err.is_terminal)
+    with bar, waiting(beginning) as tell:
+        task = bar.add_task(beginning, total=None)
+        for number, event in enumerate(events):
             tell_log()
-            bar.update(task, completed=event.step, total=event.steps, loss=event.loss, rate=event.tokens_per_second)
+            if number == 0 and event.eta >= LONG:
+                goes_on = "; if it is stopped, the same command with --resume goes on" if resumable else ""
+                err.print(f"the {event.steps - event.step:,} steps left take about {duration(event.eta)} here{goes_on}")
+            figures = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s"
+            line = f"step {event.step:,} of {event.steps:,}  {figures}"
+            tell(f"{line}, {duration(event.eta)} left")
+            bar.update(task, completed=event.step, total=event.steps, description=line)
             if event.validation is not None:
                 show_validation(err, event)
 

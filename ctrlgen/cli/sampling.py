@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.cli.telling import waiting
 from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
 from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
@@ -193,10 +194,12 @@ def answers(generator: "Generator", requests: Sequence["Request"], settings: "Se
     """Samples, a window of requests at a time, with a progress bar on a terminal."""
     from ctrlgen.cli.display import sampling_progress
 
-    for start in range(0, len(requests), BATCH_WINDOW):
-        with sampling_progress() as watch:
-            samples = generator.generate(requests[start : start + BATCH_WINDOW], settings, watch)
-        yield samples
+    with waiting("sampling") as tell:
+        for start in range(0, len(requests), BATCH_WINDOW):
+            tell(f"{start:,} of {len(requests):,} requests answered")
+            with sampling_progress() as watch:
+                samples = generator.generate(requests[start : start + BATCH_WINDOW], settings, watch)
+            yield samples
 
 
 def parse_window(text: str) -> tuple[float, float]:

@@ -1,12 +1,17 @@
-"""What commands say on standard error beside errors: the library's log, one line a record."""
+"""What commands say on standard error beside errors: the library's log, and how far they are."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
+from threading import Event, Thread
 
 MOST_HELD = 1000  # records
+EVERY = 30.0  # seconds between two lines of a command that works without a terminal
 
 
 class StandardError(logging.Handler):
@@ -31,3 +36,35 @@ def start_log() -> None:
 def tell_log() -> None:
     """Print what the log holds: the work has begun."""
     held.flush()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Without a terminal, a line every half minute of how far the work is. Yields what takes the newest such line."""
+    latest, over, started = [what], Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            print(f"ctrlgen: after {duration(time.monotonic() - started)}: {latest[0]}", file=sys.stderr, flush=True)
+
+    def newest(line: str) -> None:
+        latest[0] = line
+
+    if sys.stderr is None or sys.stderr.isatty():
+        yield newest
+        return
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield newest
+    finally:
+        over.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 5 min`"""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

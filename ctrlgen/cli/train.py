@@ -17,7 +17,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="Training texts: csv, tsv, jsonl, txt, parquet or a hub id.")] = None,
     validation: Annotated[str | None, typer.Option(help="Held-out texts.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the recipe's, or 20,000.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and noise.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and words.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
@@ -47,7 +47,7 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
     with naming_resume():
-        follow_training(run(plan, out, resume=resume, log_with=log_with))
+        follow_training(run(plan, out, resume=resume, log_with=log_with), resumable=True)
     typer.echo(f"model written to {out}", err=True)
 
 

@@ -41,5 +41,6 @@ def train_lm(
         steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
     )
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
-        follow_training(run(loaded, data, validation, text_column, config, working, resume=resume))
+        events = run(loaded, data, validation, text_column, config, working, resume=resume)
+        follow_training(events, resumable=True)
     typer.echo(f"language model written to {directory}", err=True)
