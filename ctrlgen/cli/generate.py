@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +32,20 @@ def generate(
             "--ray", help="Share the batch among the processors of a Ray cluster: RAY_ADDRESS, or this machine."
         ),
     ] = False,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help="CONTROL=PERCENT%: so many of the -n texts have it, the others not. Repeat for more."),
+    ] = None,
 ) -> None:
     """Sample texts that obey controls.
 
     Example: ctrlgen generate --control "pos: DT NN VBZ DT JJ NN IN NNP NNP ." -n 4
     """
+    if share:
+        if batch is not None:
+            raise UsageError("--share is of the -n texts of one request: leave out --batch")
+        answer_shares(options, share)
+        return
     if batch is None:
         if ray:
             raise UsageError("--ray shares a batch: give --batch as well")
@@ -48,6 +60,21 @@ def generate(
         as_json=True,
         on_cluster=ray,
     )
+
+
+def answer_shares(options: SamplingOptions, shares: Sequence[str]) -> None:
+    """Sample a set of texts of which given shares have a control, and say on standard error how many do."""
+    from ctrlgen.generation.shares import LEAST_REDRAWS, Shares, count_shares, parse_share
+
+    parsed = [parse_share(share) for share in shares]
+    options = replace(options, until_success=max(options.until_success, LEAST_REDRAWS))
+
+    def make_requests(generator: Generator) -> list[Request]:
+        return Shares(generator, options.control or [], parsed, options.n, options.seed).requests()
+
+    answer(options, make_requests, finished=partial(count_shares, parsed))
+    for share in parsed:
+        print(share.line(options.n), file=sys.stderr)
 
 
 def read_requests(source: str) -> list[tuple[str, dict[str, Any]]]:

@@ -114,10 +114,11 @@ def answer(
     make_requests: Callable[["Generator"], list["Request"]],
     as_json: bool = False,
     on_cluster: bool = False,
+    finished: Callable[[list["Sample"]], None] | None = None,
 ) -> None:
     """Sample what is requested and write it out. Nothing is written where a request cannot be understood.
 
-    What a cluster answers is JSON Lines.
+    What a cluster answers is JSON Lines. `finished` is given the samples as they are written.
     """
     with output(options.out) as file:
         if on_cluster:
@@ -138,6 +139,8 @@ def answer(
             for samples in answers(generator, requests, settings):
                 lines = [sample.as_json() for sample in samples]
                 tally.count(lines)
+                if finished is not None:
+                    finished(samples)
                 if as_json or options.as_json:
                     write_lines(lines, file)
                 else:

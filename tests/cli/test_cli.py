@@ -699,3 +699,20 @@ def test_a_system_needs_a_name_of_its_own_and_a_file(ctrlgen: Run, toy_model: Pa
     outcome = ctrlgen("eval", "-m", toy_model, "--system", value)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert f"--system {value!r}" in outcome.err
+
+
+def test_shares_of_a_set(ctrlgen: Run, toy_model: Path) -> None:
+    few = ("generate", "--model", toy_model, "--steps", 3, "--device", "cpu")
+    outcome = ctrlgen(*few, "-n", 8, "--share", "words: cat=25%", "--json")
+    assert outcome.code == 0
+    assert sum("cat" in answer["tokens"] for answer in outcome.answers) == 2
+    assert "'words: cat': 2 of 8 texts, 25.0%, asked for 25.0%\n" in outcome.err
+    for arguments, message in (
+        (("--share", "words: cat"), "write CONTROL=PERCENT%"),
+        (("--share", "words: cat=30%", "--batch", "-"), "leave out --batch"),
+        (("--share", "starts: a=60%", "--share", "starts: the=60%"), "their shares are more than 100%"),
+    ):
+        refused = ctrlgen(*few, *arguments)
+        assert refused.code == 2
+        assert message in refused.err
+        assert refused.out == ""
