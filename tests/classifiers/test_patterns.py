@@ -157,3 +157,13 @@ def test_an_escaped_text_stands_for_itself(text: str) -> None:
     assert pattern is not None
     (verdict,) = MATCHES.check([words], [Wanted((pattern,))])
     assert verdict.success is True
+
+
+def test_a_word_that_came_later_is_a_word_of_patterns() -> None:
+    """The vocabulary of one request may have more words than the model was trained with."""
+    wider: Any = SimpleNamespace(tokenizer=MODEL.tokenizer.with_words(["Zog"]), device="cpu")
+    kind = Matches(wider)
+    kind.words.readings = lambda: {"NOUN": np.isin(np.arange(len(MODEL.tokenizer)), MODEL.tokenizer.ids(["cat"]))}
+    for pattern in ("the (Zog|<NOUN>)", "the zog", "the /Z.*/", "the *"):
+        assert kind.automaton(kind.parse(pattern)).accepts(wider.tokenizer.ids(["the", "Zog"]))
+    assert not kind.automaton(kind.parse("the <NOUN>")).accepts(wider.tokenizer.ids(["the", "Zog"]))

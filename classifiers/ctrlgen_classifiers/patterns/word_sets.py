@@ -46,7 +46,7 @@ class WordSets:
                 passing = np.zeros(len(words), dtype=bool)
                 passing[[id for form in forms_of(test) for id in self.ids.get(form, [])]] = True
             case Tagged(tag=tag):
-                passing = self.reading(tag).copy()
+                passing = self.reading(tag)
             case AnyWord():
                 return np.ones(len(words), dtype=bool)
             case _:
@@ -67,8 +67,10 @@ class WordSets:
                 return any(self.reading(tag)[id] for id in self.ids.get(word.casefold(), []))
 
     def reading(self, tag: str) -> Booleans:
+        """The words (V,) that may have a tag. A word that the lexicon lacks, for it came later, may have none."""
         known = self.readings()
-        return known[tag if tag in known else tag.upper()]
+        may_be = known[tag if tag in known else tag.upper()]
+        return np.pad(may_be, (0, len(self.tokenizer.words) - len(may_be)))
 
     def refuse(self, test: Test) -> str | None:
         """Why no text can have a word that passes, or None. Raises CtrlgenError where the lexicon is missing."""
