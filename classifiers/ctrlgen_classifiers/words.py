@@ -159,6 +159,8 @@ class Words(Classifier):
         return automata.word_log_prob(log_p, log_q)
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Wanted]) -> list[Verdict]:
+        if self.tokenizer.truecase:  # expressions see a word as it is inside a sentence
+            texts = [self.tokenizer.truecased(words) for words in texts]
         return [self.verdict(words, target) for words, target in zip(texts, targets, strict=True)]
 
     def verdict(self, words: Sequence[str], target: Wanted) -> Verdict:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ctrlgen.automata.automaton import Automaton, Booleans
-from ctrlgen.controls.template import Template
+from ctrlgen.controls.template import NO_WORD, Template
 from ctrlgen.diffusion.seeds import seeded
 
 Kept = tuple[str | None, ...]  # a text's given words, None for each word to be written
@@ -18,8 +18,8 @@ class Fills:
 
     def __init__(self, template: Template, automaton: Automaton):
         self.template, self.automaton = template, automaton
-        kept = [part for part in template.parts if isinstance(part, str)]
-        self.ids = dict(zip(kept, template.ids, strict=True))
+        ids = iter(template.ids)
+        self.ids = [next(ids) if isinstance(part, str) else NO_WORD for part in template.parts]  # of each part
         self._known: dict[tuple[int, int, bytes], float] = {}
 
     def count(self, length: int) -> float:
@@ -32,7 +32,8 @@ class Fills:
         Depends on the seed alone. Raises ValueError where `count` is 0.
         """
         drawn = self.template.fill(length, seed)
-        if self.automaton.accepts_some([None if word is None else self.ids[word] for word in drawn]):
+        ids = iter(self.template.ids)
+        if self.automaton.accepts_some([None if word is None else next(ids) for word in drawn]):
             return drawn
         if self.count(length) == 0:
             raise ValueError(f"no accepted text of {length} words fills {self.template.text!r}")
@@ -60,7 +61,7 @@ class Fills:
         part = self.template.parts[place]
         if isinstance(part, str):
             if left > 0:
-                yield 1, self.automaton.after_word(reached, self.ids[part])
+                yield 1, self.automaton.after_word(reached, self.ids[place])
             return
         for n in range(left + 1 if part.most is None else min(part.most, left) + 1):
             if n >= part.fewest:

@@ -167,3 +167,16 @@ def test_a_word_that_came_later_is_a_word_of_patterns() -> None:
     for pattern in ("the (Zog|<NOUN>)", "the zog", "the /Z.*/", "the *"):
         assert kind.automaton(kind.parse(pattern)).accepts(wider.tokenizer.ids(["the", "Zog"]))
     assert not kind.automaton(kind.parse("the <NOUN>")).accepts(wider.tokenizer.ids(["the", "Zog"]))
+
+
+def test_an_expression_sees_a_sentences_first_word_as_it_is_inside() -> None:
+    texts = ["The cat sees the dog.", "The dog sees the cat.", "Mary sees the cat.", "Mary sees the dog."]
+    cased: Any = SimpleNamespace(tokenizer=WordTokenizer.train(texts, min_count=1, truecase=True), device="cpu")
+    kind = Matches(cased)
+    capital, small = kind.parse("/[A-Z].*/ ..."), kind.parse("/[a-z]+/ ...")
+    for text, capitalised in (("The cat sees Mary .", False), ("Mary sees the cat .", True)):
+        words = text.split()
+        verdicts = kind.check([words, words], [capital, small])
+        assert [verdict.success for verdict in verdicts] == [capitalised, not capitalised]
+        ids = cased.tokenizer.ids(words)
+        assert [kind.automaton(target).accepts(ids) for target in (capital, small)] == [capitalised, not capitalised]

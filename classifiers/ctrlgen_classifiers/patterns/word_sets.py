@@ -27,7 +27,8 @@ class WordSets:
 
     def __init__(self, tokenizer: WordTokenizer, readings: Callable[[], Readings]):
         self.tokenizer, self.readings = tokenizer, readings
-        self.special = Special((tokenizer.pad_id, tokenizer.end_id), tokenizer.unk_id)
+        nothing = {tokenizer.pad_id, *tokenizer.opening, *tokenizer.closing}
+        self.special = Special(tuple(sorted(nothing)), tokenizer.unk_id)
         self.ids: dict[str, list[int]] = {}  # by the word in lower case
         for id, word in enumerate(tokenizer.words):
             self.ids.setdefault(word.casefold(), []).append(id)
