@@ -52,9 +52,21 @@ class Like(Classifier):
     def load(cls, model: DiffusionLM, name: str) -> Like:
         return cls(model)
 
+    def new_words(self, value: str) -> list[str]:
+        unknown = self.tokenizer.unk_id
+        words = self.split(value)
+        return [word for word, id in zip(words, self.source_ids(words)[: len(words)], strict=True) if id == unknown]
+
+    def for_model(self, model: DiffusionLM) -> Like:
+        return Like(model)
+
+    def split(self, value: str) -> tuple[str, ...]:
+        """The words of a text, which may stand in quotes."""
+        quoted = len(value) > 1 and value[0] == value[-1] == '"'
+        return tuple(self.tokenizer.split(value[1:-1] if quoted else value))
+
     def parse(self, value: str) -> Source:
-        text = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-        words = tuple(self.tokenizer.split(text))
+        words = self.split(value)
         if not words:
             raise UsageError("like: no text is given; write for example `like: The Vaults is a cheap pub .`")
         if len(words) > self.longest - self.fixed_length:

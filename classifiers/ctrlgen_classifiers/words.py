@@ -79,6 +79,17 @@ class Words(Classifier):
                 raise parser.error(test.at, reason)
         return wanted
 
+    def new_words(self, value: str) -> list[str]:
+        """Those written as they are; what a pattern may stand for otherwise is in the vocabulary."""
+        patterns = self.patterns(Parser(self.kind, value, self.tokenizer.split))
+        written = (test for pattern in patterns for test in leaves(pattern.node) if isinstance(test, Word))
+        return [test.text for test in written if not self.words.of(test).any()]
+
+    def for_model(self, model: DiffusionLM) -> Words:
+        wider = type(self)(model)
+        wider.words.readings = self.words.readings  # the lexicon is that of the trained vocabulary
+        return wider
+
     def patterns(self, parser: Parser) -> list[Pattern]:
         """The patterns of a list."""
         return parser.patterns()

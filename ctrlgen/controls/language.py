@@ -193,6 +193,14 @@ class Classifier(ABC):
         """Whether a text of these words, with any words in its blanks, can have this target."""
         return True
 
+    def new_words(self, value: str) -> Sequence[str]:
+        """The words of a value that the vocabulary lacks, where a text could be asked to have them. As written."""
+        return ()
+
+    def for_model(self, model: DiffusionLM) -> Classifier:
+        """The same classifier for its model with more words (`DiffusionLM.with_words`), which a value has."""
+        return self
+
     @abstractmethod
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         """One tensor for a batch of targets, first dimension B, for texts of these lengths.

@@ -138,9 +138,19 @@ def classifier_directory(model: DiffusionLM, name: str) -> Path:
 class Controls:
     """Reads controls for one model; each classifier is loaded once."""
 
-    def __init__(self, model: DiffusionLM):
-        self.model = model
+    def __init__(self, model: DiffusionLM, narrower: Controls | None = None):
+        """`narrower`: the controls of the same model with fewer words, whose classifiers are taken over."""
+        self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
+
+    def with_words(self, words: Sequence[str]) -> Controls:
+        """The controls of the same model with words that its vocabulary lacks."""
+        return Controls(self.model.with_words(words), self) if words else self
+
+    def new_words(self, texts: Sequence[str]) -> list[str]:
+        """The words that controls name and the vocabulary lacks. Raises UsageError where one cannot be understood."""
+        statements = [parse_statement(text) for text in texts[:MOST_CONTROLS]]
+        return [word for said in statements for word in self.classifier(said.name).new_words(said.value)]
 
     def names(self) -> dict[str, str]:
         """Every name that can be asked for, with its kind."""
@@ -151,6 +161,11 @@ class Controls:
         return names
 
     def classifier(self, written: str) -> Classifier:
+        """The classifier that answers to a name, however it is written. Raises UsageError where there is none."""
+        if self.narrower is not None:
+            if written not in self._loaded:
+                self._loaded[written] = self.narrower.classifier(written).for_model(self.model)
+            return self._loaded[written]
         names, kinds = self.names(), classifier_kinds()
         missing = [kind for kind in kinds if kind not in names.values()]
         by_folded = {fold(name): name for name in [*missing, *names]}

@@ -107,6 +107,12 @@ def parse_template(text: str, tokenizer: WordTokenizer) -> Template:
     return Template(text, tuple(parts), tuple(id for id in ids if id != NO_WORD), (*given, *words))
 
 
+def new_words(text: str, tokenizer: WordTokenizer) -> list[str]:
+    """The words of a template that the vocabulary lacks in any case."""
+    words = [part for part in parse_template(text, tokenizer).parts if isinstance(part, str)]
+    return [word for word, id in zip(words, word_ids(words, tokenizer), strict=True) if id == tokenizer.unk_id]
+
+
 def given_words(text: str, start: int, end: int, tokenizer: WordTokenizer) -> list[Given]:
     """The words of a template from `start` to `end`, between which it has no blank."""
     pieces = tokenizer.pieces(text[start:end])

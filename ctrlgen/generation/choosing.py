@@ -17,7 +17,6 @@ from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import Settings
 from ctrlgen.generation.workers import Workers
-from ctrlgen.tokenizer import WordTokenizer
 
 Texts = Mapping[Job, list[int]]  # finished word ids
 
@@ -40,11 +39,12 @@ def choose(reader: Reader, workers: Workers, texts: Texts, settings: Settings) -
     if settings.candidates == 1:
         return dict(texts)
     if settings.select == "mbr":
-        scores = expected_bleu(reader.model.tokenizer, texts)
+        scores = expected_bleu(reader, texts)
     else:
 
         def score(jobs: Sequence[Job], stopped: Event) -> list[float]:
-            return candidate_scores(reader, Batch(reader.model, jobs), texts)
+            own = reader.of(jobs[0].request)
+            return candidate_scores(own, Batch(own.model, jobs), texts)
 
         scores = workers.map(score, list(texts))
     best: dict[tuple[int, int], Job] = {}
@@ -61,7 +61,7 @@ def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[fl
     return (reader.bound(ids, batch.lengths) + reader.joint(ids, batch.lengths, batch.terms)).tolist()
 
 
-def expected_bleu(tokenizer: WordTokenizer, texts: Texts) -> dict[Job, float]:
+def expected_bleu(reader: Reader, texts: Texts) -> dict[Job, float]:
     """Mean BLEU of each candidate against the others: minimum Bayes risk (Li et al. 2022, section 5.3)."""
     try:
         from sacrebleu import BLEU
@@ -72,7 +72,7 @@ def expected_bleu(tokenizer: WordTokenizer, texts: Texts) -> dict[Job, float]:
     by_sample: dict[tuple[int, int], list[Job]] = defaultdict(list)
     for job in texts:
         by_sample[job.sample].append(job)
-    words = {job: " ".join(tokenizer.decode(ids)) for job, ids in texts.items()}
+    words = {job: " ".join(reader.of(job.request).model.tokenizer.decode(ids)) for job, ids in texts.items()}
     return {
         job: sum(bleu.sentence_score(words[job], [words[other]]).score for other in jobs if other is not job)
         for jobs in by_sample.values()

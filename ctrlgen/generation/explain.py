@@ -99,6 +99,7 @@ def explain_batch(
     stopped: Event,
 ) -> list[Explanation]:
     """Draw the texts once more and watch. The parts are of controls at the same position."""
+    reader = reader.of(failed[0].request)
     batch = Batch(reader.model, failed)
     position = failed[0].position
     others = list(batch.terms)
@@ -122,7 +123,7 @@ def explain_batch(
         if said[-1] != texts[part]:  # another text: some accelerators do not repeat themselves
             continue
         control = replace(part.controls[position], target=part.target)
-        held = last_held(control, [words_of(reader.model.tokenizer, part, ids) for ids in said])
+        held = last_held(control, [words_of(reader, part, ids) for ids in said])
         other = opposition.strongest(row, held or 1)
         names = [control.text for control in part.controls if control is not part.controls[position]]
         pulled_by = names[other] if other is not None else None

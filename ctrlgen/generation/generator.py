@@ -15,7 +15,7 @@ import torch
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
-from ctrlgen.controls.template import parse_template
+from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.diffusion.seeds import MAX_SEED
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
@@ -51,12 +51,19 @@ class Generator:
             raise UsageError(f"n must be between 1 and {MOST_SAMPLES}, got {n}")
         if abs(seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
-        parsed = self.controls.parse(controls)
+        words = self.new_words(controls, template) if self.model.opens else ()
+        known = self.controls.with_words(words)
+        parsed = known.parse(controls)
         if template is not None and self.model.fixed_length:
             raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
-        blanks = parse_template(template, self.model.tokenizer) if template is not None else None
+        blanks = parse_template(template, known.model.tokenizer) if template is not None else None
         refuse_impossible(parsed, longest_text(self.model), blanks)
-        return Request(parsed, n, seed, id, blanks)
+        return Request(parsed, n, seed, id, blanks, words)
+
+    def new_words(self, controls: Sequence[str], template: str | None) -> tuple[str, ...]:
+        """The words that a request names and the vocabulary lacks."""
+        given = new_words(template, self.model.tokenizer) if template is not None else []
+        return tuple(dict.fromkeys([*self.controls.new_words(controls), *given]))
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
@@ -93,16 +100,17 @@ class Generator:
 
         def finish(batch_jobs: Sequence[Job], stopped: Event) -> list[list[int]]:
             nonlocal done
-            batch = Batch(self.model, batch_jobs)
+            reader = self.reader.of(batch_jobs[0].request)
+            batch = Batch(reader.model, batch_jobs)
             rows: list[list[int]] = []
-            for ids in drafts(self.reader, batch, settings):
+            for ids in drafts(reader, batch, settings):
                 if stopped.is_set():
                     break
                 rows = batch.cut(ids)
                 with lock:
                     done += sum(batch.sizes)
                     if watch is not None:
-                        watch(Step(done, total, words_of(self.model.tokenizer, batch_jobs[0], rows[0])))
+                        watch(Step(done, total, words_of(reader, batch_jobs[0], rows[0])))
             return rows
 
         return self.workers.map(finish, jobs)

@@ -50,7 +50,8 @@ class Job:
     @property
     def batch_key(self) -> tuple[Any, ...]:
         """Jobs that share this may run as rows of one batch."""
-        return tuple((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
+        kinds = ((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
+        return self.request.words, *kinds
 
 
 J = TypeVar("J", bound=Job)

@@ -14,7 +14,6 @@ from ctrlgen.generation.jobs import Job, make_batches
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import ControlResult, Sample
 from ctrlgen.joining import write
-from ctrlgen.tokenizer import WordTokenizer
 
 LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
 
@@ -22,13 +21,14 @@ LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
 @torch.no_grad()
 def judge(reader: Reader, texts: Texts) -> dict[Job, Sample]:
     """The sample of each text, with the verdict and the score of each of its controls."""
-    tokens = {job: words_of(reader.model.tokenizer, job, ids) for job, ids in texts.items()}
+    tokens = {job: words_of(reader, job, ids) for job, ids in texts.items()}
     results: dict[Job, list[ControlResult]] = {job: [] for job in texts}
     for jobs in make_batches(list(texts)):
         if not jobs[0].controls:
             continue
-        batch = Batch(reader.model, jobs)
-        clean = reader.clean(batch.fill(texts), batch.lengths)
+        own = reader.of(jobs[0].request)
+        batch = Batch(own.model, jobs)
+        clean = own.clean(batch.fill(texts), batch.lengths)
         for position, term in enumerate(batch.terms):
             controls = [job.controls[position] for job in jobs]
             scores = calibrated(term.log_prob(clean).exp(), term.classifier.score_temperature).tolist()
@@ -45,9 +45,9 @@ def sample_of(job: Job, tokens: list[str], results: Sequence[ControlResult]) -> 
     return Sample(job.request, job.index, text.text, tokens, job.seed, tuple(results), job.attempt + 1, text.offsets)
 
 
-def words_of(tokenizer: WordTokenizer, job: Job, ids: Sequence[int]) -> list[str]:
+def words_of(reader: Reader, job: Job, ids: Sequence[int]) -> list[str]:
     """The words of ids, but the user's own where they are given."""
-    words = tokenizer.decode(ids)
+    words = reader.of(job.request).model.tokenizer.decode(ids)
     return [kept or word for kept, word in zip(job.kept, words, strict=True)] if job.kept else words
 
 

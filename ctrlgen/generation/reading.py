@@ -7,6 +7,7 @@ in bfloat16 where the device multiplies that fast, the guides in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,18 +19,29 @@ from ctrlgen.diffusion.process import log_likelihood_bound
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
 from ctrlgen.generation.kept import KeptWords
+from ctrlgen.generation.request import Request
 
 SCORE_SEED = 0
+KEPT_READERS = 8  # of requests with words of their own
 FORBIDDEN = -1e9  # logit of words that may not be generated
 
 
 class Reader:
     """Reads texts (B, n). Where rows are filled up to n, `lengths` (B,) says how long each is, else it is None."""
 
-    def __init__(self, model: DiffusionLM):
-        self.model = model
+    def __init__(self, model: DiffusionLM, words: tuple[str, ...] = ()):
+        """`words`: those by which the model's vocabulary was widened."""
+        self.model, self.words = model, words
         self.embeddings = model.denoiser.embeddings()  # (V, d)
         self.forbidden = forbidden_words(model)  # (V,)
+        self.widened = lru_cache(KEPT_READERS)(self.with_words)
+
+    def of(self, request: Request) -> Reader:
+        """The reader of a request's texts, which may have words that the vocabulary lacks."""
+        return self if request.words == self.words else self.widened(request.words)
+
+    def with_words(self, words: tuple[str, ...]) -> Reader:
+        return Reader(self.model.with_words(words), words)
 
     @torch.no_grad()
     def clean(self, ids: Tensor, lengths: Tensor | None) -> Denoised:

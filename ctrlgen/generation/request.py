@@ -77,6 +77,7 @@ class Request:
     seed: int = 0
     id: Any = None
     template: Template | None = None
+    words: tuple[str, ...] = ()  # that the vocabulary lacks and this request alone may have
 
 
 @dataclass(frozen=True)
