@@ -150,12 +150,18 @@ def pair_double(words: Sequence[str], places: Sequence[int]) -> dict[int, Leanin
         after = words[places[0] + 1 : places[0] + 2]
         inside = ends_speech(words[places[0] - 1]) and (not after or after[0][:1].islower())
     sides = {}
-    for place in places:
-        if not inside and place + 1 in places and place > 0 and ENDS.fullmatch(words[place - 1]):
-            inside = True  # `... late ? " " Yes . `: two turns of talk
+    for place, later in zip(places, [*places[1:], None], strict=False):
+        after = words[place + 1] if place + 1 < len(words) else ""
+        if not inside and place > 0 and ((not after or after in CLOSING) or turns(words, place, later)):
+            inside = True  # it closes what nothing has opened
         sides[place] = LEFT if inside else RIGHT
         inside = not inside
     return sides
+
+
+def turns(words: Sequence[str], place: int, later: int | None) -> bool:
+    """Whether one turn of talk ends at a mark and the next begins: `... late ? " " Yes . `"""
+    return later == place + 1 and ends_speech(words[place - 1])
 
 
 def pair_single(words: Sequence[str], places: Sequence[int]) -> dict[int, Leaning]:

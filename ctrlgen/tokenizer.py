@@ -232,6 +232,8 @@ class WordTokenizer:
 
     def ids(self, words: Sequence[str], whole: bool = True) -> list[int]:
         """Ids of words. `whole` is False for words from inside a sentence, the first of which begins none."""
+        if not self._by_vocabulary:
+            words = [word if word in self._vocabulary else plain(word) for word in words]
         known = self.truecased(words, whole) if self.truecase else words
         return [self._vocabulary.get(word, self.unk_id) for word in known]
 

@@ -22,6 +22,7 @@ WRITTEN = [
     ("get 'em 'til the '90s", "get 'em 'til the '90s"),
     ('He said , " Come in ! " and left .', 'He said, "Come in!" and left.'),
     ('Really ? " he said .', 'Really?" he said.'),
+    ('I like " hello " and bye " .', 'I like "hello" and bye".'),
     ('" Where ? " " Here . "', '"Where?" "Here."'),
     ("\" I said ' no , ' \" he said .", "\"I said 'no,'\" he said."),
     ("Wait ... what ?! No !! Yes…", "Wait... what?! No!! Yes…"),

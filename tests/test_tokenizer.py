@@ -268,6 +268,8 @@ def test_the_first_word_of_a_sentence_has_the_id_that_it_has_inside_one() -> Non
         assert words[0][0].isupper()
         assert tokenizer.decode(tokenizer.ids(words)) == words
     assert tokenizer.ids(["The"], whole=False) == [tokenizer.unk_id]
+    assert tokenizer.encode("the", whole=False) == tokenizer.encode("The")
+    assert train(["It's a pub.", "He's in."]).ids(["It", "’s"]) == train(["It's a pub.", "He's in."]).ids(["It", "'s"])
     assert tokenizer.ids(["Tom", "I"]) == [tokenizer.words.index("Tom"), tokenizer.words.index("I")]
 
 

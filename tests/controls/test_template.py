@@ -1,8 +1,11 @@
 """Templates: words and blanks in order, how long they may get, and how a length is split among blanks."""
 
+import re
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ctrlgen.controls.template import Blank, Template, parse_template
 from ctrlgen.errors import UsageError
@@ -104,3 +107,14 @@ def test_every_split_between_open_blanks_is_alike() -> None:
     drawn = Counter(template.fill(9, seed) for seed in range(3000))
     assert len(drawn) == 15  # 4 words beyond the first of each, in 3 blanks
     assert all(count == pytest.approx(200, abs=60) for count in drawn.values())
+
+
+STRETCH = st.text(st.sampled_from("aB.'’“\" -–,n't$£/:@#+C19é你ทำ👩🇩()\u0301\t"), max_size=12)
+
+
+@given(st.lists(STRETCH, min_size=2, max_size=4))
+def test_given_stretches_come_back_whatever_they_are(tokenizer: WordTokenizer, stretches: list[str]) -> None:
+    parsed = parse_template("___{1}".join(stretches), tokenizer)
+    kept = parsed.fill(len(parsed.parts), seed=0)
+    text = write([word or "x" for word in kept], parsed.typed(kept)).text
+    assert re.fullmatch(r" ?x ?".join(re.escape(stretch.strip()) for stretch in stretches), text)
