@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM, from_pretrained, save_pretrained
     from ctrlgen.controls.language import Classifier, Control, Verdict
     from ctrlgen.errors import CtrlgenError, UsageError
+    from ctrlgen.evaluation.evaluation import Evaluation
+    from ctrlgen.evaluation.plan import Plan
     from ctrlgen.generation.generator import Generator, Request, Sample, Settings
     from ctrlgen.generation.guidance import Guidance
 
@@ -31,6 +33,8 @@ _HOMES = {
     "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),
     "controls.language": ("Classifier", "Control", "Verdict"),
     "errors": ("CtrlgenError", "UsageError"),
+    "evaluation.evaluation": ("Evaluation",),
+    "evaluation.plan": ("Plan",),
     "generation.guidance": ("Guidance",),
     "generation.generator": ("Generator", "Request", "Sample", "Settings"),
 }
@@ -41,8 +45,10 @@ __all__ = [
     "Control",
     "CtrlgenError",
     "DiffusionLM",
+    "Evaluation",
     "Generator",
     "Guidance",
+    "Plan",
     "Request",
     "Sample",
     "Settings",

@@ -45,17 +45,10 @@ def naming_resume() -> Iterator[None]:
 
 
 def find_device(name: str) -> torch.device:
-    """The device called `name`; auto takes the best there is."""
-    import torch
+    """The device called `name`, with torch imported only now."""
+    from ctrlgen.diffusion.precision import find_device
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here: use auto or cpu") from error
-    return device
+    return find_device(name)
 
 
 def check_place(directory: Path, force: bool, what: str, key: str, option: str) -> None:

@@ -16,7 +16,7 @@ from ctrlgen.cli.telling import duration, tell_log, waiting
 from ctrlgen.joining import Written, detokenize
 
 if TYPE_CHECKING:
-    from ctrlgen.evaluation.run import Progress as EvaluationProgress
+    from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
     from ctrlgen.generation.request import ControlResult, Sample, Step
     from ctrlgen.training.fit import Progress as TrainingProgress
 

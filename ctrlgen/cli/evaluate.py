@@ -5,21 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.cli.common import DeviceOption, ModelOption
 from ctrlgen.errors import UsageError
 from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
-
-MAX_SEED = 2**32  # each stands for a million of the samples' own
-
-if TYPE_CHECKING:
-    from ctrlgen.evaluation.figures import Judge
-    from ctrlgen.evaluation.metrics import Training
-    from ctrlgen.evaluation.run import Results
-    from ctrlgen.generation.generator import Generator
 
 
 def evaluate(
@@ -43,10 +35,10 @@ def evaluate(
     samples_per_target: Annotated[int, typer.Option("--samples-per-target", "-n", min=1, help="Texts a target.")] = 1,
     seeds: Annotated[str, typer.Option(help="Sampling seeds, such as 0,1,2.")] = "0",
     lm: Annotated[
-        list[str] | None, typer.Option(help="Also judge fluency by this causal LM: a hub id or path.")
+        list[str] | None, typer.Option(help="Also say what texts cost under this causal LM: a hub id or path.")
     ] = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="Peers in the same run: rejection, fudge, finetuned.")
+        list[str] | None, typer.Option(help="Other methods in the same run: rejection, fudge, finetuned.")
     ] = None,
     sweep: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE,… such as strength=0,2,4,8.")] = None,
     report: Annotated[Path | None, typer.Option(help="Directory for the report; an interrupted run continues.")] = None,
@@ -76,118 +68,58 @@ def evaluate(
         "candidates": candidates, "select": select,
     }  # fmt: skip
     swept = tuple(parse_sweep(text) for text in sweep or ())
-    numbers = parse_seeds(seeds)
-    if targets is not None and (suite or data):
-        raise UsageError("--targets brings what is asked for; leave out --suite and --data")
-    if samples is not None and (swept or baseline or len(numbers) > 1):
-        raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
+    numbers, systems = parse_seeds(seeds), parse_systems(system or [])
 
-    from ctrlgen.cli.display import evaluation_progress
-    from ctrlgen.evaluation.report.card import card_path, refuse_to_forget
-    from ctrlgen.evaluation.report.page import show_results, write_card, write_comparison, write_report
-    from ctrlgen.evaluation.run import Plan, evaluate, read_training, vary
-    from ctrlgen.evaluation.targets import expand_suites
-    from ctrlgen.files import make_directory, to_json
-    from ctrlgen.generation.generator import Generator, Settings
+    from ctrlgen.cli.display import evaluation_progress, follow_training
+    from ctrlgen.cli.figures import show_results
+    from ctrlgen.evaluation.evaluation import Evaluation
+    from ctrlgen.evaluation.plan import Plan, vary
+    from ctrlgen.files import to_json
+    from ctrlgen.generation.generator import Settings
 
     plan = Plan(
-        suites=tuple(suite or ["all"]),
+        model=model,
+        device=device,
+        suites=tuple(suite or ()),
         data=tuple(data or ()),
         training_data=training_data,
         targets=targets,
         samples=samples,
-        systems=parse_systems(system or []),
+        systems=systems,
         limit=limit,
         samples_per_target=samples_per_target,
         seeds=numbers,
         settings=vary(Settings(), {key: str(value) for key, value in changes.items() if value is not None}),
         sweep=swept,
         baselines=tuple(baseline or ()),
+        language_models=tuple(lm or ()),
+        report=report,
+        comparison=comparison,
+        update_card=update_card,
+        calibrate=calibrate,
     )
-    plan.variants()  # a sweep that cannot be read is refused before anything is loaded
-    generator = Generator(model, find_device(device))
-    if update_card:  # what cannot be written, or should not be, is refused before anything is evaluated
-        card_path(generator.model)
-        asked = [targets.name] if targets is not None else expand_suites(plan.suites, generator)
-        refuse_to_forget(generator.model, asked, plan.limit)
-    if comparison is not None:
-        make_directory(comparison.parent)
+    evaluation = Evaluation(plan, follow=follow_training)
     with evaluation_progress() as watch:
-        training = read_training(generator, plan)
-        judges, peers = find_judges(generator, lm or [], training), find_peers(generator, plan)
-        command = shlex.join(["ctrlgen", *sys.argv[1:]])
-        results = evaluate(generator, plan, judges, peers, training, report, watch, command)
+        results = evaluation.run(watch, shlex.join(["ctrlgen", *sys.argv[1:]]))
     if as_json:
         for row in results.as_json()["rows"]:
             typer.echo(to_json(row, sys.stdout))
+        for note in results.notes:
+            typer.echo(note, err=True)
     else:
         show_results(results)
-    if report is not None:
-        write_report(results, report)
-        typer.echo(f"report written to {report / 'report.html'}", err=True)
-    if calibrate:
-        recalibrate(results, generator)
-    if update_card:
-        write_card(results, generator.model)
-        typer.echo(f"figures written to {card_path(generator.model)}", err=True)
-    if comparison is not None:
-        write_comparison(results, comparison)
-
-
-def find_judges(generator: Generator, names: list[str], training: Training | None) -> list[Judge]:
-    """The model's own autoregressive LM where it has one, n-grams of the training texts if given, and LMs named."""
-    from ctrlgen.errors import CtrlgenError
-    from ctrlgen.evaluation.judges import DomainJudge, NamedJudge, NgramJudge
-
-    judges: list[Judge] = []
-    try:
-        judges.append(DomainJudge(generator.model))
-    except CtrlgenError as error:
-        typer.echo(f"fluency under the domain's LM is left empty: {error}", err=True)
-    if training is not None:
-        judges.append(NgramJudge(generator.model, training))
-    return judges + [NamedJudge(name) for name in names]
-
-
-def recalibrate(results: Results, generator: Generator) -> None:
-    """Write the classifiers' temperatures and say what changed."""
-    from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
-
-    fitted = fit_temperatures(results, generator)
-    write_temperatures(fitted)
-    for directory, found in fitted.items():
-        typer.echo(
-            f"{directory.name}: scores at temperature {found.temperature:.2f}, calibration error {found.error:.3f} "
-            f"before and {found.error_after:.3f} after{'' if found.error_after < found.error else ': left as it was'}",
-            err=True,
-        )
-    if not fitted:
-        typer.echo("nothing was calibrated: too few texts with a verdict", err=True)
-
-
-def find_peers(generator: Generator, plan: Any) -> list[Any]:
-    if not plan.baselines:
-        return []
-    from ctrlgen.evaluation.baselines import make_peers
-
-    return make_peers(generator, plan.baselines, plan.training_data)
+    for line in results.done:
+        typer.echo(line, err=True)
 
 
 def parse_systems(given: list[str]) -> tuple[tuple[str, Path], ...]:
-    """NAME=FILE, each name once and none that another method has."""
-    from ctrlgen.evaluation.baselines import PEERS
-    from ctrlgen.evaluation.records import HUMAN
-    from ctrlgen.evaluation.systems import GIVEN, OURS
-
-    systems: dict[str, Path] = {}
+    systems = []
     for text in given:
         name, equals, file = (part.strip() for part in text.partition("="))
         if not (name and equals and file):
             raise UsageError(f"--system {text!r}: write NAME=FILE, the name of a system and the file of its texts")
-        if name in (OURS, HUMAN, GIVEN, *PEERS) or name in systems:
-            raise UsageError(f"--system {text!r}: another method is called {name!r}; choose another name")
-        systems[name] = Path(file)
-    return tuple(systems.items())
+        systems.append((name, Path(file)))
+    return tuple(systems)
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:
@@ -200,9 +132,6 @@ def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
+        return tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:
         raise UsageError(f"--seeds {text!r}: write whole numbers, such as 0,1,2") from None
-    if any(abs(seed) > MAX_SEED for seed in seeds):
-        raise UsageError(f"--seeds {text!r}: a seed must be at most {MAX_SEED} in size")
-    return seeds

@@ -1,7 +1,9 @@
-"""Which floating-point numbers a device has, and which of them it multiplies fast."""
+"""Which device there is, which floating-point numbers it has, and which of them it multiplies fast."""
 
 import torch
 from torch import Tensor
+
+from ctrlgen.errors import UsageError
 
 
 def has_fast_bfloat16(device: torch.device | str) -> bool:
@@ -19,3 +21,15 @@ def autocast(device: torch.device) -> torch.autocast:
 def precise(x: Tensor) -> Tensor:
     """In float64 where the device has it: a sum then never shows how far other rows of a batch fill it up."""
     return x if x.device.type == "mps" else x.double()
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; auto takes the best there is. Raises UsageError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not to be had here: use auto or cpu") from error
+    return device

@@ -10,7 +10,7 @@ from ctrlgen.checkpoint import CONFIG, is_hub_copy, read_config
 from ctrlgen.controls.registry import SCORE_TEMPERATURE, trained_classifiers
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.metrics import Calibration, calibrate
-from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import OURS
 from ctrlgen.files import write_text
 from ctrlgen.generation.generator import Generator
@@ -31,7 +31,7 @@ def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calib
     seen: dict[Path, list[tuple[float, bool]]] = defaultdict(list)
     for record in results.records:
         controls = results.asked[record.suite].requests[record.target].controls
-        if record.method != OURS or record.setting or len(controls) != 1 or not record.scores:
+        if record.system != OURS or record.setting or len(controls) != 1 or not record.scores:
             continue
         directory = directory_of.get(id(controls[0].classifier))
         if directory is not None and record.verdicts[0].success is not None:
@@ -57,3 +57,14 @@ def write_temperatures(fitted: dict[Path, Calibration]) -> None:
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
         write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def recalibrate(results: Results, generator: Generator) -> list[str]:
+    """Fit and keep the temperatures; what changed, a line a classifier."""
+    fitted = fit_temperatures(results, generator)
+    write_temperatures(fitted)
+    return [
+        f"{directory.name}: scores at temperature {found.temperature:.2f}, calibration error {found.error:.3f} "
+        f"before and {found.error_after:.3f} after{'' if found.error_after < found.error else ': left as it was'}"
+        for directory, found in fitted.items()
+    ] or ["nothing was calibrated: too few texts with a verdict"]

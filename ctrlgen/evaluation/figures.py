@@ -6,35 +6,26 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ctrlgen.diffusion.process import SCORED_LEVELS
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import metrics
+from ctrlgen.evaluation.cost_models import CostModel
 from ctrlgen.evaluation.metrics import Estimate, Training, estimate, mean
-from ctrlgen.evaluation.records import HUMAN, Record
-from ctrlgen.evaluation.systems import OURS
+from ctrlgen.evaluation.records import Record
+from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
 from ctrlgen.generation.correction import STRIDE
 from ctrlgen.generation.generator import Settings
 
 
-class Judge(Protocol):
-    """A language model that says what texts cost; it guided nothing."""
-
-    name: str
-
-    def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
-        """Nats a token of each text."""
-        ...
-
-
 @dataclass(frozen=True)
 class Row:
-    """The figures of one suite under one method and setting."""
+    """The figures of one suite by one system under one setting."""
 
     suite: str
-    method: str
+    system: str
     setting: str
     targets: int
     samples: int
@@ -43,7 +34,7 @@ class Row:
     by_control: dict[str, Estimate]  # in compositions
     also: dict[str, Estimate]  # further published tests
     unchecked: int  # texts that no oracle could be asked about
-    cost: dict[str, Estimate]  # nats a token under each judge
+    cost: dict[str, Estimate]  # nats a token under each cost model
     exp_mean: dict[str, float]  # mean of exp(cost): the perplexity that Diffusion-LM prints
     gap: dict[str, Estimate]  # cost above human text of the same targets
     distinct: dict[str, float | None]
@@ -61,13 +52,13 @@ class Row:
 def summarise(
     records: Sequence[Record],
     asked: Mapping[str, Asked],
-    judges: Sequence[Judge],
+    cost_models: Sequence[CostModel],
     training: Training | None,
     calls: Mapping[str, int],
 ) -> list[Row]:
-    """A row for every suite, method and setting."""
+    """A row for every suite, system and setting."""
     texts = list(dict.fromkeys(tuple(record.tokens) for record in records if record.tokens))
-    costs = {judge.name: dict(zip(texts, judge.costs(texts), strict=True)) for judge in judges}
+    costs = {of.name: dict(zip(texts, of.costs(texts), strict=True)) for of in cost_models}
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.group].append(record)
@@ -85,14 +76,14 @@ def summary(
     training: Training | None,
     calls: Mapping[str, int],
 ) -> Row:
-    suite, method, setting = records[0].group
+    suite, system, setting = records[0].group
     texts = [record.tokens for record in records]
     checked = [record for record in records if record.checked]
-    seconds, is_ours = sum(record.seconds for record in records), method == OURS
+    seconds, is_ours = sum(record.seconds for record in records), system == OURS
     written = [record for record in records if record.tokens]
     cost = {name: [of[tuple(record.tokens)] for record in written] for name, of in costs.items()}
     return Row(
-        suite, method, setting, len(asked.targets), len(records),
+        suite, system, setting, len(asked.targets), len(records),
         success=estimate_by_target(checked, [float(bool(record.success)) for record in checked]),
         parts=parts_right(checked),
         by_control=success_by_control(records, asked),
@@ -100,7 +91,7 @@ def summary(
         unchecked=0 if suite == UNGUIDED else len(records) - len(checked),
         cost={name: e for name, of in cost.items() if (e := estimate_by_target(written, of))},
         exp_mean={name: mean(math.exp(value) for value in of) for name, of in cost.items() if of},
-        gap={name: e for name, of in costs.items() if method != HUMAN and (e := gap(records, human, of))},
+        gap={name: e for name, of in costs.items() if system != HUMAN and (e := gap(records, human, of))},
         distinct={str(n): metrics.distinct(texts, n) for n in (1, 2, 4)},
         self_bleu=optional_self_bleu(texts),
         copies=mean(training.copied(words) for words in texts) if training else None,
@@ -192,7 +183,7 @@ def optional_self_bleu(texts: Sequence[Sequence[str]]) -> float | None:
 
 def against_references(records: Sequence[Record], asked: Asked, measure: Any) -> float | None:
     """The mean of a measure of text and reference, for infilling."""
-    if asked.suite != INFILL or records[0].method == HUMAN:
+    if asked.suite != INFILL or records[0].system == HUMAN:
         return None
     pairs = [(r.tokens, asked.targets[r.target].references[0]) for r in records if asked.targets[r.target].references]
     try:

@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ctrlgen import joining
 from ctrlgen.controls.language import Verdict, check
 from ctrlgen.errors import UsageError
-from ctrlgen.evaluation.systems import Draft, Given, Writer
+from ctrlgen.evaluation.systems import HUMAN, Draft, Given, System
 from ctrlgen.evaluation.targets import Asked
 from ctrlgen.files import append_line, make_directory, read_lines, write_text
 from ctrlgen.generation.generator import Request
 from ctrlgen.tokenizer import detokenize
 
-HUMAN = "human"
 RECORDS = "samples.jsonl"
 CHUNK = 64  # targets that are written between two saves
 
@@ -32,7 +32,7 @@ class Record:
     """One text with its verdicts."""
 
     suite: str
-    method: str
+    system: str
     setting: str
     seed: int
     target: int
@@ -44,7 +44,7 @@ class Record:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        return self.suite, self.method, self.setting
+        return self.suite, self.system, self.setting
 
     @property
     def success(self) -> bool | None:
@@ -60,13 +60,19 @@ class Record:
     def text(self) -> str:
         return detokenize(self.tokens)
 
+    def pieces(self) -> list[tuple[str, str, bool]]:
+        """The text as people write it: what stands before each word, the word, and whether it failed a control."""
+        failed = {position for verdict in self.verdicts for position in verdict.failed}
+        words = joining.write(self.tokens).words()
+        return [(space, word, position in failed) for position, (space, word) in enumerate(words)]
+
     @classmethod
     def from_json(cls, read: Mapping[str, Any]) -> Record:
         verdicts = [Verdict(**v | {"failed": tuple(v["failed"])}) for v in read["verdicts"]]
         return cls(**{**read, "verdicts": verdicts})
 
 
-Key = tuple[str, str, str, int, int]  # suite, method, setting, seed, first target of the chunk
+Key = tuple[str, str, str, int, int]  # suite, system, setting, seed, first target of the chunk
 
 
 class Store:
@@ -114,16 +120,16 @@ class Store:
         return self.chunks[key]
 
 
-def write(writer: Writer, key: Key, asked: Asked, seconds: float | None) -> list[Record]:
-    """One chunk by one writer, judged. Sampling seeds move with the evaluation's seed."""
-    suite, method, setting, seed, start = key
+def write(system: System, key: Key, asked: Asked, seconds: float | None) -> list[Record]:
+    """One chunk by one system, judged. Sampling seeds move with the evaluation's seed."""
+    suite, name, setting, seed, start = key
     requests = [replace(r, seed=r.seed + seed * 1_000_003) for r in asked.requests[start : start + CHUNK]]
     started = time.monotonic()
-    drafts = writer.write(requests, seconds)
-    share = 0.0 if isinstance(writer, Given) else (time.monotonic() - started) / max(1, len(drafts))
+    drafts = system.write(requests, seconds)
+    share = 0.0 if isinstance(system, Given) else (time.monotonic() - started) / max(1, len(drafts))
     return [
         Record(
-            suite, method, setting, seed, start + draft.request, draft.index, list(draft.words), list(verdicts),
+            suite, name, setting, seed, start + draft.request, draft.index, list(draft.words), list(verdicts),
             list(draft.scores) if draft.scores is not None else None, share,
         )
         for draft, verdicts in zip(drafts, judged(requests, drafts), strict=True)

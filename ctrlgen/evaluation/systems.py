@@ -14,12 +14,12 @@ from ctrlgen.evaluation.targets import FRAME, Asked, Words
 from ctrlgen.files import read_lines
 from ctrlgen.generation.generator import Generator, Request, Settings
 
-OURS, GIVEN = "ctrlgen", "given"
+OURS, GIVEN, HUMAN = "ctrlgen", "given", "human"  # names of systems
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text that a writer wrote for a request. Verdicts and scores as far as it knows them."""
+    """A text that a system wrote for a request. Verdicts and scores as far as it knows them."""
 
     request: int
     index: int
@@ -28,8 +28,8 @@ class Draft:
     scores: tuple[float, ...] | None = None
 
 
-class Writer(Protocol):
-    """A method that is evaluated."""
+class System(Protocol):
+    """Whoever writes texts: ctrlgen, a baseline, or a file of texts."""
 
     name: str
     notes: list[str]  # what it could not be asked

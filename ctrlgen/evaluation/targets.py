@@ -82,12 +82,12 @@ def read_examples(generator: Generator, sources: Sequence[str]) -> list[Example]
 
 
 def expand_suites(names: Sequence[str], generator: Generator) -> list[str]:
-    """The suites meant; those of `all` that this model has no classifier for are left out.
+    """The suites meant, all without a name; those of `all` that this model has no classifier for are left out.
 
     Raises UsageError for a suite that does not exist or that the model lacks.
     """
     expanded: list[str] = []
-    for name in names:
+    for name in names or ("all",):
         if name == "all":
             expanded += [suite for suite in SUITES if not lacking(suite, generator)]
         elif name == "compose":

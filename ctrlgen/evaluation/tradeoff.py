@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctrlgen.evaluation.report.tables import judges
-from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import OURS
 
 KNEE = (
@@ -27,11 +26,11 @@ class Point:
 
 
 def curves(results: Results) -> dict[str, list[Point]]:
-    """The points of every suite that was swept, in the order of the sweep, under the first judge."""
-    first = next(iter(judges(results)), None)
+    """The points of every suite that was swept, in the order of the sweep, under the first cost model."""
+    first = next(iter(results.cost_models), None)
     points: dict[str, list[Point]] = defaultdict(list)
     for row in results.rows:
-        if row.method == OURS and row.setting and row.success and first in row.gap:
+        if row.system == OURS and row.setting and row.success and first in row.gap:
             points[row.suite].append(Point(row.setting, row.gap[first].mean, row.success.mean))
     return {suite: of_suite for suite, of_suite in points.items() if len(of_suite) > 1}
 
@@ -49,3 +48,9 @@ def knee(points: Sequence[Point]) -> Point | None:
         return math.hypot(cost, failure)
 
     return min(points, key=distance)
+
+
+def knees(results: Results) -> list[str]:
+    """The knee of every sweep, in words."""
+    found = {suite: knee(points) for suite, points in curves(results).items()}
+    return [f"{suite}: the knee of the sweep is {point.setting}" for suite, point in found.items() if point is not None]

@@ -10,7 +10,7 @@ import pytest
 from ctrlgen.cli import telling
 from ctrlgen.cli.display import evaluation_progress, follow_training
 from ctrlgen.cli.telling import duration, waiting
-from ctrlgen.evaluation.run import Progress as EvaluationProgress
+from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
 from ctrlgen.training.fit import Progress
 
 

@@ -18,7 +18,7 @@ from ctrlgen.checkpoint import CONFIG, WEIGHTS, read_config
 from ctrlgen.controls.language import check
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import language_model
-from ctrlgen.evaluation.baselines import best_of, finetuned, fudge, make_peers, training
+from ctrlgen.evaluation.baselines import best_of, finetuned, fudge, make_baselines, training
 from ctrlgen.evaluation.baselines.best_of import PermittedEnds, guide_log_probs
 from ctrlgen.evaluation.baselines.finetuned import PROMPTS, ConditionalLoss, Finetuned, pieces, prompted_costs
 from ctrlgen.evaluation.baselines.fudge import STRENGTHS, Asking, Fudge, Future, reweight
@@ -43,7 +43,7 @@ def toy_tags(texts: Any) -> Iterator[tuple[list[str], list[str]]]:
 @pytest.fixture(scope="module")
 def home(toy_model: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the toy model with a language model beside it; tags are known without spaCy."""
-    directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("peers") / "toy"))
+    directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("baselines") / "toy"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(directory.parent / "data"))
         patch.setattr(language_model, "SIZE", SMALL)
@@ -67,15 +67,17 @@ def lm(toy: Generator) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def peers(toy: Generator, toy_data: Path) -> dict[str, Any]:
-    return {peer.name: peer for peer in make_peers(toy, ["rejection", "fudge", "finetuned"], str(toy_data))}
+def baselines(toy: Generator, toy_data: Path) -> dict[str, Any]:
+    return {
+        baseline.name: baseline for baseline in make_baselines(toy, ["rejection", "fudge", "finetuned"], str(toy_data))
+    }
 
 
-def success(requests: Sequence[Request], peer: Any, seconds: float = 0.0) -> float:
+def success(requests: Sequence[Request], baseline: Any, seconds: float = 0.0) -> float:
     """Share of the drafts that the oracles accept."""
     verdicts = [
         check([control], [draft.words])[0].success
-        for draft in peer.write(requests, seconds)
+        for draft in baseline.write(requests, seconds)
         for control in requests[draft.request].controls
     ]
     return sum(map(bool, verdicts)) / len(verdicts)
@@ -97,33 +99,35 @@ def test_a_text_ends_where_it_may_and_must(lm: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("name", ["rejection", "fudge", "finetuned"])
-def test_drafts_have_permitted_lengths_and_depend_on_seeds(toy: Generator, peers: dict[str, Any], name: str) -> None:
+def test_drafts_have_permitted_lengths_and_depend_on_seeds(
+    toy: Generator, baselines: dict[str, Any], name: str
+) -> None:
     requests = [toy.request(["length: 6"], n=2, seed=3), toy.request(["length: 8-9"], seed=20)]
-    drafts = peers[name].write(requests, 0.0)
+    drafts = baselines[name].write(requests, 0.0)
     assert [(draft.request, draft.index) for draft in drafts] == [(0, 0), (0, 1), (1, 0)]
     assert [len(draft.words) for draft in drafts[:2]] == [6, 6]
     assert len(drafts[2].words) in (8, 9)
-    assert drafts == peers[name].write(requests, 0.0)
+    assert drafts == baselines[name].write(requests, 0.0)
     others = [replace(request, seed=request.seed + 1000) for request in requests]
-    assert drafts != peers[name].write(others, 0.0)
+    assert drafts != baselines[name].write(others, 0.0)
 
 
 def test_rejection_keeps_what_its_guides_prefer(toy: Generator, lm: LanguageModel) -> None:
-    peer = Rejection(toy, lm)
+    baseline = Rejection(toy, lm)
     requests = [toy.request([PATTERN]), toy.request([PATTERN, "words: river"], seed=50), toy.request(["words: cat"])]
     pool: list[Any] = []
-    draw = peer.draw
+    draw = baseline.draw
 
     def noted(asked: Sequence[Request], seeds: Sequence[int]) -> list[list[str]]:
         texts = draw(asked, seeds)
         pool.extend(map(tuple, texts))
         return texts
 
-    peer.draw = noted  # type: ignore[method-assign]
-    drafts = peer.write(requests, 1.0)
+    baseline.draw = noted  # type: ignore[method-assign]
+    drafts = baseline.write(requests, 1.0)
     assert len(pool) > 60
     for draft in drafts:
-        fitting = [text for text in pool if len(text) in peer.lengths(requests[draft.request])]
+        fitting = [text for text in pool if len(text) in baseline.lengths(requests[draft.request])]
         pairs = [(draft.request, number) for number in range(len(fitting))]
         scores = guide_log_probs(toy.reader, toy.workers, requests, fitting, pairs)
         best = max(scores.values())
@@ -146,7 +150,7 @@ def test_time_is_kept(toy: Generator, lm: LanguageModel, monkeypatch: pytest.Mon
     """A text takes a tenth of a second here."""
     clock = [0.0]
     monkeypatch.setattr(best_of.time, "monotonic", lambda: clock[0])
-    peer = Rejection(toy, lm)
+    baseline = Rejection(toy, lm)
     rounds = []
 
     def draw(requests: Sequence[Request], seeds: Sequence[int]) -> list[list[str]]:
@@ -155,32 +159,32 @@ def test_time_is_kept(toy: Generator, lm: LanguageModel, monkeypatch: pytest.Mon
         assert len(set(seeds)) == len(seeds)
         return [["the", "cat", "."]] * len(seeds)
 
-    monkeypatch.setattr(peer, "draw", draw)
+    monkeypatch.setattr(baseline, "draw", draw)
     requests = [toy.request(["words: cat"], n=2), toy.request(["words: dog"], seed=7)]
     for seconds, expected in ((None, [3]), (0.01, [3]), (0.59, [3]), (0.65, [3, 3]), (60.0, [3, 255, 255, 87])):
         clock[0] = 0.0
         rounds.clear()
-        assert len(peer.write(requests, seconds)) == 3
+        assert len(baseline.write(requests, seconds)) == 3
         assert rounds == expected
         assert clock[0] <= max(seconds or 0.0, 0.3 + 1e-9)
 
 
 def test_what_cannot_be_asked_is_left_out_and_told_once(
-    toy: Generator, peers: dict[str, Any], caplog: pytest.LogCaptureFixture
+    toy: Generator, baselines: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     blanks = toy.request([], template="the ___{2} sees a dog .")
     with caplog.at_level(logging.WARNING):
-        for peer in peers.values():
-            peer.notes.clear()
-            assert peer.write([blanks, blanks], 0.0) == []
-            assert len(peer.notes) == 1
-            assert peer.name in peer.notes[0]
-    assert len(caplog.records) == len(peers)
+        for baseline in baselines.values():
+            baseline.notes.clear()
+            assert baseline.write([blanks, blanks], 0.0) == []
+            assert len(baseline.notes) == 1
+            assert baseline.name in baseline.notes[0]
+    assert len(caplog.records) == len(baselines)
     for name, control in (
         ("fudge", "not words: cat"), ("fudge", "words: the cat"), ("fudge", "pos: NNP NN ..."),
         ("fudge", "ends: the river"), ("finetuned", "not words: cat"),
     ):  # fmt: skip
-        drafts = peers[name].write([toy.request([control]), toy.request(["words: cat"])], 0.0)
+        drafts = baselines[name].write([toy.request([control]), toy.request(["words: cat"])], 0.0)
         assert [draft.request for draft in drafts] == [1]
 
 
@@ -234,7 +238,7 @@ def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: L
     size = {"width": fudge.SIZE["width"], "span_width": 8}
     classifier = PrefixClassifier(outputs, SMALL["hidden_size"], len(lm.tokenizer), 12, **size).eval()
     torch.nn.init.normal_(classifier.to_come_bias)
-    peer = Fudge(toy, lm, outputs, classifier)
+    baseline = Fudge(toy, lm, outputs, classifier)
     text = torch.tensor(lm.tokenizer.ids(["the", "cat", "sees", "a", "river", "."]))
     cat, river = lm.tokenizer.ids(["cat", "river"])
     asking = Asking(
@@ -246,7 +250,7 @@ def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: L
     (labels,) = classifier.log_labels(features)
     embeddings = lm.lm.model.embed_tokens.weight
     to_come = classifier.words_to_come(features, torch.tensor([river, cat]), embeddings).sigmoid().log()
-    future = Future(peer, [asking], [[6]])
+    future = Future(baseline, [asking], [[6]])
     with torch.no_grad(), future.watching(lm):
         for place in range(7):
             word = text[place] if place < 6 else torch.tensor(lm.tokenizer.end_id)
@@ -283,46 +287,49 @@ def test_constituents_of_values() -> None:
     ("name", "control"), [("fudge", PATTERN), ("fudge", "words: river, old"), ("finetuned", PATTERN)]
 )
 def test_a_control_is_learned(
-    toy: Generator, lm: LanguageModel, peers: dict[str, Any], name: str, control: str
+    toy: Generator, lm: LanguageModel, baselines: dict[str, Any], name: str, control: str
 ) -> None:
     """One draw a text, far above what the language model writes without being asked."""
     requests = [toy.request([control], seed=i) for i in range(50)]
     asked = requests[0].controls[0]
     unasked = check([asked] * 400, lm.draw(range(400)))
-    assert success(requests, peers[name]) > 3 * sum(bool(verdict.success) for verdict in unasked) / 400
+    assert success(requests, baselines[name]) > 3 * sum(bool(verdict.success) for verdict in unasked) / 400
 
 
-def test_fudge_forces_the_beginning(toy: Generator, peers: dict[str, Any]) -> None:
-    assert success([toy.request(["starts: A Small dog"], seed=i) for i in range(5)], peers["fudge"]) == 1.0
+def test_fudge_forces_the_beginning(toy: Generator, baselines: dict[str, Any]) -> None:
+    assert success([toy.request(["starts: A Small dog"], seed=i) for i in range(5)], baselines["fudge"]) == 1.0
 
 
-def test_a_prompt_is_of_words_and_of_ids_behind_them(toy: Generator, peers: dict[str, Any]) -> None:
-    peer: Finetuned = peers["finetuned"]
+def test_a_prompt_is_of_words_and_of_ids_behind_them(toy: Generator, baselines: dict[str, Any]) -> None:
+    baseline: Finetuned = baselines["finetuned"]
     words = toy.model.tokenizer
-    ids = peer.prompt(toy.request(["words: river", PATTERN]), 0)
-    assert ids == peer.prompt(toy.request([PATTERN, "words: river"]), 0)
+    ids = baseline.prompt(toy.request(["words: river", PATTERN]), 0)
+    assert ids == baseline.prompt(toy.request([PATTERN, "words: river"]), 0)
     assert [i < len(words) for i in ids] == [False] * 8 + [True, False] + [True] * 6
     assert ids[8] == words.ids(["river"])[0]
     assert ids[10:] == [words.pad_id] * 6
-    assert peer.prompt(toy.request(["length: 7"]), 0) == peer.prompt(toy.request(["length: 7-7"]), 0)
+    assert baseline.prompt(toy.request(["length: 7"]), 0) == baseline.prompt(toy.request(["length: 7-7"]), 0)
 
 
-def test_prompted_costs_are_those_of_drawing(peers: dict[str, Any]) -> None:
+def test_prompted_costs_are_those_of_drawing(baselines: dict[str, Any]) -> None:
     """The whole at once, and word by word with cached states."""
-    peer: Finetuned = peers["finetuned"]
-    prompt, text = peer.prompts.ids({"words": "river", "pos": "DET NOUN VERB"}), peer.lm.tokenizer.ids(["the", "river"])
+    baseline: Finetuned = baselines["finetuned"]
+    prompt, text = (
+        baseline.prompts.ids({"words": "river", "pos": "DET NOUN VERB"}),
+        baseline.lm.tokenizer.ids(["the", "river"]),
+    )
     nats: list[Tensor] = []
 
     def follow(words: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
-        following = [*text, peer.lm.tokenizer.end_id][words.shape[1]]
+        following = [*text, baseline.lm.tokenizer.end_id][words.shape[1]]
         nats.append(-logits.log_softmax(-1)[0, following])
         return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([following]), 0.0)
 
-    unspeakable = peer.lm.unspeakable
-    peer.lm.unspeakable = torch.zeros_like(unspeakable)
-    peer.lm.draw([0], adjust=follow, prompts=[prompt])
-    peer.lm.unspeakable = unspeakable
-    costs = prompted_costs(ConditionalLoss(peer.lm.lm), [(prompt, text)] * 2, peer.lm.tokenizer.end_id)
+    unspeakable = baseline.lm.unspeakable
+    baseline.lm.unspeakable = torch.zeros_like(unspeakable)
+    baseline.lm.draw([0], adjust=follow, prompts=[prompt])
+    baseline.lm.unspeakable = unspeakable
+    costs = prompted_costs(ConditionalLoss(baseline.lm.lm), [(prompt, text)] * 2, baseline.lm.tokenizer.end_id)
     assert costs == pytest.approx([float(sum(nats)) / 3] * 2, abs=1e-4)
 
 
@@ -334,7 +341,7 @@ def test_pieces_of_values() -> None:
 
 
 def test_training_is_done_once(
-    toy: Generator, peers: dict[str, Any], toy_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = sorted(path.name for path in (home.parent / "data" / "ctrlgen" / "baselines" / "toy").iterdir())
     assert [name.partition("-")[0] for name in kept] == ["finetuned", "fudge"]
@@ -346,15 +353,15 @@ def test_training_is_done_once(
     described = read_config
     monkeypatch.setattr(training, "read_config", lambda path: described(path) | {"measured": {}, "trained_on": "later"})
     request = toy.request(["words: river"])
-    for peer in make_peers(toy, ["finetuned", "fudge"], str(toy_data)):
-        assert peer.write([request], 0.0) == peers[peer.name].write([request], 0.0)
+    for baseline in make_baselines(toy, ["finetuned", "fudge"], str(toy_data)):
+        assert baseline.write([request], 0.0) == baselines[baseline.name].write([request], 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(fudge, "FUDGE_TRAINING", replace(SHORT, steps=2))
         with pytest.raises(AssertionError, match="trained again"):
-            make_peers(toy, ["fudge"], str(toy_data))
+            make_baselines(toy, ["fudge"], str(toy_data))
     monkeypatch.setattr(training, "read_config", lambda path: described(path) | {"values": {"mood": ["good", "bad"]}})
     with pytest.raises(AssertionError, match="trained again"):
-        make_peers(toy, ["finetuned"], str(toy_data))
+        make_baselines(toy, ["finetuned"], str(toy_data))
 
 
 # One line for every mistake
@@ -362,18 +369,18 @@ def test_training_is_done_once(
 
 def test_mistakes(toy: Generator, toy_model: Path, toy_data: Path, tmp_path: Path, home: Path) -> None:
     with pytest.raises(UsageError, match=r"--baseline 'fugde': use rejection, fudge, finetuned. Did you mean fudge\?"):
-        make_peers(toy, ["rejection", "fugde"], None)
+        make_baselines(toy, ["rejection", "fugde"], None)
     with pytest.raises(UsageError, match="--baseline finetuned is trained before it writes: give --training-data"):
-        make_peers(toy, ["rejection", "finetuned"], None)
+        make_baselines(toy, ["rejection", "finetuned"], None)
     with pytest.raises(CtrlgenError, match="run `ctrlgen train-lm` first"):
-        make_peers(Generator(str(toy_model)), ["rejection"], None)
+        make_baselines(Generator(str(toy_model)), ["rejection"], None)
     few = tmp_path / "few.txt"
     few.write_text("the cat sees a dog .\n" * 30)
     with pytest.raises(CtrlgenError, match="only 1 texts fit the model"):
-        make_peers(toy, ["fudge"], str(few))
+        make_baselines(toy, ["fudge"], str(few))
 
 
-def test_damaged_files(toy: Generator, peers: dict[str, Any], toy_data: Path, home: Path) -> None:
+def test_damaged_files(toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path) -> None:
     root = home.parent / "data" / "ctrlgen" / "baselines" / "toy"
     for name, about, damaged in (
         ("fudge", WEIGHTS, b"nothing"), ("fudge", CONFIG, b"{}"), ("fudge", CONFIG, b'{"known": {"names": []}}'),
@@ -383,7 +390,7 @@ def test_damaged_files(toy: Generator, peers: dict[str, Any], toy_data: Path, ho
         saved = (directory / about).read_bytes()
         (directory / about).write_bytes(damaged)
         with pytest.raises(CtrlgenError, match=directory.name) as caught:
-            make_peers(toy, [name], str(toy_data))
+            make_baselines(toy, [name], str(toy_data))
         assert "\n" not in str(caught.value)
         (directory / about).write_bytes(saved)
-    assert make_peers(toy, ["fudge", "finetuned"], str(toy_data))
+    assert make_baselines(toy, ["fudge", "finetuned"], str(toy_data))

@@ -19,12 +19,14 @@ from ctrlgen.controls.template import parse_template
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
+from ctrlgen.evaluation.cost_models import NgramModel
+from ctrlgen.evaluation.evaluation import Evaluation
 from ctrlgen.evaluation.figures import evaluations, parts_right
-from ctrlgen.evaluation.judges import NgramJudge
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
+from ctrlgen.evaluation.plan import Plan, vary
 from ctrlgen.evaluation.records import RECORDS, Record
-from ctrlgen.evaluation.run import Plan, Results, evaluate, vary
+from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.targets import (
     Example,
     Target,
@@ -44,7 +46,7 @@ QUICK = Settings(steps=4)
 
 
 class ByLength:
-    """A judge whose costs can be worked out by hand."""
+    """A cost model whose costs can be worked out by hand."""
 
     name = "by length"
 
@@ -55,8 +57,9 @@ class ByLength:
 @pytest.fixture
 def run(generator: Generator, toy_data: Path) -> Callable[..., Results]:
     def run(directory: Path | None = None, generator: Generator = generator, **plan: Any) -> Results:
-        given: dict[str, Any] = {"suites": ("length",), "data": (str(toy_data),), "limit": 6, "settings": QUICK}
-        return evaluate(generator, Plan(**given | plan), [ByLength()], directory=directory)
+        asked: dict[str, Any] = {} if "targets" in plan else {"suites": ("length",), "data": (str(toy_data),)}
+        given = asked | {"limit": 6, "settings": QUICK} | plan
+        return Evaluation(Plan(**given, report=directory), generator, [ByLength()]).run()
 
     return run
 
@@ -286,10 +289,10 @@ def test_figures_do_not_depend_on_the_company(run: Callable[..., Results]) -> No
 
 def test_a_seed_moves_the_samples_but_not_the_targets(run: Callable[..., Results]) -> None:
     results = run(seeds=(0, 1))
-    first, second = ([r.tokens for r in results.records if r.method == "ctrlgen" and r.seed == s] for s in (0, 1))
+    first, second = ([r.tokens for r in results.records if r.system == "ctrlgen" and r.seed == s] for s in (0, 1))
     assert first != second
     assert [len(words) for words in first] == [len(words) for words in second]
-    assert len([r for r in results.records if r.method == "human"]) == 6
+    assert len([r for r in results.records if r.system == "human"]) == 6
 
 
 def test_an_interrupted_run_continues_with_the_same_figures(run: Callable[..., Results], tmp_path: Path) -> None:
@@ -319,17 +322,17 @@ def test_targets_that_have_changed_since_are_another_evaluation(run: Callable[..
     targets = tmp_path / "t.jsonl"
     lines = [json.dumps({"controls": [f"length: {n}"], "reference": "the cat ."}) for n in (3, 4)]
     targets.write_text("\n".join(lines))
-    run(tmp_path / "a", data=(), targets=targets)
+    run(tmp_path / "a", targets=targets)
     targets.write_text(lines[0])
     with pytest.raises(UsageError, match="holds another evaluation; choose another --report"):
-        run(tmp_path / "a", data=(), targets=targets)
+        run(tmp_path / "a", targets=targets)
 
 
 def test_a_sweep_has_a_row_for_every_setting(run: Callable[..., Results]) -> None:
     results = run(sweep=(("steps", ("2", "3")), ("temperature", ("0.5", "1"))), limit=2)
-    settings = [row.setting for row in results.rows if row.method == "ctrlgen"]
+    settings = [row.setting for row in results.rows if row.system == "ctrlgen"]
     assert settings == [f"steps={s}, temperature={t}" for s in (2, 3) for t in (0.5, 1)]
-    assert [row.evaluations for row in results.rows if row.method == "ctrlgen"] == [14, 14, 15, 15]
+    assert [row.evaluations for row in results.rows if row.system == "ctrlgen"] == [14, 14, 15, 15]
 
 
 def test_settings_that_are_varied() -> None:
@@ -353,7 +356,7 @@ def test_good_texts_score_near_the_ceiling_and_a_bad_model_near_nothing(
     """The evaluation itself: human texts through --samples, and a model with random weights, without any guidance."""
     suite = ("words",)
     human = run(suites=suite, limit=20)
-    references = [r.text for r in human.records if r.method == "human"]
+    references = [r.text for r in human.records if r.system == "human"]
     (tmp_path / "good.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in references))
     good = run(suites=suite, limit=20, samples=tmp_path / "good.jsonl").row("words", "given")
     assert good is not None
@@ -391,7 +394,7 @@ def test_too_many_given_texts(run: Callable[..., Results], tmp_path: Path) -> No
 def test_a_blank_line_is_an_empty_text(run: Callable[..., Results], tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text("the cat sees a dog .\n\na dog .\n")
     records = run(samples=tmp_path / "given.txt", limit=3).records
-    assert [len(r.tokens) for r in records if r.method == "given"] == [6, 0, 3]
+    assert [len(r.tokens) for r in records if r.system == "given"] == [6, 0, 3]
 
 
 def test_other_systems_stand_beside_ours_on_the_same_targets(run: Callable[..., Results], tmp_path: Path) -> None:
@@ -401,21 +404,21 @@ def test_other_systems_stand_beside_ours_on_the_same_targets(run: Callable[..., 
     theirs = [["START a dog . END PAD PAD"], ["START a dog sees . END the"], ["START a cat . PAD"]]
     (tmp_path / "theirs.json").write_text("".join(json.dumps(text) + "\n" for text in theirs))
     systems = (("right", tmp_path / "right.txt"), ("theirs", tmp_path / "theirs.json"))
-    results = run(data=(), targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
-    success = {row.method: row.success.mean for row in results.rows if row.success is not None}
+    results = run(targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
+    success = {row.system: row.success.mean for row in results.rows if row.success is not None}
     assert success["right"] == 1.0
     assert success["theirs"] == pytest.approx(2 / 3)
     assert success["ctrlgen"] == 1.0
-    assert [r.text for r in results.records if r.method == "theirs"] == ["a dog.", "a dog sees.", "a cat."]
+    assert [r.text for r in results.records if r.system == "theirs"] == ["a dog.", "a dog sees.", "a cat."]
     row = results.row("t.jsonl", "theirs")
     assert row is not None
     assert row.seconds_per_sample is None
     assert row.gap["by length"].mean == pytest.approx((3 + 4 + 3) / 3 - 6)
     (tmp_path / "right.txt").write_text("a dog .\n" * 3)
-    again = run(data=(), targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
-    assert [r.text for r in again.records if r.method == "right"] == ["a dog."] * 3  # the file is read again
-    only = run(data=(), targets=tmp_path / "t.jsonl", systems=systems[:1], samples=tmp_path / "theirs.json")
-    assert {row.method for row in only.rows} == {"human", "right", "given"}
+    again = run(targets=tmp_path / "t.jsonl", systems=systems, directory=tmp_path / "report", seeds=(0, 1))
+    assert [r.text for r in again.records if r.system == "right"] == ["a dog."] * 3  # the file is read again
+    only = run(targets=tmp_path / "t.jsonl", systems=systems[:1], samples=tmp_path / "theirs.json")
+    assert {row.system for row in only.rows} == {"human", "right", "given"}
 
 
 def test_texts_of_targets_that_are_not_understood_are_left_out_with_them(
@@ -425,8 +428,8 @@ def test_texts_of_targets_that_are_not_understood_are_left_out_with_them(
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(target) + "\n" for target in targets))
     for texts in ("a dog .\nzebra\na dog sees .\n", "a dog .\na dog sees .\n"):
         (tmp_path / "all.txt").write_text(texts)
-        results = run(data=(), targets=tmp_path / "t.jsonl", systems=(("all", tmp_path / "all.txt"),))
-        assert [r.tokens for r in results.records if r.method == "all"] == [
+        results = run(targets=tmp_path / "t.jsonl", systems=(("all", tmp_path / "all.txt"),))
+        assert [r.tokens for r in results.records if r.system == "all"] == [
             ["a", "dog", "."],
             ["a", "dog", "sees", "."],
         ]
@@ -449,7 +452,7 @@ def test_a_missing_oracle_leaves_the_column_empty(
     run: Callable[..., Results], no_spacy: None, generator: Generator, tmp_path: Path
 ) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"controls": ["pos: DET NOUN VERB PUNCT"], "reference": "the cat ."}))
-    row = run(data=(), targets=tmp_path / "t.jsonl").row("t.jsonl", "ctrlgen")
+    row = run(targets=tmp_path / "t.jsonl").row("t.jsonl", "ctrlgen")
     assert row is not None
     assert row.success is None
     assert row.unchecked == 1
@@ -462,7 +465,7 @@ def test_texts_that_only_one_of_two_oracles_could_judge_are_no_measure(
     controls = ["pos: DET ...", "length: 3"]
     lines = [{"controls": controls, "reference": text} for text in ("the cat .", "the red cat .")]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    row = run(data=(), targets=tmp_path / "t.jsonl").row("t.jsonl", "human")
+    row = run(targets=tmp_path / "t.jsonl").row("t.jsonl", "human")
     assert row is not None
     assert (row.success, row.unchecked) == (None, 2)
     assert row.by_control["length"].mean == 0.5
@@ -513,12 +516,12 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     generator = Generator(str(model_copy))
     unguided = replace(QUICK, guidance=Guidance(strength=0.0))
     plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=unguided)
-    results = evaluate(generator, plan, [])
+    results = Evaluation(plan, generator, []).run()
     (found,) = fit_temperatures(results, generator).values()
     write_temperatures({model_copy / "classifiers" / "pos": found})
     again = Generator(str(model_copy))
     assert again.controls.classifier("pos").score_temperature == pytest.approx(found.temperature, abs=1e-3)
-    after = evaluate(again, plan, [])
+    after = Evaluation(plan, again, []).run()
 
     def scores(results: Results) -> list[float]:
         return [record.scores[0] for record in results.records if record.scores]
@@ -529,12 +532,16 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     assert fit_temperatures(replace(results, records=sure), generator) == {}  # any high score would fit
 
 
-def test_the_ngram_judge_is_kneser_neys(generator: Generator) -> None:
+def test_the_5_gram_cost_model_is_kneser_neys(generator: Generator) -> None:
     """Two training texts: every probability can be worked out, and they sum to one."""
-    judge = NgramJudge(generator.model, Training(["the cat sees a dog .".split(), "the cat likes a dog .".split()]))
-    likely, unlikely, unknown = judge.costs([t.split() for t in ("the cat sees a dog .", "dog a the .", "the zebra .")])
+    cost_model = NgramModel(
+        generator.model, Training(["the cat sees a dog .".split(), "the cat likes a dog .".split()])
+    )
+    likely, unlikely, unknown = cost_model.costs(
+        [t.split() for t in ("the cat sees a dog .", "dog a the .", "the zebra .")]
+    )
     assert 0 < likely < unknown < unlikely
-    ngrams = judge.ngrams
+    ngrams = cost_model.ngrams
     words = {gram[-1] for gram in ngrams.counts[1]}
     for context in (("<s>",) * 4, ("<s>", "<s>", "the", "cat"), ("a", "b", "c", "d")):
         total = sum(ngrams.probability((*context, word)) for word in words)

@@ -403,13 +403,13 @@ def hub_lm(lm: LanguageModel, tmp_path: Path) -> Path:
     return directory
 
 
-def test_any_causal_lm_judges_plain_text(hub_lm: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    judge = CausalLM.load(str(hub_lm))
+def test_any_causal_lm_costs_plain_text(hub_lm: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cost_model = CausalLM.load(str(hub_lm))
     assert capfd.readouterr() == ("", "")
     texts = ["the old cat sees a dog .", "a cat", "the red dog ."]
-    ids = [[judge.tokenizer.bos_token_id, *judge.tokenizer.encode(text)] for text in texts]
+    ids = [[cost_model.tokenizer.bos_token_id, *cost_model.tokenizer.encode(text)] for text in texts]
     assert [len(row) for row in ids] == [8, 3, 5]
-    assert judge.costs(texts) == pytest.approx([cost_by_hand(judge.lm, row) for row in ids], rel=1e-5)
+    assert cost_model.costs(texts) == pytest.approx([cost_by_hand(cost_model.lm, row) for row in ids], rel=1e-5)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "too short"), ("cat " * 32, "has 33 tokens, more than the 32")])

@@ -13,18 +13,21 @@ import pytest
 
 from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.cli import display, main
+from ctrlgen.cli.figures import show_results
 from ctrlgen.controls.language import Control, Statement, Verdict
 from ctrlgen.controls.registry import weights_fingerprint
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.evaluation.evaluation import Evaluation, Progress
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Calibration, Estimate
-from ctrlgen.evaluation.records import HUMAN, Record
+from ctrlgen.evaluation.plan import Plan
+from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.report.card import END, START, card_path, refuse_to_forget, write_card
-from ctrlgen.evaluation.report.page import show_results, write_report
+from ctrlgen.evaluation.report.page import write_report
 from ctrlgen.evaluation.report.published import comparison
 from ctrlgen.evaluation.report.tables import control_table, markdown_table, notes, text_table
-from ctrlgen.evaluation.run import Plan, Progress, Results, evaluate
-from ctrlgen.evaluation.systems import OURS
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import Asked, Target
 from ctrlgen.evaluation.tradeoff import Point, curves, knee
 from ctrlgen.generation.generator import Generator, Request, Settings
@@ -32,7 +35,7 @@ from ctrlgen.generation.generator import Generator, Request, Settings
 COMMAND = "ctrlgen eval --suite pos --data 'my data.jsonl'"
 
 
-def row(suite: str = "pos", method: str = OURS, setting: str = "", **figures: Any) -> Row:
+def row(suite: str = "pos", system: str = OURS, setting: str = "", **figures: Any) -> Row:
     """A row in which only these figures were measured."""
     nothing: dict[str, Any] = {
         "targets": 2, "samples": 1, "success": None, "parts": None, "by_control": {}, "also": {}, "unchecked": 0,
@@ -40,11 +43,11 @@ def row(suite: str = "pos", method: str = OURS, setting: str = "", **figures: An
         "longest_shared": None, "bleu": None, "rouge_l": None, "calibration": None, "seconds_per_sample": None,
         "tokens_per_second": None, "evaluations": None,
     }  # fmt: skip
-    return Row(suite, method, setting, **nothing | figures)
+    return Row(suite, system, setting, **nothing | figures)
 
 
-def record(method: str, words: str, *verdicts: Verdict, target: int = 0) -> Record:
-    return Record("pos", method, "", 0, target, 0, words.split(), list(verdicts))
+def record(system: str, words: str, *verdicts: Verdict, target: int = 0) -> Record:
+    return Record("pos", system, "", 0, target, 0, words.split(), list(verdicts))
 
 
 def asked(suite: str = "pos", *controls: str) -> Asked:
@@ -74,7 +77,7 @@ FULL = row(
     cost={"lm": Estimate(2.0, 1.9, 2.1)}, gap={"lm": Estimate(-0.001, -0.2, 0.31)}, distinct={"4": 0.5},
     seconds_per_sample=0.25,
 )  # fmt: skip
-PEOPLE = row(method=HUMAN, success=Estimate(0.75, 0.7, 0.8), cost={"lm": Estimate(2.0, 1.9, 2.1)})
+PEOPLE = row(system=HUMAN, success=Estimate(0.75, 0.7, 0.8), cost={"lm": Estimate(2.0, 1.9, 2.1)})
 
 
 # Tables
@@ -85,7 +88,7 @@ def test_a_line_has_ours_beside_people_and_the_interval() -> None:
     (line,) = table.lines
     cells = dict(zip(table.header, map(str, line.cells), strict=True))
     assert cells == {
-        "suite": "pos", "method": OURS, "success %": "98.6 (97.1–99.8)", "human %": "75.0",
+        "suite": "pos", "system": OURS, "success %": "98.6 (97.1–99.8)", "human %": "75.0",
         "per word / F1 %": "99.9 (99.0–100.0)", "also %": "literal 50.0", "above human, lm": "+0.00 (−0.20 to +0.31)",
     }  # fmt: skip
 
@@ -118,8 +121,8 @@ def test_a_missing_oracle_is_told_once() -> None:
     missing = Verdict(None, "not checked: pip install oracle")
     results = made([row()], [record(OURS, "a cat", missing, missing), record(OURS, "a dog", missing, target=0)])
     assert [note for note in notes(results) if "oracle" in note] == ["pos: not checked: pip install oracle"]
-    assert any("No language model" in note for note in notes(results))
-    assert not any("No language model" in note for note in notes(made([FULL])))
+    assert any("No cost model" in note for note in notes(results))
+    assert not any("No cost model" in note for note in notes(made([FULL])))
 
 
 # The knee
@@ -214,22 +217,22 @@ def test_no_more_than_thirty_samples_of_each(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_report_lacks_only_its_plots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delitem(sys.modules, "ctrlgen.evaluation.report.plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = write(made([PEOPLE, *swept()], SAMPLES), tmp_path)
     assert "<svg" not in page
     assert "the knee is strength=1" in page
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "pip install matplotlib" in error
+    (said,) = caplog.messages
+    assert "pip install matplotlib" in said
 
 
 def test_the_report_of_a_toy_evaluation(generator: Generator, toy_data: Path, tmp_path: Path) -> None:
-    plan = Plan(("length", "words", "infill", "unguided"), (str(toy_data),), limit=4, settings=Settings(steps=4))
-    results = evaluate(generator, plan, [], directory=tmp_path)
-    page = write(results, tmp_path)
+    suites = ("length", "words", "infill", "unguided")
+    plan = Plan(suites=suites, data=(str(toy_data),), limit=4, settings=Settings(steps=4), report=tmp_path)
+    results = Evaluation(plan, generator, []).run()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("<summary>") == 4 + 1  # and the configuration
     for suite, requests in results.asked.items():
         assert f"<summary>{suite} · ctrlgen</summary>" in page
@@ -237,7 +240,7 @@ def test_the_report_of_a_toy_evaluation(generator: Generator, toy_data: Path, tm
     assert "___{" in page  # the template that was filled
     file = io.StringIO()
     show_results(results, file)
-    assert "No language model judged" in file.getvalue()
+    assert "No cost model was there" in file.getvalue()
 
 
 # The card

@@ -28,13 +28,15 @@ from ctrlgen.evaluation.baselines.best_of import BestOf, Drawn, Pair, Rank
 from ctrlgen.evaluation.baselines.training import (
     SEED,
     Corpus,
+    Follow,
     Known,
+    baseline_directory,
     constituents,
     held_out,
     name_of,
-    peer_directory,
     reading,
     train_once,
+    unwatched,
 )
 from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm, save_lm
 from ctrlgen.files import write_text
@@ -289,10 +291,10 @@ def extended(lm: LlamaForCausalLM, words: int, longest: int) -> LlamaForCausalLM
     return larger.to(lm.device)
 
 
-def make_finetuned(lm: LanguageModel, corpus: Corpus) -> Finetuned:
+def make_finetuned(lm: LanguageModel, corpus: Corpus, follow: Follow = unwatched) -> Finetuned:
     """The language model after training on the texts of a corpus with their controls, now or earlier."""
     made_of = [asdict(FINETUNING), EXAMPLES, COMPOSED_SHARE, TEXT_PLACE, MOST_PIECES, PROMPT_STEP]
-    directory = peer_directory(lm, Finetuned.name, corpus, made_of)
+    directory = baseline_directory(lm, Finetuned.name, corpus, made_of)
 
     def task() -> FinetuningTask:
         prompts = Prompts.learn(corpus)
@@ -302,7 +304,7 @@ def make_finetuned(lm: LanguageModel, corpus: Corpus) -> Finetuned:
         )
         return FinetuningTask(larger, prompts, examples, FINETUNING)
 
-    train_once(task, Finetuned.name, FINETUNING, directory)
+    train_once(task, Finetuned.name, FINETUNING, directory, follow)
     return load_finetuned(corpus.generator, directory)
 
 

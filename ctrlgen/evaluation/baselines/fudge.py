@@ -34,12 +34,14 @@ from ctrlgen.evaluation.baselines.prefix import (
 from ctrlgen.evaluation.baselines.training import (
     SEED,
     Corpus,
+    Follow,
     Known,
+    baseline_directory,
     constituents,
     name_of,
-    peer_directory,
     reading,
     train_once,
+    unwatched,
 )
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.generation.generator import Generator, Request
@@ -287,10 +289,10 @@ def padded(
     return torch.tensor(full, device=device).view(len(lists), most, widest)
 
 
-def make_fudge(lm: LanguageModel, corpus: Corpus) -> Fudge:
+def make_fudge(lm: LanguageModel, corpus: Corpus, follow: Follow = unwatched) -> Fudge:
     """FUDGE with a prefix classifier trained on a corpus, now or earlier."""
     generator = corpus.generator
-    directory = peer_directory(lm, Fudge.name, corpus, [asdict(FUDGE_TRAINING), SIZE, LOOKAHEAD, SPANS])
+    directory = baseline_directory(lm, Fudge.name, corpus, [asdict(FUDGE_TRAINING), SIZE, LOOKAHEAD, SPANS])
 
     def task() -> PrefixTask:
         outputs = Outputs.of(corpus)
@@ -298,7 +300,7 @@ def make_fudge(lm: LanguageModel, corpus: Corpus) -> Fudge:
         classifier = new_classifier(outputs, lm, generator)
         return PrefixTask(classifier, lm, outputs, make_lessons(lm.tokenizer, outputs, corpus), FUDGE_TRAINING)
 
-    train_once(task, Fudge.name, FUDGE_TRAINING, directory)
+    train_once(task, Fudge.name, FUDGE_TRAINING, directory, follow)
     read = read_config(directory / CONFIG)
     with reading(directory):
         outputs = Outputs(Known(**read.pop("known")), **read)

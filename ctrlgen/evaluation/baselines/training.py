@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,6 @@ from random import Random
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, read_config
-from ctrlgen.cli.display import follow_training
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import trained_classifiers, user_directory
 from ctrlgen.data import load_data
@@ -24,7 +24,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.evaluation.targets import LABEL_KINDS, Words
 from ctrlgen.generation.generator import Generator
-from ctrlgen.training.fit import RESUME, Task, TrainingConfig, fit
+from ctrlgen.training.fit import RESUME, Progress, Task, TrainingConfig, fit
 
 MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
@@ -34,6 +34,7 @@ FORMAT = 1  # of what is kept
 BRACKET = re.compile(r"[()]|[^\s()]+")
 SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
 
+Follow = Callable[[Iterable[Progress]], None]  # consumes the events of a training run, and may show them
 Values = dict[str, list[str | None]]  # by the name of a control, its value in each text
 
 
@@ -79,7 +80,7 @@ def held_out(count: int) -> int:
     return min(512, max(1, count // 20))
 
 
-def peer_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
+def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
     """Where a peer is kept: named by all that it is made of."""
     generator = corpus.generator
     digest = hashlib.sha256(json.dumps([FORMAT, name, config], sort_keys=True).encode())
@@ -95,7 +96,11 @@ def peer_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) ->
     )
 
 
-def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) -> None:
+def unwatched(events: Iterable[Progress]) -> None:
+    deque(events, maxlen=0)
+
+
+def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, follow: Follow) -> None:
     """Train what `task()` makes, unless that has been done. A run that was killed continues."""
     if directory.exists():
         return
@@ -103,7 +108,7 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path) ->
     resume = (directory.with_name(f".{directory.name}.partial") / RESUME).exists()
     with replacing(directory, resume=resume, keep=RESUME) as working:
         made: Task = task()
-        follow_training(fit(made, config, working, resume=resume))
+        follow(fit(made, config, working, resume=resume))
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from typing import Any
 from ctrlgen.checkpoint import MEASURED, DiffusionLM, is_hub_copy, read_config
 from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_fingerprint
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.evaluation.records import HUMAN
 from ctrlgen.evaluation.report.tables import card_table, legend, markdown_table, notes
-from ctrlgen.evaluation.run import Results
-from ctrlgen.evaluation.systems import OURS
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.files import atomic_file, make_directory, write_text
 
 START, END = "<!-- figures: written by ctrlgen eval, not by hand -->", "<!-- end of figures -->"

@@ -47,7 +47,7 @@ def reliability_plot(row: Row) -> Figure:
     return figure
 
 
-def trade_off_plot(points: Sequence[Point], judge: str, human: float | None = None) -> Figure:
+def trade_off_plot(points: Sequence[Point], cost_model: str, human: float | None = None) -> Figure:
     """Success against cost above human text, a labelled point a setting, the knee ringed."""
     with matplotlib.rc_context(STYLE):
         figure, plot = axes(*SIZE)
@@ -70,7 +70,7 @@ def trade_off_plot(points: Sequence[Point], judge: str, human: float | None = No
             plot.scatter([0], [100 * human], 70, color=GREY, marker="*", zorder=3)
             plot.annotate("human", (0, 100 * human), (6, 5), textcoords="offset points", fontsize=8)
         plot.set(xlim=around([*gaps, 0.0], 0.18), ylim=around([*successes, *ceiling], 0.15))
-        plot.set(xlabel=f"nats a token above human text ({judge})", ylabel="success, %")
+        plot.set(xlabel=f"nats a token above human text ({cost_model})", ylabel="success, %")
     return figure
 
 

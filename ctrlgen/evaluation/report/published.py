@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctrlgen.evaluation.figures import Row
-from ctrlgen.evaluation.records import HUMAN
 from ctrlgen.evaluation.report.card import provenance
 from ctrlgen.evaluation.report.tables import (
     Cell,
@@ -20,7 +19,8 @@ from ctrlgen.evaluation.report.tables import (
     percent,
     share,
 )
-from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.systems import HUMAN
 from ctrlgen.files import write_text
 
 SEMANTIC, POS, TREE, SPAN, LENGTH = "semantic content", "parts of speech", "syntax tree", "syntax spans", "length"
@@ -131,14 +131,14 @@ def where_from(results: Results) -> str:
 
 
 def single_table(results: Results) -> Table:
-    """A line a method, a column a task."""
+    """A line a system, a column a task."""
     lines = [
         Line((Cell(name), *(published(of.get(task)) for task in TASKS))) for name, of in SINGLE.items()
     ] + [
         Line((Cell(name), *(as_published(task, rows.get(task)) for task in TASKS)))
         for name, rows in our_rows(results, composed=False).items()
     ]  # fmt: skip
-    return Table(("method", *TASKS), tuple(lines))
+    return Table(("system", *TASKS), tuple(lines))
 
 
 def composed_table(results: Results) -> Table:
@@ -150,7 +150,7 @@ def composed_table(results: Results) -> Table:
         Line((Cell(name), *(both(rows.get(task)) for task in COMPOSITIONS)))
         for name, rows in our_rows(results, composed=True).items()
     ]  # fmt: skip
-    return Table(("method", *header), tuple(lines))
+    return Table(("system", *header), tuple(lines))
 
 
 def our_rows(results: Results, composed: bool) -> dict[str, dict[str, Row]]:
@@ -164,7 +164,7 @@ def our_rows(results: Results, composed: bool) -> dict[str, dict[str, Row]]:
             task = next(iter(tasks))
         else:
             continue
-        name = row.method if row.method == HUMAN else f"**{row.method}** {row.setting}".strip()
+        name = row.system if row.system == HUMAN else f"**{row.system}** {row.setting}".strip()
         found.setdefault(name, {}).setdefault(task, row)
     return found
 

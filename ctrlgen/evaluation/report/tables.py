@@ -1,4 +1,4 @@
-"""Tables of figures, told once and drawn three ways: on a terminal, in HTML, in Markdown.
+"""Tables of figures, made once for the terminal, the page and Markdown alike.
 
 What was not measured is an empty cell, and a column in which nothing was measured is left out.
 """
@@ -6,19 +6,15 @@ What was not measured is an empty cell, and a column in which nothing was measur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Estimate
-from ctrlgen.evaluation.records import HUMAN
-from ctrlgen.evaluation.run import Results
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.systems import HUMAN
 
-NAMES = ("suite", "method", "setting", "also %")  # columns of words, set to the left
+NAMES = ("suite", "system", "setting", "also %")  # columns of words, set to the left
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,10 @@ class Cell:
 class Line:
     cells: tuple[Cell, ...]
     quiet: bool = False  # human text, there for comparison
+
+    def named(self, header: Sequence[str]) -> list[tuple[str, Cell]]:
+        """Each cell with the name of its column."""
+        return list(zip(header, self.cells, strict=True))
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,10 @@ def of_people(row: Row, human: Row | None) -> Cell:
     return Cell(percent(human.success.mean), ", ".join(filter(None, [parts, further(human)])))
 
 
-def judges(results: Results) -> list[str]:
-    """The language models that judged these texts."""
-    return list(dict.fromkeys(name for row in results.rows for name in row.cost))
-
-
 PARTS = "per word / F1 %"
 NAME_COLUMNS: dict[str, Column] = {
     "suite": lambda row, human: Cell(row.suite),
-    "method": lambda row, human: Cell(row.method),
+    "system": lambda row, human: Cell(row.system),
     "setting": lambda row, human: Cell(row.setting),
 }
 CONTROL_COLUMNS: dict[str, Column] = {
@@ -122,16 +117,16 @@ VARIETY_COLUMNS: dict[str, Column] = {
 FULL_ONLY = ("distinct-1", "distinct-2")
 
 
-def gap_column(judge: str) -> Column:
-    return lambda row, human: difference(row.gap.get(judge))
+def gap_column(name: str) -> Column:
+    return lambda row, human: difference(row.gap.get(name))
 
 
-def cost_column(judge: str) -> Column:
-    return lambda row, human: Cell(number(row.cost[judge].mean)) if judge in row.cost else Cell()
+def cost_column(name: str) -> Column:
+    return lambda row, human: Cell(number(row.cost[name].mean)) if name in row.cost else Cell()
 
 
-def perplexity_column(judge: str) -> Column:
-    return lambda row, human: Cell(number(row.exp_mean.get(judge))) if judge in row.cost else Cell()
+def perplexity_column(name: str) -> Column:
+    return lambda row, human: Cell(number(row.exp_mean.get(name))) if name in row.cost else Cell()
 
 
 def control_table(results: Results, full: bool = False) -> Table:
@@ -139,22 +134,22 @@ def control_table(results: Results, full: bool = False) -> Table:
     columns = NAME_COLUMNS | CONTROL_COLUMNS
     if not full:
         columns[PARTS] = lambda row, human: Cell(share(row.parts).text)
-    gaps = {f"above human, {judge}": gap_column(judge) for judge in judges(results)}
+    gaps = {f"above human, {name}": gap_column(name) for name in results.cost_models}
     return tabulate(results, columns | gaps, with_people=False)
 
 
 def text_table(results: Results, full: bool = False) -> Table:
     """What the texts are like, human ones too: cost, variety, novelty, speed."""
-    columns = NAME_COLUMNS | {f"nats, {judge}": cost_column(judge) for judge in judges(results)}
+    columns = NAME_COLUMNS | {f"nats, {name}": cost_column(name) for name in results.cost_models}
     if full:
-        columns |= {f"mean exp, {judge}": perplexity_column(judge) for judge in judges(results)}
+        columns |= {f"mean exp, {name}": perplexity_column(name) for name in results.cost_models}
     wanted = {name: column for name, column in VARIETY_COLUMNS.items() if full or name not in FULL_ONLY}
     return tabulate(results, columns | wanted, with_people=True)
 
 
 def card_table(results: Results) -> Table:
     """Everything about control that a model card should say."""
-    gaps = {f"nats above human, {judge}": gap_column(judge) for judge in judges(results)}
+    gaps = {f"nats above human, {name}": gap_column(name) for name in results.cost_models}
     targets: dict[str, Column] = {"targets": lambda row, human: Cell(str(row.targets))}
     variety = {name: VARIETY_COLUMNS[name] for name in ("distinct-4", "copies %", "s / text")}
     return tabulate(results, NAME_COLUMNS | targets | CONTROL_COLUMNS | gaps | variety, with_people=False)
@@ -163,9 +158,9 @@ def card_table(results: Results) -> Table:
 def tabulate(results: Results, columns: Mapping[str, Column], with_people: bool) -> Table:
     """A line a row, without the columns that are empty throughout."""
     lines = [
-        Line(tuple(column(row, results.row(row.suite, HUMAN)) for column in columns.values()), row.method == HUMAN)
+        Line(tuple(column(row, results.row(row.suite, HUMAN)) for column in columns.values()), row.system == HUMAN)
         for row in results.rows
-        if with_people or row.method != HUMAN
+        if with_people or row.system != HUMAN
     ]
     used = [number for number in range(len(columns)) if any(str(line.cells[number]) for line in lines)]
     names = list(columns)
@@ -173,40 +168,6 @@ def tabulate(results: Results, columns: Mapping[str, Column], with_people: bool)
         tuple(names[number] for number in used),
         tuple(Line(tuple(line.cells[number] for number in used), line.quiet) for line in lines),
     )
-
-
-def rich_table(table: Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in table.header:
-        drawn.add_column(name, justify="left" if name in NAMES else "right", vertical="top", overflow="fold")
-    for line in table.lines:
-        drawn.add_row(*map(rich_cell, line.cells), style="dim" if line.quiet else "")
-    return drawn
-
-
-def rich_cell(cell: Cell) -> Text:
-    return Text(" ").join(part for part in (Text(cell.text), Text(cell.aside, "dim")) if part)
-
-
-def html_table(table: Table) -> str:
-    head = "".join(f"<th{kind(name)}>{escape(name)}</th>" for name in table.header)
-    body = "\n".join(
-        f"<tr{' class=quiet' if line.quiet else ''}>"
-        + "".join(
-            f"<td{kind(name)}>{html_cell(cell)}</td>" for name, cell in zip(table.header, line.cells, strict=True)
-        )
-        + "</tr>"
-        for line in table.lines
-    )
-    return f"<div class=wide><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-
-
-def kind(name: str) -> str:
-    return "" if name in NAMES else " class=figure"
-
-
-def html_cell(cell: Cell) -> str:
-    return escape(cell.text) + (f" <small>{escape(cell.aside)}</small>" if cell.aside else "")
 
 
 def markdown_table(table: Table) -> str:
@@ -223,8 +184,8 @@ def notes(results: Results) -> list[str]:
             if verdict.success is None and record.suite not in suites.setdefault(verdict.detail or "not checked", []):
                 suites[verdict.detail or "not checked"].append(record.suite)
     told = results.notes + [f"{', '.join(names)}: {reason}" for reason, names in suites.items()]
-    if results.rows and not judges(results):
-        told.append("No language model judged these texts: their cost is left empty (ctrlgen train-lm makes one).")
+    if results.rows and not results.cost_models:
+        told.append("No cost model was there: what texts cost is left empty (ctrlgen train-lm makes one).")
     if results.rows and all(row.copies is None for row in results.rows):
         told.append("What is copied from training texts was not looked for: --training-data names them.")
     if any(row.self_bleu is None and row.samples > 1 for row in results.rows):
@@ -237,6 +198,6 @@ def legend(results: Results) -> str:
     parts = ["Intervals: 95%, bootstrap over targets. human: human texts of the same targets under the same oracle."]
     if any(row.parts for row in results.rows):
         parts.append("per word / F1: words of a pattern, brackets of a tree, spans, phrases that are right.")
-    if judges(results):
+    if results.cost_models:
         parts.append("above human: nats a token more than human texts of the same targets cost.")
     return " ".join(parts)

@@ -1,17 +1,31 @@
-"""Language models that say what texts cost. They guide nothing; only the difference from human text means anything."""
+"""Cost models: language models that say what texts cost. They guide nothing; only the difference from human text means
+anything.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel
 from ctrlgen.evaluation.metrics import Training
 from ctrlgen.tokenizer import UNK, detokenize
 
 
-class DomainJudge:
+class CostModel(Protocol):
+    """A language model that says what texts cost."""
+
+    name: str
+
+    def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
+        """Nats a token of each text."""
+        ...
+
+
+class DomainModel:
     """The autoregressive LM that `ctrlgen train-lm` made of the model's domain, over the model's own words.
 
     Raises CtrlgenError where there is none.
@@ -26,7 +40,7 @@ class DomainJudge:
         return self.lm.costs(texts)
 
 
-class NgramJudge:
+class NgramModel:
     """A Kneser-Ney 5-gram model of the training texts, over the model's own words: nothing neural in it."""
 
     name = "5-gram"
@@ -42,7 +56,7 @@ class NgramJudge:
         return [self.ngrams.cost(self.known(words)) for words in texts]
 
 
-class NamedJudge:
+class NamedModel:
     """Any causal LM by hub id or path, on text as people write it."""
 
     def __init__(self, name: str):
@@ -51,3 +65,21 @@ class NamedJudge:
 
     def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
         return self.lm.costs([detokenize(words) for words in texts])
+
+
+def cost_models_of(
+    model: DiffusionLM, training: Training | None, names: Sequence[str]
+) -> tuple[list[CostModel], list[str]]:
+    """The model's own autoregressive LM where it has one, 5-grams of the training texts if given, and LMs by name.
+
+    With them, notes about what is missing. Raises CtrlgenError for a name that cannot be loaded.
+    """
+    cost_models: list[CostModel] = []
+    notes = []
+    try:
+        cost_models.append(DomainModel(model))
+    except CtrlgenError as error:
+        notes.append(f"cost under the domain's LM is left empty: {error}")
+    if training is not None:
+        cost_models.append(NgramModel(model, training))
+    return cost_models + [NamedModel(name) for name in names], notes

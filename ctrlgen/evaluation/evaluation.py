@@ -1,0 +1,207 @@
+"""Runs an evaluation: targets -> texts by every system -> verdicts and costs -> rows of figures -> what people read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ctrlgen.data import read_texts
+from ctrlgen.diffusion.precision import find_device
+from ctrlgen.errors import UsageError
+from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, make_baselines, unwatched
+from ctrlgen.evaluation.calibration import recalibrate
+from ctrlgen.evaluation.cost_models import CostModel, cost_models_of
+from ctrlgen.evaluation.figures import evaluations, summarise
+from ctrlgen.evaluation.metrics import Training
+from ctrlgen.evaluation.plan import Plan
+from ctrlgen.evaluation.provenance import describe, peak_memory
+from ctrlgen.evaluation.records import CHUNK, Store, human_records, write
+from ctrlgen.evaluation.report.card import card_path, refuse_to_forget, write_card
+from ctrlgen.evaluation.report.page import REPORT, write_report
+from ctrlgen.evaluation.report.published import write_comparison
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.systems import GIVEN, HUMAN, OURS, Given, Ours, System
+from ctrlgen.evaluation.targets import UNGUIDED, Asked, ask, expand_suites, make_targets, read_examples, read_targets
+from ctrlgen.files import finite, make_directory, write_text
+from ctrlgen.generation.generator import Generator
+
+RESULTS = "results.json"
+TARGET_SEED = 0  # which held-out texts are taken; a plan's seeds change the samples
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is."""
+
+    done: int
+    total: int
+    what: str
+
+
+Watch = Callable[[Progress], None]
+
+
+class Evaluation:
+    """An evaluation with all that its plan names: the model, what is asked of it, cost models, baselines.
+
+        results = Evaluation(Plan(model="e2e", suites=("pos",), data=("test.jsonl",))).run()
+
+    generator: a model that is loaded already, instead of the plan's.
+    cost_models: instead of the plan's.
+    follow: shows how the training of a baseline gets on, by consuming its events.
+
+    Raises UsageError for a plan that this model cannot be asked, CtrlgenError where data, targets or models cannot be
+    read and where the plan's outputs cannot be written: all of it before any text is sampled.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        generator: Generator | None = None,
+        cost_models: Sequence[CostModel] | None = None,
+        follow: Follow = unwatched,
+    ):
+        check_baselines(plan.baselines, plan.training_data)
+        check_systems([name for name, _ in plan.systems])
+        self.plan = plan
+        self.generator = generator or Generator(plan.model, find_device(plan.device))
+        self.refuse_to_write()
+        self.asked = ask_all(self.generator, plan)
+        self.notes = [note for of_suite in self.asked.values() for note in left_out(of_suite)]
+        self.training = read_training(self.generator, plan)
+        if cost_models is None:
+            cost_models, missing = cost_models_of(self.generator.model, self.training, plan.language_models)
+            self.notes += missing
+        self.cost_models = cost_models
+        self.baselines = make_baselines(self.generator, plan.baselines, plan.training_data, follow)
+
+    def refuse_to_write(self) -> None:
+        """Raises CtrlgenError or UsageError where what the plan writes could not, or should not, be written."""
+        plan, model = self.plan, self.generator.model
+        if plan.update_card:
+            card_path(model)
+            of = [plan.targets.name] if plan.targets is not None else expand_suites(plan.suites, self.generator)
+            refuse_to_forget(model, of, plan.limit)
+        if plan.comparison is not None:
+            make_directory(plan.comparison.parent)
+
+    def run(self, watch: Watch | None = None, command: str = "") -> Results:
+        """Carry out the plan, and write what it asks for.
+
+        `command` is what a person would type to run it again.
+        """
+        plan, model = self.plan, self.generator.model
+        names = [cost_model.name for cost_model in self.cost_models]
+        configuration = describe(model, plan, self.asked, names)
+        store = Store(plan.report, configuration)
+        given = self.given_texts()
+        self.write_texts(store, given, watch)
+        for system in given:
+            system.refuse_leftovers()
+        calls = {name: evaluations(settings, model.fixed_length) for name, settings in plan.variants().items()}
+        rows = summarise(store.records, self.asked, self.cost_models, self.training, calls)
+        configuration["command"] = command
+        configuration["peak_memory_mb"] = round(peak_memory())
+        notes = self.notes + [note for baseline in self.baselines for note in baseline.notes]
+        results = Results(configuration, rows, self.asked, store.records, notes)
+        self.write_figures(results)
+        return results
+
+    def given_texts(self) -> list[Given]:
+        """The systems whose texts are in files."""
+        named = [*self.plan.systems, *([(GIVEN, self.plan.samples)] if self.plan.samples is not None else [])]
+        given = [Given(path, self.generator, name) for name, path in named]
+        for system in given:
+            system.leave_out(self.asked.values(), self.plan.samples_per_target)
+        return given
+
+    def write_texts(self, store: Store, given: Sequence[Given], watch: Watch | None) -> None:
+        """Every system's texts for every target, and the human ones, with verdicts."""
+        of_model = 0 if self.plan.samples is not None else len(self.plan.variants()) + len(self.baselines)
+        targets = sum(len(asked.requests) for asked in self.asked.values())
+        total = targets * (len(self.plan.seeds) * of_model + len(given))
+        done = 0
+        for suite, asked in self.asked.items():
+            store.fill((suite, HUMAN, "", 0, 0), asked, lambda asked=asked: human_records(asked))
+            for seed in self.plan.seeds:
+                for start in range(0, len(asked.requests), CHUNK):
+                    seconds: float | None = None
+                    for setting, system in self.systems(suite, seed, given):
+                        if watch is not None:
+                            watch(Progress(done, total, f"{suite} {system.name} {setting}".strip()))
+                        key = (suite, system.name, setting, seed, start)
+                        records = store.fill(
+                            key,
+                            asked,
+                            lambda s=system, k=key, a=asked, t=seconds: write(s, k, a, t),
+                            every_time=isinstance(system, Given),
+                        )
+                        if system.name == OURS and seconds is None:
+                            seconds = sum(record.seconds for record in records)
+                        done += len(asked.requests[start : start + CHUNK])
+
+    def systems(self, suite: str, seed: int, given: Sequence[Given]) -> Iterator[tuple[str, System]]:
+        """Who writes texts for a suite with this seed, with the setting. ctrlgen first, for the others get its time."""
+        if self.plan.samples is None:
+            for setting, settings in self.plan.variants().items():
+                yield setting, Ours(self.generator, settings)
+            if suite != UNGUIDED:
+                for baseline in self.baselines:
+                    yield "", baseline
+        if seed == self.plan.seeds[0]:
+            for system in given:
+                yield "", system
+
+    def write_figures(self, results: Results) -> None:
+        """The files that the plan asks for."""
+        plan, model = self.plan, self.generator.model
+        if plan.report is not None:
+            write_text(
+                plan.report / RESULTS, json.dumps(finite(results.as_json()), ensure_ascii=False, indent=1) + "\n"
+            )
+            write_report(results, plan.report)
+            results.done.append(f"report written to {plan.report / REPORT}")
+        if plan.calibrate:
+            results.done.extend(recalibrate(results, self.generator))
+        if plan.update_card:
+            write_card(results, model)
+            results.done.append(f"figures written to {card_path(model)}")
+        if plan.comparison is not None:
+            write_comparison(results, plan.comparison)
+
+
+def check_systems(names: Sequence[str]) -> None:
+    """Raises UsageError where two systems would have one name."""
+    taken = {OURS, HUMAN, GIVEN, *BASELINES}
+    for name in names:
+        if name in taken:
+            raise UsageError(f"--system {name}: another system is called {name!r}; choose another name")
+        taken.add(name)
+
+
+def read_training(generator: Generator, plan: Plan) -> Training | None:
+    """A plan's training texts, split as the model reads them."""
+    if plan.training_data is None:
+        return None
+    return Training(generator.model.tokenizer.split(text) for text in read_texts(plan.training_data))
+
+
+def ask_all(generator: Generator, plan: Plan) -> dict[str, Asked]:
+    """The targets of every suite of a plan."""
+    n = plan.samples_per_target
+    if plan.targets is not None:
+        targets = read_targets(plan.targets, generator)[: plan.limit]
+        return {plan.targets.name: ask(generator, plan.targets.name, targets, n, 0)}
+    suites = expand_suites(plan.suites, generator)
+    examples = read_examples(generator, plan.data)
+    return {
+        suite: ask(generator, suite, make_targets(generator, suite, examples, plan.limit, TARGET_SEED), n, 0)
+        for suite in suites
+    }
+
+
+def left_out(asked: Asked) -> list[str]:
+    if not asked.left_out:
+        return []
+    return [f"{asked.suite}: {len(asked.left_out)} targets left out, the first because {asked.left_out[0]}"]

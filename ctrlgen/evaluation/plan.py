@@ -1,0 +1,86 @@
+"""What to evaluate, in every detail: an `Evaluation` is made from it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.generation.generator import Settings
+
+MAX_SEED = 2**32  # each stands for a million of the samples' own
+SWEPT = {  # what a sweep may vary, with how its values are read
+    "strength": float, "steps": int, "temperature": float, "candidates": int, "time_offset": float, "restart": float,
+    "corrections": int, "sampler": str, "guidance": str, "select": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate, and where the figures go. The same plan gives the same figures, in Python and in the shell.
+
+    Raises UsageError where its parts do not go together.
+    """
+
+    model: str = "e2e"
+    device: str = "auto"
+    suites: tuple[str, ...] = ()  # none stands for all that the model has
+    data: tuple[str, ...] = ()  # held-out texts; several sources are joined by their texts
+    training_data: str | None = None  # for what is copied from it, and for the 5-gram cost model
+    targets: Path | None = None  # a file of targets instead of suites and data
+    samples: Path | None = None  # texts to evaluate instead of the model's, in the order of targets
+    systems: tuple[tuple[str, Path], ...] = ()  # texts of other systems to evaluate beside the model's, by name
+    limit: int = 50
+    samples_per_target: int = 1
+    seeds: tuple[int, ...] = (0,)
+    settings: Settings = field(default_factory=Settings)
+    sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    baselines: tuple[str, ...] = ()
+    language_models: tuple[str, ...] = ()  # causal LMs by hub id or path, further cost models
+    report: Path | None = None  # a directory for texts and figures; an evaluation that was interrupted continues there
+    comparison: Path | None = None  # a Markdown page with published figures beside these
+    update_card: bool = False  # write the figures into the model's card
+    calibrate: bool = False  # fit the classifiers' `score` to the verdicts; not on test texts
+
+    def __post_init__(self) -> None:
+        if self.targets is not None and (self.suites or self.data):
+            raise UsageError("--targets brings what is asked for; leave out --suite and --data")
+        if self.targets is None and not self.data:
+            raise UsageError("give --data, held-out texts from which targets are taken, or --targets")
+        if self.samples is not None and (self.sweep or self.baselines or len(self.seeds) > 1):
+            raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
+        if any(abs(seed) > MAX_SEED for seed in self.seeds):
+            raise UsageError(f"--seeds: a seed must be at most {MAX_SEED} in size")
+        if min(self.limit, self.samples_per_target) < 1:
+            raise UsageError("--limit and --samples-per-target must be at least 1")
+        self.variants()
+
+    def variants(self) -> dict[str, Settings]:
+        """The settings to be tried, by what they are called; "" is the plan's own."""
+        if not self.sweep:
+            return {"": self.settings}
+        keys = [key for key, _ in self.sweep]
+        return {
+            ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)): vary(
+                self.settings, dict(zip(keys, values, strict=True))
+            )
+            for values in itertools.product(*(values for _, values in self.sweep))
+        }
+
+
+def vary(settings: Settings, changes: Mapping[str, str]) -> Settings:
+    """Settings with some of them changed, values as written. Raises UsageError for what cannot be varied."""
+    read: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key not in SWEPT:
+            raise UsageError(f"--sweep {key!r}: use {', '.join(SWEPT)}.{did_you_mean(key, SWEPT)}")
+        try:
+            read[key] = SWEPT[key](value)
+        except ValueError:
+            raise UsageError(f"--sweep {key}: {value!r} is not a number") from None
+    guided = {"strength": "strength", "guidance": "method"}
+    guidance = replace(settings.guidance, **{guided[key]: value for key, value in read.items() if key in guided})
+    return replace(settings, guidance=guidance, **{key: value for key, value in read.items() if key not in guided})
