@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM, from_pretrained, save_pretrained
-    from ctrlgen.controls.language import Classifier, Control, Verdict
+    from ctrlgen.controls.classifier import Classifier, Verdict
+    from ctrlgen.controls.language import Control
     from ctrlgen.errors import CtrlgenError, UsageError
     from ctrlgen.evaluation.evaluation import Evaluation
     from ctrlgen.evaluation.plan import Plan
@@ -31,7 +32,8 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),
-    "controls.language": ("Classifier", "Control", "Verdict"),
+    "controls.classifier": ("Classifier", "Verdict"),
+    "controls.language": ("Control",),
     "errors": ("CtrlgenError", "UsageError"),
     "evaluation.evaluation": ("Evaluation",),
     "evaluation.plan": ("Plan",),

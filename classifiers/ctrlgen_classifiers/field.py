@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.registry import fold
 from ctrlgen.data import find_columns
 from ctrlgen.errors import UsageError

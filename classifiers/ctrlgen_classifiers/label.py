@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
-from ctrlgen.controls.language import QUOTES, Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict
+from ctrlgen.controls.language import QUOTES
 from ctrlgen.controls.registry import check_name, find_trained, fold, weights_fingerprint
 from ctrlgen.data import find_text_column
 from ctrlgen.diffusion.denoiser import Denoised
@@ -70,6 +71,9 @@ class Label(Classifier):
     oracle = "a classifier trained on other, clean texts"
     weight: ClassVar[float] = 8.0
     weight_in_company: ClassVar[float] = 6.0  # one value must hold its own against a tag for every word
+    suite: ClassVar[str | None] = "field"
+    enumerable: ClassVar[bool] = True
+    task: ClassVar[str | None] = "semantic content"
     may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
 
     def __init__(self, model: DiffusionLM, name: str, values: Values, head: LabelHead, judge: CleanClassifier):
@@ -202,6 +206,12 @@ class Label(Classifier):
     def value_in(self, row: Mapping[str, Any]) -> str | None:
         """From the column that has this control's name."""
         return next(filter(None, (written(row[column]) for column in row if fold(column) == fold(self.name))), None)
+
+    def choices(self) -> Sequence[str]:
+        return self.values
+
+    def asks(self, target: Target) -> Asks:
+        return Asks(value=self.written(target))
 
     def contradiction(self, target: Target, other: Classifier, others_target: Any) -> str | None:
         if other.group != self.group or target.field != others_target.field or target == others_target:

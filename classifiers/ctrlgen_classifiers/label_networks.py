@@ -61,13 +61,11 @@ class LabelHead(Head):
 
     def forward(self, denoised: Denoised) -> list[Tensor]:
         """log p(value | x_t): for each of the K fields, (B, values)."""
-        speaks_for = speaks_against = self.evidence(denoised)
-        if denoised.lengths is not None:
-            position = torch.arange(speaks_for.shape[1], device=speaks_for.device)
-            beyond = (position >= denoised.lengths[:, None])[..., None]  # (B, n, 1)
-            speaks_for = speaks_for.masked_fill(beyond, -torch.inf)
-            speaks_against = speaks_against.masked_fill(beyond, torch.inf)
-        return by_field(self.frequency + speaks_for.amax(1) + speaks_against.amin(1), self.sizes)
+        evidence = self.evidence(denoised)
+        beyond = ~denoised.mask[..., None]  # (B, n, 1)
+        speaks_for = evidence.masked_fill(beyond, -torch.inf).amax(1)
+        speaks_against = evidence.masked_fill(beyond, torch.inf).amin(1)
+        return by_field(self.frequency + speaks_for + speaks_against, self.sizes)
 
     @torch.no_grad()
     def count(self, examples: Sequence[Example[Ids]]) -> None:

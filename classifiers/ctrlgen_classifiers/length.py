@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 
@@ -31,6 +31,8 @@ class Length(Classifier):
     oracle = "counting"
     trained: ClassVar[bool] = False
     structural: ClassVar[bool] = True
+    suite: ClassVar[str | None] = "length"
+    task: ClassVar[str | None] = "length"
 
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Length:
@@ -50,6 +52,13 @@ class Length(Classifier):
         self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
     ) -> list[str | None]:
         return [str(len(words)) for words in texts]
+
+    def asks(self, target: range) -> Asks:
+        """Nothing but a length, which `allows_length` tells."""
+        return Asks()
+
+    def value_at(self, target: range, length: int) -> str:
+        return str(length)
 
     def allows_length(self, target: range, length: int) -> bool:
         return length in target

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ctrlgen.alignment import common_words
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 from ctrlgen.tokenizer import detokenize
@@ -114,8 +114,7 @@ class Like(Classifier):
         log_q = log_p.gather(-1, index)
         unknown = index == self.tokenizer.unk_id  # may stand where it is kept, but nobody can be drawn to it
         log_q = torch.where(unknown, log_q.detach(), log_q)
-        lengths = denoised.lengths
-        return log_q, source, sizes, torch.full_like(sizes, log_p.shape[1]) if lengths is None else lengths
+        return log_q, source, sizes, denoised.lengths
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Source]) -> list[Verdict]:
         return [self.verdict(words, target.words) for words, target in zip(texts, targets, strict=True)]

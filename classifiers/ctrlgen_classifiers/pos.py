@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.registry import find_trained, weights_fingerprint
 from ctrlgen.data import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
@@ -174,6 +174,9 @@ class Pos(Classifier):
     syntax = "pos: TAG TAG ... (Universal or Penn tags; * any one tag; ... any tail)"
     example = "pos: DET NOUN VERB ADJ NOUN PUNCT"
     oracle = "spaCy's tagger"
+    suite: ClassVar[str | None] = "pos"
+    composed_with: ClassVar[tuple[str, ...]] = ("field",)
+    task: ClassVar[str | None] = "parts of speech"
 
     def __init__(self, head: PosHead):
         self.head = head
@@ -224,6 +227,13 @@ class Pos(Classifier):
             return [" ".join(universal) for universal, _ in tag(texts)]
         except ImportError as error:
             raise CtrlgenError(f"pos: spaCy is not installed to tag the texts: {INSTALL_SPACY}") from error
+
+    def asks(self, target: Pattern) -> Asks:
+        return Asks(tags={place: tag for place, tag in enumerate(target.tags) if tag != ANY})
+
+    @classmethod
+    def published_value(cls, line: Mapping[str, Any], inside: Sequence[int]) -> str | None:
+        return " ".join(str(line["pos"][place]) for place in inside) if "pos" in line else None
 
     def parts_of(self, target: Pattern) -> list[Pattern]:
         """A pattern for each tag."""

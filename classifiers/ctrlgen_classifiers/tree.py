@@ -12,6 +12,7 @@ of clean text, another network trained apart on the same trees, which are as goo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.registry import find_trained, trained_classifiers, weights_fingerprint
 from ctrlgen.data import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
@@ -62,6 +63,8 @@ ORACLE_SIZE = {"dim": 64, "width": 128}
 TAGS = frozenset(UNIVERSAL + PENN)
 EMPTY_WEIGHT = 0.1  # of a span that should be no constituent, where 1 is that of a constituent
 NO_WORD = -1  # a leaf that may be any word
+PRETERMINAL = re.compile(r"\([^\s()]+\s+(?:[^\s()]+|\\n)\s*\)")  # of Diffusion-LM's files
+NEWLINE = re.compile(r"\([^\s()]+\s*\\?n?\s*\)")
 MOST_LISTED = 3  # missing constituents named in a verdict
 
 
@@ -82,6 +85,9 @@ class Tree(Classifier):
     example = "tree: (S (NP * *) (VP serves (NP * food)) .)"
     oracle = "a parser trained apart, on clean texts"
     names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
+    suite: ClassVar[str | None] = "tree"
+    composed_with: ClassVar[tuple[str, ...]] = ("field",)
+    task: ClassVar[str | None] = "syntax tree"
 
     def __init__(self, model: DiffusionLM, head: TreeHead, parser: CleanParser):
         self.model = model
@@ -226,6 +232,18 @@ class Tree(Classifier):
             return None
         return write_tree(several, length)
 
+    def asks(self, target: Syntax) -> Asks:
+        return Asks(
+            tags={place: tag for place, tag in enumerate(target.tags.tags if target.tags else ()) if tag != ANY},
+            words={place: word for place, word in enumerate(target.words) if word is not None},
+            spans=tuple((c.start, c.end, "+".join(c.chain) or ANY) for c in target.constituents),
+        )
+
+    @classmethod
+    def published_value(cls, line: Mapping[str, Any], inside: Sequence[int]) -> str | None:
+        """The leaves open, without that of the newline at the end."""
+        return PRETERMINAL.sub("*", NEWLINE.sub("", str(line["tree"]))) if "tree" in line else None
+
     def parts_of(self, target: Syntax) -> list[Syntax]:
         """Each constituent, each word and each tag alone."""
         constituents = [Syntax((c,)) for c in target.constituents]
@@ -313,6 +331,15 @@ class Span(Tree):
     summary = "constituents over given words"
     syntax = "span: LABEL FROM-TO, ... (words counted from 1; * any label)"
     example = "span: NP 1-2, VP 3-9"
+    suite: ClassVar[str | None] = "span"
+    composed_with: ClassVar[tuple[str, ...]] = ()
+    task: ClassVar[str | None] = "syntax spans"
+
+    @classmethod
+    def published_value(cls, line: Mapping[str, Any], inside: Sequence[int]) -> str | None:
+        if "spans" not in line:
+            return None
+        return ", ".join(f"{label} {start + 1}-{end + 1}" for start, end, label in line["spans"])
 
     def parse(self, value: str) -> Syntax:
         spans = read_spans(value)

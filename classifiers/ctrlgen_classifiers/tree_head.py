@@ -42,8 +42,7 @@ class TreeHead(Head):
         h = self.input(mixed) + self.words(denoised.known_probs)  # (B, n, width)
         n = h.shape[1]
         h = F.pad(h, (0, 0, 0, max(0, LEAST_WIDTH - n)))  # see `Denoiser.widened`
-        lengths = torch.full((len(h),), n, device=h.device) if denoised.lengths is None else denoised.lengths
-        inside = torch.arange(h.shape[1], device=h.device) < lengths[:, None]
+        inside = F.pad(denoised.mask, (0, h.shape[1] - n))
         rotation = rotary(h.shape[1], h.shape[2] // HEADS, h)
         for block in self.blocks:
             h = block(h, self.no_time, rotation, inside[:, None, None])

@@ -23,7 +23,7 @@ from torch import Tensor
 from ctrlgen.automata.automaton import MAX_STATES, Automaton, TooLargeError, intersect, product
 from ctrlgen.automata.recursion import Automata, stack, unpack
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.template import Blank, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
@@ -56,6 +56,7 @@ class Words(Classifier):
     example = "words: cheap, city centre"
     oracle = "matching"
     trained: ClassVar[bool] = False
+    suite: ClassVar[str | None] = "words"
 
     def __init__(self, model: DiffusionLM):
         self.tokenizer, self.device = model.tokenizer, model.device
@@ -106,6 +107,15 @@ class Words(Classifier):
 
     def negate(self, target: Wanted) -> Wanted:
         return replace(target, avoided=True)
+
+    def asks(self, target: Wanted) -> Asks | None:
+        """Phrases of given words; None where a pattern says more."""
+        phrases = [literal(pattern.node) for pattern in target.patterns]
+        return None if target.avoided or None in phrases else self.asking(tuple(filter(None, phrases)))
+
+    def asking(self, phrases: tuple[tuple[str, ...], ...]) -> Asks | None:
+        """Phrases at this kind's place."""
+        return Asks(phrases=phrases)
 
     def parts_of(self, target: Wanted) -> list[Wanted]:
         """Each pattern alone."""
@@ -195,6 +205,7 @@ class Starts(Words):
     summary = "the words, or the pattern, that the text begins with"
     syntax = "starts: PATTERN"
     example = "starts: Located near"
+    suite: ClassVar[str | None] = None
 
     def patterns(self, parser: Parser) -> list[Pattern]:
         """One pattern, which may stand in quotes."""
@@ -204,6 +215,9 @@ class Starts(Words):
     def value_of(self, words: Sequence[str], rng: Random) -> str | None:
         """Its first two words."""
         return escape(detokenize(words[:2])) if all(word in self.tokenizer for word in words[:2]) else None
+
+    def asking(self, phrases: tuple[tuple[str, ...], ...]) -> Asks | None:
+        return Asks(begins=phrases[0])
 
     def around(self, pattern: Node) -> Node:
         return Chain((pattern, GAP))
@@ -223,6 +237,9 @@ class Ends(Starts):
         closed = bool(words) and words[-1] in CLOSING
         last = words[-2 - closed : len(words) - closed]
         return escape(detokenize(last)) if last and all(word in self.tokenizer for word in last) else None
+
+    def asking(self, phrases: tuple[tuple[str, ...], ...]) -> Asks | None:
+        return None
 
     def around(self, pattern: Node) -> Node:
         return Chain((GAP, pattern, CLOSED))
@@ -246,12 +263,22 @@ class Matches(Starts):
         others = [word for words in texts for word in words if word in self.tokenizer]
         return [pattern_of(words, others, self.tokenizer, rng) for words in texts]
 
+    def asking(self, phrases: tuple[tuple[str, ...], ...]) -> Asks | None:
+        return None
+
     def around(self, pattern: Node) -> Node:
         return pattern
 
     def find(self, words: Sequence[str], pattern: Node) -> list[range]:
         whole = len(words) in ends(pattern, words, frozenset([0]), self.words.holds)
         return [range(len(words))] if whole else []
+
+
+def literal(pattern: Node) -> tuple[str, ...] | None:
+    """The words of a pattern that is nothing but given words in a row, or None."""
+    items = pattern.parts if isinstance(pattern, Chain) else (pattern,)
+    words = tuple(item.text for item in items if isinstance(item, Word))
+    return words if words and len(words) == len(items) else None
 
 
 def read(denoised: Denoised, encoded: Tensor) -> tuple[Automata, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The control language, and what a classifier must offer to be used in it.
+"""The control language.
 
     ["not"] NAME ":" VALUE ["@" [WEIGHT] ["[" FROM ":" TO "]"]]
 
@@ -9,25 +9,12 @@ What VALUE means is the classifier's business. A NAME with a colon, or a VALUE w
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
+from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.errors import UsageError, shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from random import Random
-
-    from datasets import Dataset
-    from torch import Tensor
-
-    from ctrlgen.automata.automaton import Automaton
-    from ctrlgen.checkpoint import DiffusionLM
-    from ctrlgen.controls.template import Blank
-    from ctrlgen.diffusion.denoiser import Denoised
-    from ctrlgen.training.fit import Progress, TrainingConfig
 
 QUOTES = "\"'"
 MOST_CHARACTERS = 10_000  # of one control
@@ -44,24 +31,6 @@ class Statement:
     weight: float = 1.0
     negated: bool = False
     window: tuple[float, float] = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What an oracle says of a finished text. `success` is None where the oracle is not installed."""
-
-    success: bool | None
-    detail: str | None = None
-    failed: tuple[int, ...] = ()  # positions of the words that failed, from 0
-    correct: float | None = None  # share of the parts that succeeded
-    parts: int = 1  # how many parts that share is of: words, brackets
-    also: Mapping[str, bool] = field(default_factory=dict)  # further tests that the field reports, by name
-
-    def turned_round(self) -> Verdict:
-        """The verdict on `not` this control."""
-        if self.success is None:
-            return self
-        return Verdict(not self.success, "it is there" if self.success else None)
 
 
 @dataclass(frozen=True)
@@ -98,131 +67,6 @@ def parse_value(classifier: Classifier, value: str) -> Any:
             raise
         hint = "a weight after @ is a number, such as @2; a value that holds an @ stands in quotes"
         raise UsageError(f"{error} ({hint})") from None
-
-
-class Classifier(ABC):
-    """An attribute that can be asked for: it guides by `log_prob` and is honest by `check`.
-
-    Subclasses are found through the entry-point group `ctrlgen.classifiers`; the class attributes are what
-    `ctrlgen controls` prints.
-    """
-
-    kind: ClassVar[str]
-    summary: ClassVar[str]
-    syntax: ClassVar[str]
-    example: ClassVar[str]
-    oracle: ClassVar[str]  # what checks it
-    trained: ClassVar[bool] = True  # whether it needs weights trained on a model
-    weight: ClassVar[float] = 1.0  # of its log-probability in guidance, beside the user's `@`
-    weight_in_company: ClassVar[float] = 1.0  # the same where other controls guide, too
-    score_temperature: float = 1.0  # of the log-odds of `score`; `ctrlgen eval --calibrate` fits it to the oracle
-    structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
-
-    @classmethod
-    @abstractmethod
-    def load(cls, model: DiffusionLM, name: str) -> Classifier:
-        """The classifier called `name` of this model. Raises CtrlgenError where it has not been trained."""
-
-    @abstractmethod
-    def parse(self, value: str) -> Any:
-        """The target that `value` names. Raises UsageError with the offending part and what would be accepted."""
-
-    @classmethod
-    def train(
-        cls,
-        model: DiffusionLM,
-        name: str,
-        data: Dataset,
-        text_column: str,
-        label_column: str | None,
-        config: TrainingConfig,
-        directory: Path,
-    ) -> Iterator[Progress]:
-        """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
-        raise UsageError(f"{cls.kind} is an exact rule and needs no training")
-
-    def sharing(self, name: str) -> Classifier | None:
-        """The classifier of another `name` that was trained with this one, or None where it is to be loaded by itself.
-
-        The two share weights, and each can encode and check the other's targets: they are of one `group`.
-        """
-        return None
-
-    @property
-    def group(self) -> int:
-        """Identifies the classifiers whose targets may be guided in the same batch."""
-        return id(self)
-
-    def negate(self, target: Any) -> Any | None:
-        """The target that `not` asks for, of kinds that have one; others are guided by log(1 - p)."""
-        return None
-
-    def values_of(
-        self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random
-    ) -> list[str | None]:
-        """For each text a value of this control that it has: what evaluation asks for, with the text as reference.
-
-        `rows` are the data's rows, with their labels. None where a text has no value to ask for.
-        """
-        return [None] * len(texts)
-
-    def parts_of(self, target: Any) -> Sequence[Any]:
-        """Smaller targets, all of which a text with this one has: `--explain` names those that it lacks."""
-        return [target]
-
-    def contradiction(self, target: Any, other: Classifier, others_target: Any) -> str | None:
-        """Why no text can have this target and `other`'s as well, or None. Asked of both sides."""
-        return None
-
-    def allows_length(self, target: Any, length: int) -> bool:
-        """Whether a text of `length` words can have this target."""
-        return True
-
-    def length_prior(self, target: Any, lengths: Sequence[int]) -> Sequence[float] | None:
-        """log-weights by which the length of a text with this target is drawn; None: as training texts have lengths."""
-        return None
-
-    def automaton(self, target: Any) -> Automaton | None:
-        """The automaton of the texts that have this target, where that is a matter of their words alone.
-
-        Such a target is guaranteed: the last words are chosen within its automaton, and corrections stay in it.
-        """
-        return None
-
-    def allows_parts(self, target: Any, parts: Sequence[str | Blank]) -> bool:
-        """Whether a text of these words, with any words in its blanks, can have this target."""
-        return True
-
-    def new_words(self, value: str) -> Sequence[str]:
-        """The words of a value that the vocabulary lacks, where a text could be asked to have them. As written."""
-        return ()
-
-    def for_model(self, model: DiffusionLM) -> Classifier:
-        """The same classifier for its model with more words (`DiffusionLM.with_words`), which a value has."""
-        return self
-
-    @abstractmethod
-    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
-        """One tensor for a batch of targets, first dimension B, for texts of these lengths.
-
-        A dimension that runs over words has max(lengths) of them; `log_prob` must ignore those beyond a row's end.
-        """
-
-    @abstractmethod
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        """log p(target | x_t) in nats, differentiable in x_t through `denoised`. -> (B,)"""
-
-    def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor | None:
-        """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None
-
-        Of a target that asks something of each position alone, that position's share. Under `not` the shares are
-        multiplied; a classifier whose targets hold or fail as a whole must turn itself round, in `negate`.
-        """
-        return None
-
-    @abstractmethod
-    def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
-        """The oracle: whether each finished text has its target. Never used to guide or to choose."""
 
 
 def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[Verdict]:

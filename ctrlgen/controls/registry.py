@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
-from ctrlgen.controls.language import Classifier, Control, make_control, parse_statement
+from ctrlgen.controls.classifier import Classifier
+from ctrlgen.controls.contract import refuse_incomplete
+from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory
 
@@ -34,13 +36,15 @@ def fold(name: str) -> str:
 
 @cache
 def classifier_kinds() -> dict[str, type[Classifier]]:
-    """Every installed kind of classifier by name."""
+    """Every installed kind of classifier by name. Raises CtrlgenError for one that is broken or incomplete."""
     kinds = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            kinds[entry.name] = entry.load()
+            found = entry.load()
         except Exception as error:  # a stranger's package may fail in any way
             raise CtrlgenError(f"the classifier {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
+        refuse_incomplete(entry.name, found)
+        kinds[entry.name] = found
     return kinds
 
 

@@ -73,8 +73,21 @@ class Denoised:
     logits: Tensor  # (B, n, V)
     x0_hat: Tensor  # (B, n, d)
     hidden: tuple[Tensor, ...]  # each block's output, (B, n, width)
-    lengths: Tensor | None = None  # (B,) where rows are filled up to n, None where all are n long
+    row_lengths: Tensor | None = None  # (B,) where rows are filled up to n, None where all are n long
     neighbours: Tensor | None = None  # (k, V) where the last k words are new: what each reads as
+
+    @property
+    def lengths(self) -> Tensor:
+        """How many words each row has, n at most. (B,)"""
+        if self.row_lengths is not None:
+            return self.row_lengths
+        return torch.full((len(self.logits),), self.logits.shape[1], device=self.logits.device)
+
+    @property
+    def mask(self) -> Tensor:
+        """Whether a position is one of its row's words. bool (B, n)"""
+        position = torch.arange(self.logits.shape[1], device=self.logits.device)
+        return position < self.lengths[:, None]
 
     @property
     def probs(self) -> Tensor:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ctrlgen import joining
-from ctrlgen.controls.language import Verdict, check
+from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.language import check
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.systems import HUMAN, Draft, Given, System
 from ctrlgen.evaluation.targets import Asked

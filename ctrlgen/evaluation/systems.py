@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.targets import FRAME, Asked, Words
 from ctrlgen.files import read_lines

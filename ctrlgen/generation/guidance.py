@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.automata.automaton import Automaton
-from ctrlgen.controls.language import Classifier
+from ctrlgen.controls.classifier import Classifier
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
 from ctrlgen.diffusion.schedule import alpha_sigma

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from ctrlgen.controls.language import Control, Verdict
+from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.guidance import Guidance

@@ -12,7 +12,7 @@ from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, Sample, Settings

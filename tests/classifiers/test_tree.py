@@ -19,7 +19,7 @@ from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.cli import main
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, Settings

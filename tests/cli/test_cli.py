@@ -16,7 +16,7 @@ import pytest
 from toy_grammar import toy_sentences
 
 from ctrlgen.cli import display, main, sampling
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.generation.generator import Generator, Request, Sample, Settings
 from ctrlgen_classifiers import pos
 

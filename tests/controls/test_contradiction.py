@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.contradiction import refuse_contradictions
-from ctrlgen.controls.language import Classifier, Control, make_control, parse_statement
+from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.tokenizer import WordTokenizer

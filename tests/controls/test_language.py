@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ctrlgen.controls.language import Classifier, Control, Statement, Verdict, check, make_control, parse_statement
+from ctrlgen.controls.classifier import Classifier, Verdict
+from ctrlgen.controls.language import Control, Statement, check, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 

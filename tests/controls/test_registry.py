@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls import registry
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import (
     GROUP,
     Controls,

@@ -14,7 +14,7 @@ import torch
 from toy_grammar import TAG_OF
 
 from ctrlgen.checkpoint import from_pretrained, save_pretrained
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.template import parse_template
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics

@@ -14,7 +14,8 @@ import pytest
 from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.cli import display, main
 from ctrlgen.cli.figures import show_results
-from ctrlgen.controls.language import Control, Statement, Verdict
+from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.language import Control, Statement
 from ctrlgen.controls.registry import weights_fingerprint
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.evaluation import Evaluation, Progress

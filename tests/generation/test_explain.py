@@ -8,7 +8,8 @@ import pytest
 import torch
 from toy_grammar import TAG_OF
 
-from ctrlgen.controls.language import Control, Verdict, make_control, parse_statement
+from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.generation import explain, jobs
 from ctrlgen.generation import generator as pipeline
 from ctrlgen.generation.denoising import drafts

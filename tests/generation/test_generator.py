@@ -18,7 +18,8 @@ from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM
-from ctrlgen.controls.language import Classifier, Control, Verdict, make_control, parse_statement
+from ctrlgen.controls.classifier import Classifier, Verdict
+from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.process import log_likelihood_bound
 from ctrlgen.diffusion.samplers import Prediction, SeededNoise

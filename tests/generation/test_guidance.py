@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrlgen.controls.language import Classifier, Verdict
+from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.errors import UsageError

@@ -201,5 +201,5 @@ def take_rows(denoised: Denoised, rows: Tensor, longest: int) -> Denoised:
         logits=denoised.logits[rows, :longest],
         x0_hat=denoised.x0_hat[rows, :longest],
         hidden=tuple(h[rows, :longest] for h in denoised.hidden),
-        lengths=None if denoised.lengths is None else denoised.lengths[rows],
+        row_lengths=None if denoised.row_lengths is None else denoised.row_lengths[rows],
     )

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ctrlgen.controls.language import Verdict
+from ctrlgen.controls.classifier import Verdict
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.report.tables import NAMES, control_table, legend, notes, number, text_table
