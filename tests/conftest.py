@@ -1,7 +1,5 @@
 """What the tests share: tiny untrained models, with and without random weights everywhere, and a small trained one."""
 
-import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -14,18 +12,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reads the network
 import pytest
 import torch
 from hypothesis import settings
-from toy_grammar import toy_sentences
+from toy_grammar import write_toy_data
 
-from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
-from ctrlgen.data import load_data
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.generation.generator import Generator
-from ctrlgen.training.denoising import DataConfig, ModelConfig, Recipe, train
-from ctrlgen.training.fit import TrainingConfig
 
 settings.register_profile("ctrlgen", deadline=None, max_examples=60, database=None, derandomize=True)
 settings.load_profile("ctrlgen")
 
+TOY_DIRECTORY = Path(__file__).parent / "toy_model"
 TINY = {"vocab_size": 11, "embedding_dim": 4, "width": 16, "layers": 2, "heads": 2, "max_length": 12}
 
 
@@ -70,50 +65,23 @@ def make_model() -> Callable[..., Denoiser]:
     return make
 
 
-# A model small enough to be trained here, on sentences of a toy grammar.
-
-TOY_MODEL = ModelConfig(embedding_dim=8, width=32, layers=2, heads=2, max_length=12)
-TOY_TRAINING = TrainingConfig(
-    steps=240, tokens_per_batch=512, warmup_steps=10, lr=0.005, ema=0.98, precision="float32", log_every=60,
-    checkpoint_every=10_000, validate_every=240,
-)  # fmt: skip
-
-
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A JSON Lines file of toy sentences with a `tags` column. The cache of `datasets` is the tests' own."""
     import datasets
 
     directory = tmp_path_factory.mktemp("data")
-    path = directory / "toy.jsonl"
-    rows = [{"text": " ".join(words), "tags": " ".join(tags)} for words, tags in toy_sentences(600)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = write_toy_data(directory / "toy.jsonl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", directory / "cache")
         patch.setenv("HF_DATASETS_CACHE", str(directory / "cache"))
         yield path
 
 
-def train_toy_model(data: Path, directory: Path) -> None:
-    from ctrlgen_classifiers import pos
-
-    for _ in train(Recipe(DataConfig(str(data)), TOY_MODEL, DiffusionConfig(), TOY_TRAINING), directory):
-        pass
-    model = from_pretrained(str(directory))
-    rows, column = load_data(str(data))
-    training = dataclasses.replace(TOY_TRAINING, steps=150, validate_every=150, matrix_lr=0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pos, "HEAD_SIZE", {"width": 32})
-        for _ in pos.Pos.train(model, "pos", rows, column, None, training, directory / "classifiers" / "pos"):
-            pass
-
-
 @pytest.fixture(scope="session")
 def toy_model(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory trained on the toy sentences, with a POS head trained from their tags. Not to be changed."""
-    directory = tmp_path_factory.mktemp("models") / "toy"
-    train_toy_model(toy_data, directory)
-    return directory
+    """A copy of the model that make_toy_model.py trained on the toy sentences, with a POS head. Not to be changed."""
+    return Path(shutil.copytree(TOY_DIRECTORY, tmp_path_factory.mktemp("models") / "toy"))
 
 
 @pytest.fixture(scope="session")

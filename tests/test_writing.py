@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TOY_MODEL, TOY_TRAINING
+from make_toy_model import TOY_MODEL, TOY_TRAINING
 
 from ctrlgen.checkpoint import from_pretrained, save_tensors
 from ctrlgen.controls.registry import new_classifier_directory, trained_classifiers

@@ -1,5 +1,7 @@
 """Sentences whose every word has one tag, so that tests know what is right without a tagger."""
 
+import json
+from pathlib import Path
 from random import Random
 
 WORDS = {
@@ -29,3 +31,10 @@ def toy_meaning(words: list[str]) -> dict[str, str]:
     nouns = [word for word in words if TAG_OF[word] == "NOUN"]
     meaning = {"subject": nouns[0], "action": next(word for word in words if TAG_OF[word] == "VERB")}
     return meaning | ({"placeName": nouns[2]} if len(nouns) > 2 else {})
+
+
+def write_toy_data(path: Path, count: int = 600) -> Path:
+    """Toy sentences with a `tags` column, as JSON Lines."""
+    rows = [{"text": " ".join(words), "tags": " ".join(tags)} for words, tags in toy_sentences(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

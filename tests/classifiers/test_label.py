@@ -13,8 +13,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from conftest import TOY_TRAINING
 from datasets import ClassLabel, Dataset, Features, Value
+from make_toy_model import TOY_TRAINING
 from torch import Tensor
 from toy_grammar import toy_meaning, toy_sentences
 

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from conftest import TOY_TRAINING
 from datasets import Dataset
+from make_toy_model import TOY_TRAINING
 from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 

@@ -192,7 +192,7 @@ def test_mbr_chooses_the_text_most_like_the_others(generator: Generator) -> None
     texts = ["a small dog near a house", *rest]
     jobs = Draws(generator.model, [generator.request([SIMPLE])], candidates=4).first()
     ids = [generator.model.tokenizer.ids(text.split()) for text in texts]
-    scores = list(expected_bleu(generator.model.tokenizer, dict(zip(jobs, ids, strict=True))).values())
+    scores = list(expected_bleu(generator.reader, dict(zip(jobs, ids, strict=True))).values())
     assert max(range(4), key=scores.__getitem__) == 2
     assert min(range(4), key=scores.__getitem__) == 0
     request = generator.request([SIMPLE], n=2, seed=11)
