@@ -1,6 +1,6 @@
 """The denoiser: a small transformer from x_t to a distribution over the vocabulary at every position.
 
-Design choices, with the reasons in docs/decisions.md:
+Design choices, with the reasons in docs/decisions/model.md:
 - embeddings normalised to length sqrt(d), so that x_0 has unit variance and cannot collapse (CDCD, Plaid)
 - `ce`: the output is p(w | x_t) and x0_hat its mean embedding; the Gaussian skip adds what x_t alone says
 - `tied`: output and skip are both linear in the embeddings, so one product serves both, and any word that has an

@@ -1,0 +1,69 @@
+"""The documentation says what is so: its links, keys, commands and code."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from ctrlgen.training.denoising import Recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`\n]*`|^    .*$", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which headings can be linked, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    for link in LINK.findall(text):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_every_key_of_a_recipe_is_documented_with_its_default() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for table, kind in get_type_hints(Recipe).items():
+        section = page.split(f"## [{table}]")[1].split("\n## ")[0]
+        documented = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE))
+        defaults = {}
+        for field in dataclasses.fields(kind):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            missing = default is dataclasses.MISSING
+            defaults[field.name] = "–" if missing else "none" if default is None else json.dumps(default)
+        defaults |= {"text_column": "found"} if table == "data" else {}
+        assert documented == defaults
+
+
+def test_the_commands_page_is_what_help_says() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "typer", "ctrlgen.cli", "utils", "docs", "--name", "ctrlgen"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert page.strip() == made.strip(), (
+        "run: python -m typer ctrlgen.cli utils docs --name ctrlgen --output docs/cli.md"
+    )
+
+
+def test_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "python-api.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.count("food: Japanese") == 2
+    assert "near Café Adriatic" in printed
