@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ctrlgen.errors import CtrlgenError, UsageError
     from ctrlgen.evaluation.evaluation import Evaluation
     from ctrlgen.evaluation.plan import Plan
-    from ctrlgen.generation.generator import Generator, Request, Sample, Settings
-    from ctrlgen.generation.guidance import Guidance
+    from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.request import Request, Sample
+    from ctrlgen.settings import Guidance, Settings
 
 # Before torch is imported: a matrix product's rows must not depend on how many rows there are, or a text would
 # depend on the batch it was drawn in.
@@ -37,8 +38,9 @@ _HOMES = {
     "errors": ("CtrlgenError", "UsageError"),
     "evaluation.evaluation": ("Evaluation",),
     "evaluation.plan": ("Plan",),
-    "generation.guidance": ("Guidance",),
-    "generation.generator": ("Generator", "Request", "Sample", "Settings"),
+    "generation.generator": ("Generator",),
+    "generation.request": ("Request", "Sample"),
+    "settings": ("Guidance", "Settings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

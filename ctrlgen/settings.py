@@ -1,7 +1,207 @@
-"""Names that options accept, importable without torch."""
+"""How to sample: every setting with its default, its bounds and its help, once.
 
-from typing import Literal
+The command line, sweeps, the demo and Python take them from here. Nothing here needs torch, so that a bad value is
+refused before torch is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, get_args, get_type_hints
+
+from ctrlgen.errors import UsageError, did_you_mean, shown
 
 SamplerName = Literal["ancestral", "ddim", "dpm"]
 GuidanceMethod = Literal["gradient", "exact", "paper"]
 Selection = Literal["score", "mbr"]
+Window = tuple[float, float]
+
+MOST_SAMPLES = 1_000_000  # of one request
+MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
+STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # of guidance, unless another is given
+
+
+def setting(
+    default: Any, help: str, least: float = -math.inf, most: float = math.inf, name: str = "", measured: bool = True
+) -> Any:
+    """A field that is a setting. `name` is what users call it, if not as the field. Not `measured`: no part of `eval`,
+    since an oracle would choose the texts that it judges, or since it changes no text.
+    """
+    extra = {"help": help, "least": least, "most": most, "name": name, "measured": measured}
+    return field(default=default, metadata=extra)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly and by which method to steer.
+
+    gradient: Tweedie's formula (see `generation/guidance.py`). exact: the conditional posterior mean in closed form,
+    where a classifier has one. paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
+    """
+
+    method: GuidanceMethod = setting("gradient", "How to steer; paper is Diffusion-LM's.", name="guidance")
+    strength: float | None = setting(
+        None, "How hard controls pull; 0 is unguided. [default: 8 for gradient, else 1]", 0.0, 1000.0
+    )
+    window: Window = setting((0.0, 1.0), "FROM:TO, the noise levels at which controls act: 0 is noise, 1 text.")
+    paper_steps: int = setting(3, "Of the paper's guidance: Adagrad steps a draw.", 1, 1000)
+    paper_lr: float = setting(0.1, "Of the paper's guidance: Adagrad's learning rate.", 0.0, 100.0)
+    paper_fluency: float = setting(0.01, "Of the paper's guidance: the weight of fluency, its lambda.", 0.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def scale(self) -> float:
+        """The strength given, or the method's own."""
+        return STRENGTHS[self.method] if self.strength is None else self.strength
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample. The defaults are the ones our reported numbers use."""
+
+    steps: int = setting(24, "Denoising steps.", 1, 100_000)
+    sampler: SamplerName = setting("ancestral", "How x_t walks to x_0.")
+    eta: float = setting(0.0, "Noise of ddim: 0 none, 1 as ancestral.", 0.0, 1.0)
+    temperature: float = setting(1.2, "Lower: likelier words; higher: more varied texts.", 0.01, 1000.0)
+    last_temperature: float = setting(
+        0.0, "At which the last step draws its words, jointly; 0 chooses the likeliest text.", 0.0, 1000.0
+    )
+    time_offset: float = setting(
+        -1.0, "Added to the log-SNR that the denoiser is told; below 0 it writes likelier texts.", -20.0, 20.0
+    )
+    restart: float = setting(
+        0.5, "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.", 0.0, 1.0
+    )
+    corrections: int = setting(3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000)
+    clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
+    guidance: Guidance = field(default_factory=Guidance)
+    candidates: int = setting(1, "Draw this many, keep the best by the model's score.", 1, 10_000)
+    select: Selection = setting("score", "How to choose among candidates.")
+    until_success: int = setting(
+        0,
+        "Draw again what an oracle rejects, at most this often. The oracle then chooses the texts, so its verdicts "
+        "measure nothing any more; not used in our reported numbers.",
+        0,
+        10_000,
+        measured=False,
+    )
+    explain: bool = setting(
+        False, "Of each part that failed: when it was lost, and to which other control.", measured=False
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.guidance.method == "paper" and self.sampler != "ancestral":
+            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: what users call it, what it takes, and what it is for."""
+
+    name: str
+    field: str
+    of_guidance: bool
+    type: Any  # of its values
+    default: Any
+    help: str
+    least: float
+    most: float
+    measured: bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The names that it accepts; empty where it takes something else."""
+        return get_args(self.type) if isinstance(self.default, str) else ()
+
+    @property
+    def number(self) -> type[int] | type[float] | None:
+        """What kind of number it takes, None where it takes something else."""
+        if self.type is int:
+            return int
+        return float if self.type in (float, float | None) else None
+
+    def read(self, text: str) -> Any:
+        """A value as written. Raises UsageError where it is none of this setting's type; `check` knows the bounds."""
+        if self.type == Window:
+            return read_window(text)
+        if self.type is bool:
+            if text not in ("true", "false"):
+                raise UsageError(f"{self.name} {shown(text)}: use true or false")
+            return text == "true"
+        if self.number is None:
+            return text
+        try:
+            return self.number(text)
+        except ValueError:
+            raise UsageError(f"{self.name}: {shown(text)} is not a number") from None
+
+    def check(self, value: Any) -> None:
+        """Raises UsageError where a value is out of bounds."""
+        if self.choices:
+            if value not in self.choices:
+                raise UsageError(f"unknown {self.name} {value!r}: use {', '.join(self.choices)}")
+        elif self.type == Window:
+            if not 0 <= value[0] < value[1] <= 1:
+                raise UsageError(f"{self.name} {value[0]:g}:{value[1]:g}: must rise within 0 and 1")
+        elif self.number is not None and value is not None and not self.least <= value <= self.most:
+            raise UsageError(f"{self.name} must be between {self.least:,g} and {self.most:,g}, got {value}")
+
+
+def read_window(text: str) -> Window:
+    """FROM:TO, where what is left out is 0 and 1."""
+    start, colon, end = text.partition(":")
+    try:
+        return float(start or 0), float(end or 1 if colon else "")
+    except ValueError:
+        raise UsageError(f"window {shown(text)}: write FROM:TO, two numbers between 0 and 1") from None
+
+
+@cache
+def settings_of(owner: type) -> dict[str, Setting]:
+    """The settings among the fields of a class, by what users call them."""
+    types = get_type_hints(owner)
+    found = [
+        Setting(
+            of.metadata["name"] or of.name, of.name, owner is Guidance, types[of.name], of.default,
+            *(of.metadata[key] for key in ("help", "least", "most", "measured")),
+        )
+        for of in dataclasses.fields(owner)
+        if of.metadata
+    ]  # fmt: skip
+    return {one.name: one for one in found}
+
+
+def check(given: Settings | Guidance) -> None:
+    """Raises UsageError naming the first setting whose value is out of bounds."""
+    for one in (settings_of(Settings) if isinstance(given, Settings) else settings_of(Guidance)).values():
+        one.check(getattr(given, one.field))
+
+
+SETTINGS = settings_of(Settings) | settings_of(Guidance)
+
+
+def change(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Settings with some of them changed, by what users call them. Raises UsageError where one does not exist."""
+    for name in values:
+        if name not in SETTINGS:
+            raise UsageError(f"unknown setting {name!r}: use {', '.join(SETTINGS)}.{did_you_mean(name, SETTINGS)}")
+    named = [(SETTINGS[name], value) for name, value in values.items()]
+    guidance = dataclasses.replace(settings.guidance, **{one.field: value for one, value in named if one.of_guidance})
+    own = {one.field: value for one, value in named if not one.of_guidance}
+    return dataclasses.replace(settings, guidance=guidance, **own)
+
+
+def read_settings(settings: Settings, written: Mapping[str, str]) -> Settings:
+    """The same with values as written, such as those of a sweep: only settings that evaluation may vary."""
+    varied = {name: one for name, one in SETTINGS.items() if one.measured}
+    for name in written:
+        if name not in varied:
+            raise UsageError(f"{name!r} cannot be varied: use {', '.join(varied)}.{did_you_mean(name, varied)}")
+    return change(settings, {name: varied[name].read(text) for name, text in written.items()})

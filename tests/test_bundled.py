@@ -4,8 +4,8 @@ import pytest
 
 from ctrlgen.checkpoint import bundled_models
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Guidance, Settings
 
 PATTERN = "pos: DET NOUN AUX DET ADJ NOUN ADP PROPN PROPN PUNCT"
 CARD = ("success %", "above human", "distinct-4", "CC BY-SA 4.0")

@@ -10,11 +10,16 @@ from typing import Annotated
 import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption
+from ctrlgen.cli.options import with_settings
 from ctrlgen.errors import UsageError
-from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
+from ctrlgen.evaluation.plan import Plan
+from ctrlgen.files import to_json
+from ctrlgen.settings import Settings
 
 
+@with_settings(measured=True)
 def evaluate(
+    settings: Settings,
     model: ModelOption = "e2e",
     suite: Annotated[
         list[str] | None,
@@ -49,13 +54,6 @@ def evaluate(
     calibrate: Annotated[
         bool, typer.Option(help="Fit the classifiers' `score` to the verdicts; not on test texts.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
-    sampler: Annotated[SamplerName | None, typer.Option(help="How x_t walks to x_0.")] = None,
-    guidance: Annotated[GuidanceMethod | None, typer.Option(help="How to steer.")] = None,
-    strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Below 1: likelier words.")] = None,
-    candidates: Annotated[int | None, typer.Option(min=1, help="Draw this many, keep the model's best.")] = None,
-    select: Annotated[Selection | None, typer.Option(help="How to choose among candidates.")] = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one row of figures each.")] = False,
 ) -> None:
@@ -63,19 +61,8 @@ def evaluate(
 
     Example: ctrlgen eval --model e2e --suite pos --data e2e/test.jsonl --limit 50
     """
-    changes = {
-        "steps": steps, "sampler": sampler, "guidance": guidance, "strength": strength, "temperature": temperature,
-        "candidates": candidates, "select": select,
-    }  # fmt: skip
     swept = tuple(parse_sweep(text) for text in sweep or ())
     numbers, systems = parse_seeds(seeds), parse_systems(system or [])
-
-    from ctrlgen.cli.display import evaluation_progress, follow_training
-    from ctrlgen.cli.figures import show_results
-    from ctrlgen.evaluation.evaluation import Evaluation
-    from ctrlgen.evaluation.plan import Plan, vary
-    from ctrlgen.files import to_json
-    from ctrlgen.generation.generator import Settings
 
     plan = Plan(
         model=model,
@@ -89,7 +76,7 @@ def evaluate(
         limit=limit,
         samples_per_target=samples_per_target,
         seeds=numbers,
-        settings=vary(Settings(), {key: str(value) for key, value in changes.items() if value is not None}),
+        settings=settings,
         sweep=swept,
         baselines=tuple(baseline or ()),
         language_models=tuple(lm or ()),
@@ -98,6 +85,11 @@ def evaluate(
         update_card=update_card,
         calibrate=calibrate,
     )
+
+    from ctrlgen.cli.display import evaluation_progress, follow_training
+    from ctrlgen.cli.figures import show_results
+    from ctrlgen.evaluation.evaluation import Evaluation
+
     evaluation = Evaluation(plan, follow=follow_training)
     with evaluation_progress() as watch:
         results = evaluation.run(watch, shlex.join(["ctrlgen", *sys.argv[1:]]))

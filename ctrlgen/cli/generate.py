@@ -15,9 +15,11 @@ import typer
 from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
+from ctrlgen.settings import Settings
 
 if TYPE_CHECKING:
-    from ctrlgen.generation.generator import Generator, Request
+    from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.request import Request
 
 BATCH_KEYS = ("id", "controls", "n", "seed", "template")
 
@@ -25,6 +27,7 @@ BATCH_KEYS = ("id", "controls", "n", "seed", "template")
 @with_sampling_options
 def generate(
     options: SamplingOptions,
+    settings: Settings,
     batch: Annotated[str | None, typer.Option(help="JSON Lines requests from a file, or - for standard input.")] = None,
     ray: Annotated[
         bool,
@@ -44,35 +47,36 @@ def generate(
     if share:
         if batch is not None:
             raise UsageError("--share is of the -n texts of one request: leave out --batch")
-        answer_shares(options, share)
+        answer_shares(options, settings, share)
         return
     if batch is None:
         if ray:
             raise UsageError("--ray shares a batch: give --batch as well")
-        answer(options, lambda generator: [generator.request(options.control or [], options.n, options.seed)])
+        answer(options, settings, lambda generator: [generator.request(options.control or [], options.n, options.seed)])
         return
     if options.control:
         raise UsageError("--batch brings its own controls; leave out --control")
     lines = read_requests(batch)
     answer(
         options,
+        settings,
         lambda generator: [batch_request(generator, line, where, options) for where, line in lines],
         as_json=True,
         on_cluster=ray,
     )
 
 
-def answer_shares(options: SamplingOptions, shares: Sequence[str]) -> None:
+def answer_shares(options: SamplingOptions, settings: Settings, shares: Sequence[str]) -> None:
     """Sample a set of texts of which given shares have a control, and say on standard error how many do."""
     from ctrlgen.generation.shares import LEAST_REDRAWS, Shares, count_shares, parse_share
 
     parsed = [parse_share(share) for share in shares]
-    options = replace(options, until_success=max(options.until_success, LEAST_REDRAWS))
+    settings = replace(settings, until_success=max(settings.until_success, LEAST_REDRAWS))
 
     def make_requests(generator: Generator) -> list[Request]:
         return Shares(generator, options.control or [], parsed, options.n, options.seed).requests()
 
-    answer(options, make_requests, finished=partial(count_shares, parsed))
+    answer(options, settings, make_requests, finished=partial(count_shares, parsed))
     for share in parsed:
         print(share.line(options.n), file=sys.stderr)
 

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
+from ctrlgen.settings import Settings
 
 
 @with_sampling_options
 def infill(
     options: SamplingOptions,
+    settings: Settings,
     template: Annotated[
         str, typer.Argument(help="A text with blanks: ___ any number of words, ___{4} four, ___{3-6} three to six.")
     ],
@@ -22,5 +24,6 @@ def infill(
     """
     answer(
         options,
+        settings,
         lambda generator: [generator.request(options.control or [], options.n, options.seed, template=template)],
     )

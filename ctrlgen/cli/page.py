@@ -8,21 +8,26 @@ from contextlib import suppress
 from html import escape
 from queue import Empty, SimpleQueue
 from threading import Event
+from typing import Any
 
 from ctrlgen.cli.display import html_mark, html_text, reasons
 from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.guidance import Guidance
-from ctrlgen.generation.request import Request, Sample, Settings, Step
+from ctrlgen.generation.request import Request, Sample, Step
 from ctrlgen.joining import write
+from ctrlgen.settings import SETTINGS, Guidance, Setting, Settings, Window, change
 
 try:
     import gradio
 except ImportError:
     raise UsageError('the demo needs gradio: pip install "ctrlgen[demo]"') from None
 
-MOST_SAMPLES, MOST_CANDIDATES, MOST_STEPS, MOST_STRENGTH = 32, 16, 100, 32.0
+MOST_TEXTS = 32
+HIGHEST = {  # what one visitor may ask of the machine that serves everybody
+    "steps": 100, "strength": 32, "candidates": 16, "corrections": 10, "until_success": 8, "paper_steps": 10,
+    "temperature": 5, "last_temperature": 5, "paper_lr": 1, "paper_fluency": 1,
+}  # fmt: skip
 INTRODUCTION = """# ctrlgen
 Write text under control. One control a line; a line may begin with `not` and end with a weight, `@2`. Words that failed
 a control are red; the ticks come from oracles that never guide."""
@@ -71,11 +76,9 @@ def latest(steps: SimpleQueue[Step | None]) -> Step | None:
 def build(generator: Generator) -> gradio.Blocks:
     """The page for one model."""
 
-    def write(
-        controls: str, template: str, n: float, seed: float, steps: float, strength: float, candidates: float
-    ) -> Iterator[str]:
+    def write(controls: str, template: str, n: float, seed: float, *values: Any) -> Iterator[str]:
         try:
-            settings = Settings(steps=int(steps), candidates=int(candidates), guidance=Guidance(strength=strength))
+            settings = change(Settings(), dict(zip(SETTINGS, map(value_of, SETTINGS.values(), values), strict=True)))
             lines = [line for line in controls.splitlines() if line.strip()]
             request = generator.request(lines, int(n), int(seed or 0), template=template.strip() or None)
             for event in writing(generator, request, settings):
@@ -91,21 +94,44 @@ def build(generator: Generator) -> gradio.Blocks:
                 gradio.Examples([[example] for example in examples(generator)], controls, label="For example")
                 template = gradio.Textbox(label="Text with blanks (may be left empty)", placeholder="The Vaults ___ .")
                 with gradio.Row():
-                    n = gradio.Slider(1, MOST_SAMPLES, 4, step=1, label="Texts")
+                    n = gradio.Slider(1, MOST_TEXTS, 4, step=1, label="Texts")
                     seed = gradio.Number(0, precision=0, label="Seed")
                 with gradio.Accordion("How to sample", open=False):
-                    steps = gradio.Slider(1, MOST_STEPS, Settings.steps, step=1, label="Denoising steps")
-                    strength = gradio.Slider(0.0, MOST_STRENGTH, Guidance().scale, label="Strength of the controls")
-                    candidates = gradio.Slider(1, MOST_CANDIDATES, 1, step=1, label="Candidates: keep the best of")
+                    fields = [field_of(one) for one in SETTINGS.values()]
             with gradio.Column():
                 with gradio.Row():
                     start = gradio.Button("Write", variant="primary")
                     stop = gradio.Button("Stop")
                 texts = gradio.HTML(label="Texts")
-        asked = [controls, template, n, seed, steps, strength, candidates]
+        asked = [controls, template, n, seed, *fields]
         run = gradio.on([start.click, template.submit], write, asked, texts, api_name="write", show_progress="hidden")
         stop.click(None, cancels=[run])
     return page
+
+
+def field_of(one: Setting) -> Any:
+    """The component in which a setting is given."""
+    label: dict[str, Any] = {"label": one.name.replace("_", " ").capitalize(), "info": one.help}
+    if one.type is bool:
+        return gradio.Checkbox(one.default, **label)
+    if one.choices:
+        return gradio.Dropdown(list(one.choices), value=one.default, **label)
+    if one.type == Window:
+        return gradio.Textbox("{:g}:{:g}".format(*one.default), **label)
+    default = Guidance().scale if one.default is None else one.default
+    most = min(one.most, HIGHEST.get(one.name, one.most))
+    return gradio.Slider(one.least, most, default, step=1 if one.number is int else 0.05, **label)
+
+
+def value_of(one: Setting, given: Any) -> Any:
+    """A setting's value from what its component holds. Raises UsageError where it is out of the page's bounds."""
+    if one.type == Window:
+        return one.read(given)
+    if one.number is None:
+        return given
+    if given is None or not given <= HIGHEST.get(one.name, one.most):
+        raise UsageError(f"{one.name} is at most {HIGHEST.get(one.name, one.most):g} here")
+    return one.number(given)
 
 
 def serve(generator: Generator, host: str, port: int | None, open_browser: bool) -> gradio.Blocks:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
+from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import waiting
+from ctrlgen.controls.language import parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
-from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
+from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
 
 if TYPE_CHECKING:
-    from ctrlgen.generation.generator import Generator, Request, Sample, Settings
+    from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.request import Request, Sample
 
 BATCH_WINDOW = 256  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
@@ -34,83 +37,34 @@ class SamplingOptions:
         list[str] | None,
         typer.Option("--control", "-c", help='What to ask for, e.g. "pos: DET NOUN VERB ...". Repeat for more.'),
     ] = None
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many samples.")] = 1
+    n: Annotated[int, typer.Option("-n", "--number", min=1, max=MOST_SAMPLES, help="How many samples.")] = 1
     model: ModelOption = "e2e"
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 24
-    sampler: Annotated[SamplerName, typer.Option(help="How x_t walks to x_0.")] = "ancestral"
-    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Noise of ddim: 0 none, 1 as ancestral.")] = 0.0
-    guidance: Annotated[GuidanceMethod, typer.Option(help="How to steer; paper is Diffusion-LM's.")] = "gradient"
-    strength: Annotated[float | None, typer.Option(min=0.0, help="How hard controls pull; 0 is unguided.")] = None
-    window: Annotated[
-        str, typer.Option(help="FROM:TO, the noise levels at which controls act: 0 is noise, 1 text.")
-    ] = "0:1"
-    temperature: Annotated[float, typer.Option(help="Lower: likelier words; higher: more varied texts.")] = 1.2
-    corrections: Annotated[
-        int, typer.Option(min=0, help="Sweeps over the finished text that replace words the others make unlikely.")
-    ] = 3
-    clamp: Annotated[
-        bool, typer.Option("--clamp", help="Round every step's estimate to words' embeddings, as Diffusion-LM does.")
-    ] = False
-    candidates: Annotated[int, typer.Option(min=1, help="Draw this many, keep the best by the model's score.")] = 1
-    select: Annotated[Selection, typer.Option(help="How to choose among candidates.")] = "score"
-    seed: Annotated[int, typer.Option(help="Sample i has seed SEED + i.")] = 0
+    seed: Annotated[int, typer.Option(min=-MAX_SEED, max=MAX_SEED, help="Sample i has seed SEED + i.")] = 0
     device: DeviceOption = "auto"
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False
     out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None
-    until_success: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Draw again what an oracle rejects, at most this often. The oracle then chooses the texts, so its "
-            "verdicts measure nothing any more; not used in our reported numbers.",
-        ),
-    ] = 0
-    explain: Annotated[
-        bool,
-        typer.Option("--explain", help="Of each part that failed: when it was lost, and to which other control."),
-    ] = False
     require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
-
-    def settings(self) -> "Settings":
-        from ctrlgen.generation.generator import Settings
-        from ctrlgen.generation.guidance import Guidance
-
-        choice: dict[str, Any] = {"method": self.guidance, "window": parse_window(self.window)}
-        if self.strength is not None:
-            choice["strength"] = self.strength
-        return Settings(
-            steps=self.steps,
-            sampler=self.sampler,
-            eta=self.eta,
-            temperature=self.temperature,
-            corrections=self.corrections,
-            clamp=self.clamp,
-            guidance=Guidance(**choice),
-            candidates=self.candidates,
-            select=self.select,
-            until_success=self.until_success,
-            explain=self.explain,
-        )
 
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is SamplingOptions, as typer takes it: each option an argument of its own."""
+    """A command whose first arguments are SamplingOptions and Settings, as typer takes it: each option by itself."""
     shared = inspect.signature(SamplingOptions, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
+    def run(settings: Settings, **given: Any) -> None:
         options = SamplingOptions(**{name: given.pop(name) for name in shared})
-        command(options, **given)
+        command(options, settings, **given)
 
+    first = inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY)
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
+    run.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+    return with_settings()(run)
 
 
 def answer(
     options: SamplingOptions,
+    settings: Settings,
     make_requests: Callable[["Generator"], list["Request"]],
     as_json: bool = False,
     on_cluster: bool = False,
@@ -120,12 +74,13 @@ def answer(
 
     What a cluster answers is JSON Lines. `finished` is given the samples as they are written.
     """
+    for text in options.control or ():
+        parse_statement(text)  # what is no control is refused before torch is imported
     with output(options.out) as file:
         if on_cluster:
             from ctrlgen.generation.cluster import generate_on_cluster
         from ctrlgen.generation.generator import Generator
 
-        settings = options.settings()
         if on_cluster and options.device not in ("auto", "cpu"):
             raise UsageError("--ray shares a batch among processors: leave out --device")
         generator = Generator(options.model, find_device(options.device))
@@ -193,7 +148,7 @@ class Tally:
         return f"{said}; {unjudged}" if self.failed or self.draws > self.samples else unjudged
 
 
-def answers(generator: "Generator", requests: Sequence["Request"], settings: "Settings") -> Iterator[list["Sample"]]:
+def answers(generator: "Generator", requests: Sequence["Request"], settings: Settings) -> Iterator[list["Sample"]]:
     """Samples, a window of requests at a time, with a progress bar on a terminal."""
     from ctrlgen.cli.display import sampling_progress
 
@@ -203,17 +158,6 @@ def answers(generator: "Generator", requests: Sequence["Request"], settings: "Se
             with sampling_progress() as watch:
                 samples = generator.generate(requests[start : start + BATCH_WINDOW], settings, watch)
             yield samples
-
-
-def parse_window(text: str) -> tuple[float, float]:
-    start, colon, end = text.partition(":")
-    try:
-        window = (float(start or 0), float(end or 1 if colon else ""))
-    except ValueError:
-        raise UsageError(f"--window {text!r}: write FROM:TO, two numbers between 0 and 1") from None
-    if not 0 <= window[0] < window[1] <= 1:
-        raise UsageError(f"--window {text!r}: must rise within 0 and 1")
-    return window
 
 
 @contextmanager

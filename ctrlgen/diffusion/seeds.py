@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-MAX_SEED = 2**62
 SEED_STRIDE = 1 << 20  # candidates of one sample draw from seeds this far from other samples'
 READ = 2**32 - 1  # the bits of a seed that torch's generator on a CPU reads
 MIX = 0x9E3779B9  # 2^32 over the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4)

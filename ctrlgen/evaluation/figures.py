@@ -17,7 +17,7 @@ from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
 from ctrlgen.generation.correction import STRIDE
-from ctrlgen.generation.generator import Settings
+from ctrlgen.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,15 @@
-"""What to evaluate, in every detail: an `Evaluation` is made from it."""
+"""What to evaluate, in every detail: an `Evaluation` is made from it. Nothing here needs torch."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ctrlgen.errors import UsageError, did_you_mean
-from ctrlgen.generation.generator import Settings
+from ctrlgen.errors import UsageError
+from ctrlgen.settings import Settings, read_settings
 
 MAX_SEED = 2**32  # each stands for a million of the samples' own
-SWEPT = {  # what a sweep may vary, with how its values are read
-    "strength": float, "steps": int, "temperature": float, "candidates": int, "time_offset": float, "restart": float,
-    "corrections": int, "sampler": str, "guidance": str, "select": str,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,23 +58,8 @@ class Plan:
             return {"": self.settings}
         keys = [key for key, _ in self.sweep]
         return {
-            ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)): vary(
+            ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)): read_settings(
                 self.settings, dict(zip(keys, values, strict=True))
             )
             for values in itertools.product(*(values for _, values in self.sweep))
         }
-
-
-def vary(settings: Settings, changes: Mapping[str, str]) -> Settings:
-    """Settings with some of them changed, values as written. Raises UsageError for what cannot be varied."""
-    read: dict[str, Any] = {}
-    for key, value in changes.items():
-        if key not in SWEPT:
-            raise UsageError(f"--sweep {key!r}: use {', '.join(SWEPT)}.{did_you_mean(key, SWEPT)}")
-        try:
-            read[key] = SWEPT[key](value)
-        except ValueError:
-            raise UsageError(f"--sweep {key}: {value!r} is not a number") from None
-    guided = {"strength": "strength", "guidance": "method"}
-    guidance = replace(settings.guidance, **{guided[key]: value for key, value in read.items() if key in guided})
-    return replace(settings, guidance=guidance, **{key: value for key, value in read.items() if key not in guided})

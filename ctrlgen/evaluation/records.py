@@ -21,7 +21,7 @@ from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.systems import HUMAN, Draft, Given, System
 from ctrlgen.evaluation.targets import Asked
 from ctrlgen.files import append_line, make_directory, read_lines, write_text
-from ctrlgen.generation.generator import Request
+from ctrlgen.generation.request import Request
 from ctrlgen.tokenizer import detokenize
 
 RECORDS = "samples.jsonl"

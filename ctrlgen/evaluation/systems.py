@@ -12,7 +12,9 @@ from ctrlgen.controls.classifier import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.targets import FRAME, Asked, Words
 from ctrlgen.files import read_lines
-from ctrlgen.generation.generator import Generator, Request, Settings
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request
+from ctrlgen.settings import Settings
 
 OURS, GIVEN, HUMAN = "ctrlgen", "given", "human"  # names of systems
 

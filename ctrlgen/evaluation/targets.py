@@ -24,7 +24,8 @@ from ctrlgen.controls.language import write_statement
 from ctrlgen.data import fitting, load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
-from ctrlgen.generation.generator import Generator, Request
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request
 
 Words = tuple[str, ...]
 

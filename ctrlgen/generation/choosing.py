@@ -15,8 +15,8 @@ from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.guidance import MARGIN, Term
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.reading import Reader
-from ctrlgen.generation.request import Settings
 from ctrlgen.generation.workers import Workers
+from ctrlgen.settings import Settings
 
 Texts = Mapping[Job, list[int]]  # finished word ids
 

@@ -13,7 +13,8 @@ from typing import Any
 from ctrlgen.checkpoint import bundled_models
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Request, Settings
+from ctrlgen.generation.request import Request
+from ctrlgen.settings import Settings
 
 try:
     import ray

@@ -22,7 +22,7 @@ from ctrlgen.generation.guidance import Term, active, condition_words, refine, s
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords
 from ctrlgen.generation.reading import Reader
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 
 RESTART_SHARE = 0.4  # of the steps
 

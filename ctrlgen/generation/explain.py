@@ -21,12 +21,13 @@ from ctrlgen.controls.language import Control, check
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.denoising import drafts
-from ctrlgen.generation.guidance import Guidance, Term, active
+from ctrlgen.generation.guidance import Term, active
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.judging import words_of
 from ctrlgen.generation.reading import Reader
-from ctrlgen.generation.request import ControlResult, Explanation, Sample, Settings
+from ctrlgen.generation.request import ControlResult, Explanation, Sample
 from ctrlgen.generation.workers import Workers
+from ctrlgen.settings import Guidance, Settings
 
 LEAST_OPPOSED = 0.1  # mean cosine; controls that have nothing to do with each other stay below
 

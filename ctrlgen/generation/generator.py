@@ -16,7 +16,6 @@ from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
-from ctrlgen.diffusion.seeds import MAX_SEED
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import choose
@@ -25,10 +24,9 @@ from ctrlgen.generation.explain import explain
 from ctrlgen.generation.jobs import Draws, Job, longest_text
 from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.reading import Reader
-from ctrlgen.generation.request import MOST_SAMPLES, ControlResult, Request, Sample, Settings, Step, Watch
+from ctrlgen.generation.request import Request, Sample, Step, Watch
 from ctrlgen.generation.workers import Workers
-
-__all__ = ["ControlResult", "Generator", "Request", "Sample", "Settings", "Step", "sample_texts"]
+from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
 
 
 class Generator:

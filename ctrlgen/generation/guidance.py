@@ -22,35 +22,13 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.errors import UsageError
-from ctrlgen.settings import GuidanceMethod
+from ctrlgen.settings import Guidance
 
 Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
 
-STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # unless another is given
 LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
 MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
 MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How strongly and by which method to steer.
-
-    gradient: Tweedie, above. exact: the conditional posterior mean in closed form, where a classifier has one.
-    paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
-    """
-
-    method: GuidanceMethod = "gradient"
-    strength: float | None = None  # STRENGTHS[method] unless given
-    window: tuple[float, float] = (0.0, 1.0)  # the part of denoising in which any control acts
-    paper_steps: int = 3
-    paper_lr: float = 0.1
-    paper_fluency: float = 0.01  # the paper's lambda
-
-    @property
-    def scale(self) -> float:
-        """The strength given, or the method's own."""
-        return STRENGTHS[self.method] if self.strength is None else self.strength
 
 
 @dataclass(frozen=True)

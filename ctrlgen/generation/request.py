@@ -1,72 +1,16 @@
-"""What is asked for and what is answered: settings, requests, samples."""
+"""What is asked for and what is answered: requests, samples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
-from ctrlgen.errors import UsageError
-from ctrlgen.generation.guidance import Guidance
 from ctrlgen.joining import Written, write
-from ctrlgen.settings import GuidanceMethod, SamplerName, Selection
-
-MOST_STEPS, MOST_CANDIDATES, MOST_SAMPLES = 100_000, 10_000, 1_000_000
-LEAST_TEMPERATURE = 0.01  # the likeliest word alone
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to sample. The defaults are the ones our reported numbers use."""
-
-    steps: int = 24
-    sampler: SamplerName = "ancestral"
-    eta: float = 0.0  # ddim only
-    temperature: float = 1.2
-    last_temperature: float = 0.0  # at which the last call draws its words, jointly; 0 chooses the likeliest text
-    time_offset: float = -1.0  # added to the log-SNR that the denoiser is told; below 0 it writes likelier texts
-    restart: float = 0.5  # the time t to which ancestral sampling goes back once, with RESTART_SHARE of the steps
-    corrections: int = 3  # sweeps over the finished text that replace words which the others make unlikely
-    clamp: bool = False  # replace each x0_hat by the nearest embeddings (Li et al. 2022, section 4.2)
-    guidance: Guidance = field(default_factory=Guidance)
-    candidates: int = 1
-    select: Selection = "score"
-    until_success: int = 0  # how often what an oracle rejects is drawn again; our reported numbers do not use it
-    explain: bool = False  # tell of each part of a control that failed when it was lost, and to what
-
-    def __post_init__(self) -> None:
-        for what, value, names in (
-            ("sampler", self.sampler, SamplerName),
-            ("guidance", self.guidance.method, GuidanceMethod),
-            ("selection", self.select, Selection),
-        ):
-            if value not in get_args(names):
-                raise UsageError(f"unknown {what} {value!r}: use {', '.join(get_args(names))}")
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UsageError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
-        if not LEAST_TEMPERATURE <= self.temperature < math.inf:
-            raise UsageError(f"temperature must be at least {LEAST_TEMPERATURE}, got {self.temperature}")
-        if not 0 <= self.last_temperature < math.inf:
-            raise UsageError(f"last_temperature must be a number from 0, got {self.last_temperature}")
-        if not 0 <= self.guidance.scale < math.inf:
-            raise UsageError(f"strength must be a number from 0, got {self.guidance.scale}")
-        for what, share in (("eta", self.eta), ("restart", self.restart)):
-            if not 0 <= share <= 1:
-                raise UsageError(f"{what} must be between 0 and 1, got {share}")
-        if not math.isfinite(self.time_offset):
-            raise UsageError(f"time_offset must be a number, got {self.time_offset}")
-        if not 1 <= self.candidates <= MOST_CANDIDATES:
-            raise UsageError(f"candidates must be between 1 and {MOST_CANDIDATES}, got {self.candidates}")
-        if self.corrections < 0:
-            raise UsageError(f"corrections must be at least 0, got {self.corrections}")
-        if self.until_success < 0:
-            raise UsageError(f"until_success must be at least 0, got {self.until_success}")
-        if self.guidance.method == "paper" and self.sampler != "ancestral":
-            raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from ctrlgen.cli import main
 from ctrlgen.data import with_class_names
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws
 from ctrlgen.labels import read_labels
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head
 from ctrlgen_classifiers import label

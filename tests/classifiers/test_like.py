@@ -11,7 +11,7 @@ from ctrlgen.alignment import common_words
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 from ctrlgen_classifiers.like import Like
 
 

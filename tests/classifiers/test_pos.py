@@ -15,8 +15,9 @@ from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.generation.generator import Generator, Sample, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Sample
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example
 from ctrlgen_classifiers import pos

@@ -22,8 +22,8 @@ from ctrlgen.cli import main
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.heads import Example
 from ctrlgen_classifiers import parser, pos, tree
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, Leaf, labelled_f1, missing, read_spans, read_tree

@@ -12,9 +12,9 @@ from torch import Tensor
 from ctrlgen.controls.language import parse_statement
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import allowed_lengths
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen_classifiers.patterns.compiling import leaves
 from ctrlgen_classifiers.words import Ends, Matches, Starts, Wanted, Words

@@ -17,7 +17,9 @@ from toy_grammar import toy_sentences
 
 from ctrlgen.cli import display, main, sampling
 from ctrlgen.controls.classifier import Verdict
-from ctrlgen.generation.generator import Generator, Request, Sample, Settings
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request, Sample
+from ctrlgen.settings import Settings
 from ctrlgen_classifiers import pos
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
@@ -188,7 +190,8 @@ def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monke
         "generate", "-m", toy_model, "-c", SIMPLE, "-c", "not pos: NOUN ...", "-n", 3, "--steps", 9,
         "--sampler", "ddim", "--eta", 0.5, "--guidance", "exact", "--strength", 2, "--window", "0.1:0.9",
         "--temperature", 0.5, "--candidates", 4, "--select", "mbr", "--seed", 8, "--device", "cpu",
-        "--until-success", 3, "--explain", "--clamp",
+        "--until-success", 3, "--explain", "--clamp", "--restart", 0.25, "--time-offset", -2, "--last-temperature", 0.1,
+        "--corrections", 1, "--paper-steps", 2, "--paper-lr", 0.2, "--paper-fluency", 0.3,
     )  # fmt: skip
     assert outcome.code == 0
     (request,), settings, watch = seen
@@ -197,8 +200,11 @@ def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monke
     assert (settings.steps, settings.sampler, settings.eta, settings.temperature) == (9, "ddim", 0.5, 0.5)
     assert (settings.candidates, settings.select) == (4, "mbr")
     assert (settings.until_success, settings.explain, settings.clamp) == (3, True, True)
+    assert (settings.restart, settings.time_offset, settings.last_temperature) == (0.25, -2.0, 0.1)
+    assert settings.corrections == 1
     guidance = settings.guidance
     assert (guidance.method, guidance.strength, guidance.window) == ("exact", 2.0, (0.1, 0.9))
+    assert (guidance.paper_steps, guidance.paper_lr, guidance.paper_fluency) == (2, 0.2, 0.3)
     assert watch is None  # no progress where there is no terminal
 
 
@@ -518,7 +524,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} -n", "0", 2, ["-n"]),
         (f"{GENERATE} --seed", "9" * 30, 2, ["seed"]),
         (f"{GENERATE} --temperature", "0", 2, ["temperature"]),
-        (f"{GENERATE} --temperature", "1e-40", 2, ["temperature must be at least 0.01"]),
+        (f"{GENERATE} --temperature", "1e-40", 2, ["0.01<=x"]),
         (f"{GENERATE} --temperature", "nan", 2, ["temperature"]),
         (f"{GENERATE} --strength", "-1", 2, ["strength"]),
         (f"{GENERATE} --strength", "nan", 2, ["strength"]),
@@ -529,10 +535,10 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         (f"{GENERATE} --guidance", "magic", 2, ["'magic'", "gradient", "exact", "paper"]),
         (f"{GENERATE} --select", "best", 2, ["'best'", "score", "mbr"]),
         (f"{GENERATE} --guidance paper --sampler", "dpm", 2, ["--sampler ancestral"]),
-        (f"{GENERATE} --window", "0.5:0.1", 2, ["--window '0.5:0.1'"]),
-        (f"{GENERATE} --window", "a:b", 2, ["--window 'a:b'"]),
-        (f"{GENERATE} --window", "0.5", 2, ["--window '0.5': write FROM:TO"]),
-        (f"{GENERATE} --steps", "99999999999999999999", 2, ["steps must be between 1 and"]),
+        (f"{GENERATE} --window", "0.5:0.1", 2, ["window 0.5:0.1: must rise"]),
+        (f"{GENERATE} --window", "a:b", 2, ["window 'a:b'"]),
+        (f"{GENERATE} --window", "0.5", 2, ["window '0.5': write FROM:TO"]),
+        (f"{GENERATE} --steps", "99999999999999999999", 2, ["--steps", "1<=x<=100000"]),
         (f"{GENERATE} --device cuda --ray --batch", "$place/good.jsonl", 2, ["leave out --device"]),
         (f"{GENERATE} --device", "quantum", 2, ["'quantum'"]),
         (f"{GENERATE} --device", "meta", 2, ["'meta'"]),

@@ -3,6 +3,7 @@
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from gradio_client import Client
@@ -12,7 +13,8 @@ from ctrlgen.cli import main
 from ctrlgen.cli import page as demo
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Settings, Step
+from ctrlgen.generation.request import Step
+from ctrlgen.settings import SETTINGS, Settings
 
 HOST = "127.0.0.1"
 
@@ -26,7 +28,11 @@ def client(generator: Generator) -> Iterator[Client]:
 
 def answers(client: Client, controls: str, template: str = "", n: int = 2) -> list[str]:
     """All that the page shows, one after the other."""
-    job = client.submit(controls, template, n, 5, 8, 8.0, 1, api_name="/write")
+    given = [one.default for one in SETTINGS.values()]
+    given[list(SETTINGS).index("steps")] = 8
+    given[list(SETTINGS).index("strength")] = 8.0
+    given[list(SETTINGS).index("window")] = "0:1"
+    job = client.submit(controls, template, n, 5, *given, api_name="/write")
     job.result(timeout=120)
     return [str(output) for output in job.outputs()]
 
@@ -52,7 +58,7 @@ def test_a_control_that_cannot_be_is_told(client: Client, controls: str, said: s
 
 def test_what_is_written_is_escaped(generator: Generator) -> None:
     (sample,) = generator.generate([generator.request(["length: 3"])], Settings(steps=2))
-    sample.tokens[1] = "<b>"
+    sample = replace(sample, tokens=["the", "<b>", "."], text="the <b>.", offsets=())
     assert "&lt;b&gt;" in demo.listing([sample])
     assert "<b>" not in demo.listing([sample])
 

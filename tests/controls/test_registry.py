@@ -28,7 +28,8 @@ from ctrlgen.controls.registry import (
 )
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.generation.generator import Generator, Settings
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
 from ctrlgen_classifiers.pos import Pos
 
 
@@ -125,7 +126,7 @@ def test_a_strangers_errors_reach_the_user(toy_model: Path, register: Register) 
 
 
 def test_exact_guidance_needs_a_closed_form(toy_model: Path, register: Register) -> None:
-    from ctrlgen.generation.guidance import Guidance
+    from ctrlgen.settings import Guidance
 
     register(starts="stranger:Starts")
     generator = Generator(str(toy_model))

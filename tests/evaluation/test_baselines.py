@@ -26,7 +26,8 @@ from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, Pre
 from ctrlgen.evaluation.baselines.rejection import Rejection
 from ctrlgen.evaluation.baselines.training import Known, constituents
 from ctrlgen.evaluation.language_model import LanguageModel, train_lm
-from ctrlgen.generation.generator import Generator, Request
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request
 from ctrlgen_classifiers import pos
 
 SHORT = replace(TRAINING, steps=150, tokens_per_batch=1024, lr=0.005, validate_every=150, log_every=50)

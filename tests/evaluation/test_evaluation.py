@@ -24,7 +24,7 @@ from ctrlgen.evaluation.evaluation import Evaluation
 from ctrlgen.evaluation.figures import evaluations, parts_right
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.metrics import Training, calibrate, estimate
-from ctrlgen.evaluation.plan import Plan, vary
+from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.records import RECORDS, Record
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.targets import (
@@ -38,8 +38,8 @@ from ctrlgen.evaluation.targets import (
     read_targets,
     without_middle,
 )
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen_classifiers.length import Length
 
 QUICK = Settings(steps=4)
@@ -335,15 +335,7 @@ def test_a_sweep_has_a_row_for_every_setting(run: Callable[..., Results]) -> Non
     assert [row.evaluations for row in results.rows if row.system == "ctrlgen"] == [14, 14, 15, 15]
 
 
-def test_settings_that_are_varied() -> None:
-    settings = vary(Settings(), {"strength": "2", "steps": "9", "guidance": "exact"})
-    assert (settings.guidance.strength, settings.steps, settings.guidance.method) == (2, 9, "exact")
-    assert vary(Settings(), {"guidance": "exact"}).guidance == Guidance("exact")  # at that method's own strength
-    assert vary(vary(Settings(), {"strength": "2"}), {"steps": "9"}).guidance.strength == 2
-    with pytest.raises(UsageError, match=r"'strenght'.*strength"):
-        vary(Settings(), {"strenght": "2"})
-    with pytest.raises(UsageError, match="'much' is not a number"):
-        vary(Settings(), {"strength": "much"})
+def test_calls_of_the_denoiser_are_counted() -> None:
     assert evaluations(Settings(steps=10, candidates=3), fixed_length=False) == 3 * (10 + 12 + 32)
     assert evaluations(Settings(steps=10, corrections=0), fixed_length=False) == 10
     assert evaluations(Settings(steps=10), fixed_length=True) == 10
@@ -370,7 +362,7 @@ def test_good_texts_score_near_the_ceiling_and_a_bad_model_near_nothing(
         for parameter in model.denoiser.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=rng))
     save_pretrained(model, tmp_path / "bad")
-    guided = vary(QUICK, {"strength": "0"})
+    guided = replace(QUICK, guidance=Guidance(strength=0.0))
     bad = run(suites=suite, limit=20, generator=Generator(str(tmp_path / "bad")), settings=guided)
     row = bad.row("words", "ctrlgen")
     assert row is not None

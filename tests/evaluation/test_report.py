@@ -31,7 +31,9 @@ from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import Asked, Target
 from ctrlgen.evaluation.tradeoff import Point, curves, knee
-from ctrlgen.generation.generator import Generator, Request, Settings
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request
+from ctrlgen.settings import Settings
 
 COMMAND = "ctrlgen eval --suite pos --data 'my data.jsonl'"
 

@@ -10,7 +10,8 @@ from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.generation.cluster import SHARD, generate_on_cluster
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Request, Settings
+from ctrlgen.generation.request import Request
+from ctrlgen.settings import Settings
 
 
 def test_the_texts_are_those_of_one_process(

@@ -14,9 +14,10 @@ from ctrlgen.generation import denoising
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.correction import LEAST_GAIN, STRIDE, accept, correct, propose
 from ctrlgen.generation.denoising import drafts
-from ctrlgen.generation.generator import Generator, Request, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws, Job
+from ctrlgen.generation.request import Request
+from ctrlgen.settings import Guidance, Settings
 
 WORDS, DIM = 7, 3
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"

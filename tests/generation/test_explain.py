@@ -14,9 +14,10 @@ from ctrlgen.generation import explain, jobs
 from ctrlgen.generation import generator as pipeline
 from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.explain import Opposition, missing_parts
-from ctrlgen.generation.generator import ControlResult, Generator, Request, Sample, Settings
-from ctrlgen.generation.guidance import Guidance, Term
-from ctrlgen.generation.request import Explanation
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.guidance import Term
+from ctrlgen.generation.request import ControlResult, Explanation, Request, Sample
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen_classifiers import pos
 from ctrlgen_classifiers.brackets import Constituent
 from ctrlgen_classifiers.chart import Labels

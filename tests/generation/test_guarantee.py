@@ -8,9 +8,9 @@ from ctrlgen.automata.automaton import product
 from ctrlgen.controls.filling import Fills
 from ctrlgen.controls.template import parse_template
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.generator import Generator, Settings
-from ctrlgen.generation.guidance import Guidance
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import allowed_lengths
+from ctrlgen.settings import Guidance, Settings
 
 FEW = Settings(steps=3)
 HARD = [

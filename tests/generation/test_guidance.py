@@ -14,7 +14,6 @@ from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.guidance import (
-    Guidance,
     Term,
     active,
     condition_words,
@@ -25,6 +24,7 @@ from ctrlgen.generation.guidance import (
     tweedie_shift,
     within,
 )
+from ctrlgen.settings import Guidance
 
 MakeModel = Callable[..., Denoiser]
 FAINT = Guidance(strength=1e-3)  # too weak for the bound on the shift to matter

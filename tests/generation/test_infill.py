@@ -11,10 +11,12 @@ from torch import Tensor
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.generator import Generator, Sample, Settings
-from ctrlgen.generation.guidance import Guidance, Term, steer
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.guidance import Term, steer
 from ctrlgen.generation.jobs import Draws
 from ctrlgen.generation.kept import KeptWords, keep
+from ctrlgen.generation.request import Sample
+from ctrlgen.settings import Guidance, Settings
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 
 QUICK = Settings(steps=8)

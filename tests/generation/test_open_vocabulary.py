@@ -11,7 +11,7 @@ from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 from ctrlgen.tokenizer import WordTokenizer
 
 BRIEF = Settings(steps=6)

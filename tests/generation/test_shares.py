@@ -3,8 +3,9 @@
 import pytest
 
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.generator import Generator, Settings
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.shares import Share, Shares, count_shares, parse_share
+from ctrlgen.settings import Settings
 
 FEW = Settings(steps=3, until_success=3)
 

@@ -9,7 +9,7 @@ import torch
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, read_weights
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import TIME_OFFSET, Example, HeadTask, hold_out, noise_label, noise_labels

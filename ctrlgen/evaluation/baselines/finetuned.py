@@ -40,8 +40,9 @@ from ctrlgen.evaluation.baselines.training import (
 )
 from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm, save_lm
 from ctrlgen.files import write_text
-from ctrlgen.generation.generator import Generator, Request
+from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import draw_length
+from ctrlgen.generation.request import Request
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig

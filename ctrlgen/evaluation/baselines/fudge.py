@@ -44,7 +44,8 @@ from ctrlgen.evaluation.baselines.training import (
     unwatched,
 )
 from ctrlgen.evaluation.language_model import LanguageModel
-from ctrlgen.generation.generator import Generator, Request
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import load_head
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ctrlgen.evaluation.baselines.best_of import BestOf, Drawn, Pair, Rank
-from ctrlgen.generation.generator import Request
+from ctrlgen.generation.request import Request
 
 
 class Rejection(BestOf):
