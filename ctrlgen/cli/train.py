@@ -33,6 +33,7 @@ def train(
         raise UsageError("give --out, the directory of the new model")
     check_tracker(log_with)
     from ctrlgen.cli.display import follow_training
+    from ctrlgen.generation.generator import sample_texts
     from ctrlgen.training.denoising import train as run
     from ctrlgen.training.recipe import make_recipe, read_recipe
 
@@ -47,7 +48,8 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
     with naming_resume():
-        follow_training(run(plan, out, resume=resume, log_with=log_with), resumable=True)
+        training = run(plan, out, resume=resume, log_with=log_with, show=sample_texts)
+        follow_training(training, resumable=True)
     typer.echo(f"model written to {out}", err=True)
 
 

@@ -114,7 +114,7 @@ class Generator:
         return self.workers.map(finish, jobs)
 
 
-def sample_texts(model: DiffusionLM, count: int, seed: int = 0, settings: Settings = Settings()) -> list[str]:
+def sample_texts(model: DiffusionLM, count: int = 4, seed: int = 0, settings: Settings = Settings()) -> list[str]:
     """Texts without any control, for a look at a model in training."""
     generator = Generator(model)
     return [sample.text for sample in generator.generate([Request(n=count, seed=seed)], settings)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,8 @@ from ctrlgen.training.fit import Progress, TrainingConfig, differing_keys, fit, 
 
 VALIDATION_SENTENCES = 2048
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
+
+Show = Callable[[DiffusionLM], list[str]]  # texts of the model so far
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class DenoisingLoss(nn.Module):
 class DenoisingTask:
     """Training the denoiser on sentences: the `Task` behind `ctrlgen train`."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, show: Show | None = None):
+        self.recipe, self.show = recipe, show
         data, model = recipe.data, recipe.model
         texts = read_texts(data.train, data.text_column, leave_out=data.leave_out)
         sources = data.documents if model.context else []
@@ -236,10 +238,10 @@ class DenoisingTask:
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, Any]:
         """Mean held-out loss and a few samples. The noise is the same at every call: the warp has not moved it."""
-        from ctrlgen.generation.generator import sample_texts
-
         assert isinstance(module, DenoisingLoss)
-        results: dict[str, Any] = {"samples": sample_texts(self.model(module), count=4, seed=0)}
+        results: dict[str, Any] = {}
+        if self.show is not None:
+            results["samples"] = self.show(self.model(module))
         if self.held_out:
             device = module.denoiser.device
             held_out_loss = DenoisingLoss(module.denoiser, self.make_schedule(), self.recipe.diffusion.steps).to(device)
@@ -275,11 +277,16 @@ def starting_model(recipe: Recipe) -> DiffusionLM | None:
     return model
 
 
-def train(recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None) -> Iterator[Progress]:
-    """Train a denoiser as `recipe` says. Yields progress; the model is in `directory` when it ends."""
+def train(
+    recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None, show: Show | None = None
+) -> Iterator[Progress]:
+    """Train a denoiser as `recipe` says. Yields progress; the model is in `directory` when it ends.
+
+    `show` makes the samples that a validation reports, if any, of the model so far.
+    """
     with claimed(directory):
         prepare_directory(directory, resume)
-        task = DenoisingTask(recipe)
+        task = DenoisingTask(recipe, show)
         made_of = {
             "sentences": len(task.sentences),
             "texts": task.texts_fingerprint(),

@@ -1,7 +1,7 @@
 """Training attribute classifiers: heads that read the frozen denoiser's hidden states of noised text.
 
 A head learns log p(target | x_t) at every noise level, so that its gradient can steer every step. It sees the denoiser
-as sampling does, told of more noise than there is (`Settings.time_offset`). Which targets there are and how they are
+as sampling does, told of more noise than there is (`TimeOffsets`). Which targets there are and how they are
 scored is the head's; noise, batches and the loop are here.
 """
 
@@ -27,7 +27,6 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import denoise, draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
-from ctrlgen.settings import Settings
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:
@@ -35,11 +34,9 @@ if TYPE_CHECKING:
 
 Target = TypeVar("Target")
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-TIME_OFFSET = Settings().time_offset
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
 HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED = 0.05, 1024, 0  # the same texts in every part of a training
 FEWEST_TEXTS = 20
-LARGEST_OFFSET = 1.5  # of the log-SNR told in training, in time offsets of sampling; the smallest is 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,22 @@ class Example(Generic[Target]):
 
     tokens: list[int]
     target: Target
+
+
+@dataclass(frozen=True)
+class TimeOffsets:
+    """By how much the log-SNR that the denoiser is told of differs from the true one, while a head is trained.
+
+    Sampling tells it of such offsets (`Settings.time_offset`), so a head learns under all between these two.
+    """
+
+    least: float = -1.5
+    most: float = 0.0
+    validation: float = -1.0  # at which held-out texts are read
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,), uniform."""
+        return self.most + (self.least - self.most) * torch.rand(count, generator=rng)
 
 
 Augment = Callable[[Sequence[Example[Any]]], list[Example[Any]]]
@@ -103,8 +116,9 @@ class HeadTask:
         examples: Sequence[Example[Any]],
         config: TrainingConfig,
         augment: Augment | None = None,
+        offsets: TimeOffsets = TimeOffsets(),
     ):
-        self.model = model
+        self.model, self.offsets = model, offsets
         if model.fixed_length:
             most = model.config.max_length
             examples = [
@@ -127,7 +141,7 @@ class HeadTask:
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
         encoded = self.module.head.encode([self.examples[i].target for i in indices], [length] * batch)
-        offset = LARGEST_OFFSET * TIME_OFFSET * torch.rand(batch, generator=rng)
+        offset = self.offsets.draw(batch, rng)
         by_row = (part[rows] for part in (tokens, encoded, noise.t, offset, noise.eps))
         return (*by_row, noise.self_condition), tokens.numel()
 
@@ -136,7 +150,7 @@ class HeadTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, Any]:
-        """Held-out accuracy with sampling's time offset, overall and by noise level sigma/alpha."""
+        """Held-out accuracy at one time offset, overall and by noise level sigma/alpha."""
         assert isinstance(module, HeadLoss)
         rng = torch.Generator().manual_seed(0)
         batches = LengthBatches([e.tokens for e in self.held_out], 4096, seed=0)
@@ -148,7 +162,7 @@ class HeadTask:
             encoded = module.head.encode([self.held_out[i].target for i in indices], [length] * batch)
             noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
-            offset = torch.full((batch,), TIME_OFFSET)
+            offset = torch.full((batch,), self.offsets.validation)
             parts = [p.to(device) for p in (tokens, noise.t, offset, noise.eps, torch.tensor(True))]
             denoised = module.denoise(*parts)
             costs += (-module.head.log_prob(denoised, encoded.to(device)) / tokens.shape[1]).tolist()
@@ -195,6 +209,7 @@ def train_head(
     directory: Path,
     description: dict[str, Any],
     augment: Augment | None = None,
+    offsets: TimeOffsets = TimeOffsets(),
 ) -> Iterator[Progress]:
     """Train a head and leave its files in `directory`. `description` becomes its config.json.
 
@@ -208,7 +223,8 @@ def train_head(
     if start is not None:
         fill(head, start.directory)
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
-    task = HeadTask(model, head, examples, config, augment)
+    task = HeadTask(model, head, examples, config, augment, offsets)
+    description = description | {"time_offsets": asdict(offsets)}
     for progress in fit(task, config, directory, cpu=model.device.type == "cpu"):
         if progress.validation and progress.validation is task.best:
             training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths

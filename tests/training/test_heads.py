@@ -12,7 +12,7 @@ from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.settings import Settings
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.fit import TrainingConfig
-from ctrlgen.training.heads import TIME_OFFSET, Example, HeadTask, hold_out, noise_label, noise_labels
+from ctrlgen.training.heads import Example, HeadTask, TimeOffsets, hold_out, noise_label, noise_labels
 from ctrlgen_classifiers.pos import Pos, parse_pattern
 
 
@@ -31,9 +31,10 @@ def test_heads_see_the_denoiser_as_sampling_asks_it(task: HeadTask) -> None:
     (indices,) = task.epoch(0)
     (tokens, _, t, offset, eps, _), count = task.batch(indices, torch.Generator().manual_seed(0), slice(None))
     assert count == tokens.numel()
-    assert Settings().time_offset == TIME_OFFSET < 0
-    assert offset.max() <= 0
-    assert offset.min() < TIME_OFFSET < offset.mean() < 0
+    offsets = TimeOffsets()
+    assert offsets.least < offsets.validation == Settings().time_offset < offsets.most == 0
+    assert offset.max() <= offsets.most
+    assert offsets.least <= offset.min() < offsets.validation < offset.mean() < 0
     denoised = task.module.denoise(tokens, t, offset, eps, torch.tensor(False))
     torch.testing.assert_close(denoised.log_snr, task.model.schedule.log_snr(t) + offset)
     as_it_is = task.module.denoise(tokens, t, torch.zeros_like(t), eps, torch.tensor(False))

@@ -19,6 +19,7 @@ from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.generation.generator import sample_texts
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe, train
 from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, differing_keys, update_average
 
@@ -37,7 +38,7 @@ def recipe(toy_data: Path) -> Recipe:
 def run(recipe: Recipe, directory: Path, until: int | None = None, **options: Any) -> list[Progress]:
     """Train to the end, or stop dead at the first event of step `until`."""
     events = []
-    training = train(recipe, directory, **options)
+    training = train(recipe, directory, show=sample_texts, **options)
     for event in training:
         events.append(event)
         if event.step == until:
