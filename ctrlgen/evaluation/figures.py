@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctrlgen.diffusion.process import SCORED_LEVELS
+from ctrlgen.diffusion.losses import SCORED_LEVELS
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.cost_models import CostModel

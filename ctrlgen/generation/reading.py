@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.losses import log_likelihood_bound
 from ctrlgen.diffusion.precision import autocast
-from ctrlgen.diffusion.process import log_likelihood_bound
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
 from ctrlgen.generation.kept import KeptWords

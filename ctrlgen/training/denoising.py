@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
 from ctrlgen.data import fitting, read_sentences, read_texts, report, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.process import Noise, cross_entropy_loss, draw_noise, sampled_cross_entropy_loss, simple_loss
+from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
+from ctrlgen.diffusion.process import Noise, draw_noise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
 from ctrlgen.directories import claimed
@@ -24,7 +25,8 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
-from ctrlgen.training.fit import Progress, TrainingConfig, differing_keys, fit, prepare_directory
+from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
+from ctrlgen.training.run_state import differing_keys
 
 VALIDATION_SENTENCES = 2048
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence

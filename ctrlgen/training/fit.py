@@ -22,14 +22,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import WEIGHTS, save_tensors
+from ctrlgen.checkpoint import WEIGHTS
 from ctrlgen.diffusion.precision import has_fast_bfloat16
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.files import append_line, make_directory, read_lines, to_json, write_text
 from ctrlgen.training.optim import make_optimizers
+from ctrlgen.training.run_state import RunState
 
 MAX_SEED = 2**31 - 1  # torch reads 32 bits of a seed: within these no two are one
 RESUME, METRICS = "resume.safetensors", "metrics.jsonl"
@@ -286,78 +286,3 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1.0 - decay)
     for target, source in zip(average.buffers(), module.buffers(), strict=True):
         target.copy_(source)
-
-
-class RunState:
-    """All that a run needs to continue: weights, average, optimizers and step, in one safetensors file."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        average: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        fingerprint: dict[str, Any],
-    ):
-        self.module, self.average, self.optimizers = module, average, optimizers
-        self.fingerprint = json.dumps(fingerprint, sort_keys=True)
-        self.recent: list[float] = []  # losses since the last log
-
-    def tensors(self) -> dict[str, Tensor]:
-        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for number, optimizer in enumerate(self.optimizers):
-            for index, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{number}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-        return tensors
-
-    def save(self, path: Path, step: int) -> None:
-        recent = json.dumps(self.recent)
-        save_tensors(path, self.tensors(), {"step": str(step), "recent": recent, "fingerprint": self.fingerprint})
-
-    def load(self, path: Path) -> int:
-        """Restore everything and return the number of steps done."""
-        try:
-            with safe_open(str(path), "pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-        except Exception as error:  # safetensors raises its own and OSError alike
-            raise CtrlgenError(f"{path}: truncated or not a checkpoint") from error
-        was, now = json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint)
-        if "texts" not in was:  # version 0.1 counted them only
-            now.pop("texts", None)
-        if was != now:
-            changed = differing_keys(was, now)
-            raise UsageError(f"{path}: {why_not_resumed(changed)}")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.module.load_state_dict(part("module."))
-        self.average.load_state_dict(part("average."))
-        for number, optimizer in enumerate(self.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in part(f"optimizer.{number}.").items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.recent += json.loads(metadata.get("recent", "[]"))
-        return int(metadata["step"])
-
-
-def why_not_resumed(changed: Sequence[str]) -> str:
-    if "texts" in changed or "sentences" in changed:
-        return "was made with other texts; go on with those, or start anew with another --out"
-    hint = "; for more steps start another run from its weights, with --init" if "training.steps" in changed else ""
-    return f"was made with another recipe ({', '.join(changed)} changed){hint}"
-
-
-def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    changed = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            changed += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            changed.append(f"{prefix}{key}")
-    return changed

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_config, read_weights, write_weights
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.diffusion.process import denoise, draw_noise, q_sample
+from ctrlgen.diffusion.losses import denoise
+from ctrlgen.diffusion.process import draw_noise, q_sample
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.training.batches import LengthBatches

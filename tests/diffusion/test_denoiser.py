@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctrlgen.diffusion.blocks import rotary, rotate
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser, DenoiserConfig
-from ctrlgen.diffusion.process import log_likelihood_bound
+from ctrlgen.diffusion.losses import log_likelihood_bound
 from ctrlgen.diffusion.schedule import WarpSchedule, alpha_sigma
 
 MakeModel = Callable[..., Denoiser]

@@ -9,17 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ctrlgen.diffusion.denoiser import Denoiser
-from ctrlgen.diffusion.process import (
-    Noise,
-    cross_entropy_loss,
-    denoise,
-    draw_noise,
-    gaussian_kl,
-    log_likelihood_bound,
-    posterior,
-    q_sample,
-    simple_loss,
-)
+from ctrlgen.diffusion.losses import cross_entropy_loss, denoise, log_likelihood_bound, simple_loss
+from ctrlgen.diffusion.process import Noise, draw_noise, gaussian_kl, posterior, q_sample
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, alpha_sigma, make_schedule
 

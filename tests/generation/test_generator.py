@@ -21,7 +21,7 @@ from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.process import log_likelihood_bound
+from ctrlgen.diffusion.losses import log_likelihood_bound
 from ctrlgen.diffusion.samplers import Prediction, SeededNoise
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.diffusion.seeds import SEED_STRIDE

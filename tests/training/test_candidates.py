@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.process import cross_entropy_loss, draw_noise, sampled_cross_entropy_loss
+from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss
+from ctrlgen.diffusion.process import draw_noise
 from ctrlgen.diffusion.schedule import WarpSchedule
 from ctrlgen.diffusion.words import NO_ROW, WordVectors, spell
 from ctrlgen.training.candidates import Candidates, CandidateSampler, inclusion, places

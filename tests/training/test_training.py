@@ -21,7 +21,8 @@ from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import sample_texts
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe, train
-from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, differing_keys, update_average
+from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, update_average
+from ctrlgen.training.run_state import differing_keys
 
 SMALL = ModelConfig(embedding_dim=4, width=16, layers=1, heads=2, max_length=11, dropout=0.1)
 BRIEF = TrainingConfig(
