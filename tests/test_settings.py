@@ -98,9 +98,9 @@ def test_what_cannot_be_read(name: str, text: str, said: str) -> None:
         "generate --guidance paper --sampler ddim",
         "generate -c nonsense",
         "infill ___ --time-offset 1e10",
-        "eval --temperature -1",
-        "eval --sweep temperature=1,-1",
-        "eval --sweep strenght=1",
+        "eval --data x --temperature -1",
+        "eval --data x --sweep temperature=1,-1",
+        "eval --data x --sweep strenght=1",
     ],
 )
 def test_bad_values_are_refused_before_torch_is_imported(command: str) -> None:
