@@ -17,7 +17,6 @@ from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import waiting
 from ctrlgen.controls.language import parse_statement
-from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
 from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
     from ctrlgen.generation.request import Request, Sample
 
-BATCH_WINDOW = 256  # requests answered at a time, so that long inputs stream
+BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
 
 
@@ -66,42 +65,36 @@ def answer(
     options: SamplingOptions,
     settings: Settings,
     make_requests: Callable[["Generator"], list["Request"]],
-    as_json: bool = False,
-    on_cluster: bool = False,
     finished: Callable[[list["Sample"]], None] | None = None,
 ) -> None:
     """Sample what is requested and write it out. Nothing is written where a request cannot be understood.
 
-    What a cluster answers is JSON Lines. `finished` is given the samples as they are written.
+    `finished` is given the samples as they are written.
     """
     for text in options.control or ():
         parse_statement(text)  # what is no control is refused before torch is imported
     with output(options.out) as file:
-        if on_cluster:
-            from ctrlgen.generation.cluster import generate_on_cluster
         from ctrlgen.generation.generator import Generator
 
-        if on_cluster and options.device not in ("auto", "cpu"):
-            raise UsageError("--ray shares a batch among processors: leave out --device")
         generator = Generator(options.model, find_device(options.device))
         requests = make_requests(generator)
         tally = Tally()
-        if on_cluster:
-            for lines in generate_on_cluster(options.model, requests, settings):
-                tally.count(lines)
+        for samples in answers(generator, requests, settings):
+            lines = [sample.as_json() for sample in samples]
+            tally.count(lines)
+            if finished is not None:
+                finished(samples)
+            if options.as_json:
                 write_lines(lines, file)
-        else:
-            for samples in answers(generator, requests, settings):
-                lines = [sample.as_json() for sample in samples]
-                tally.count(lines)
-                if finished is not None:
-                    finished(samples)
-                if as_json or options.as_json:
-                    write_lines(lines, file)
-                else:
-                    from ctrlgen.cli.display import show_samples
+            else:
+                from ctrlgen.cli.display import show_samples
 
-                    show_samples(samples, file)
+                show_samples(samples, file)
+    conclude(tally, options, settings)
+
+
+def conclude(tally: "Tally", options: SamplingOptions, settings: Settings) -> None:
+    """Say what became of all samples, where they were drawn until they succeeded."""
     if settings.until_success:
         print(tally.line(1 + settings.until_success), file=sys.stderr)
     if options.require_success and tally.failed:
