@@ -156,6 +156,21 @@ class WordTokenizer:
         file["normalizer"]["truecase"] = True  # a key of ours, which `tokenizers` passes over
         return json.dumps(file, indent=2, ensure_ascii=False)
 
+    def grown(self, texts: Sequence[str], min_count: int, max_size: int) -> "WordTokenizer":
+        """This tokenizer with the words of texts that it lacks, seen at least `min_count` times, most frequent first.
+
+        Words that it has keep their ids; it has `max_size` words at most.
+        """
+        counts = Counter[str]()
+        for text in texts:
+            words = self.split_training(text)
+            counts.update(word for word, id in zip(words, self.ids(words), strict=True) if id == self.unk_id)
+        common = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
+        new = [word for _, word in common[: max(0, max_size - len(self))]]
+        file = json.loads(self.to_json())
+        file["model"]["vocab"] |= {word: id for id, word in enumerate(new, len(self))}
+        return WordTokenizer(Tokenizer.from_str(json.dumps(file)), self.truecase)
+
     def with_words(self, words: Sequence[str]) -> "WordTokenizer":
         """The same tokenizer, whose vocabulary has these words as well, with the ids that follow. Not to be saved."""
         wider = copy.copy(self)

@@ -13,6 +13,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
+        if min(width, heads) < 1 or width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} must be an even multiple of heads {heads}")
         self.heads = heads
         self.modulation = nn.Linear(TIME_FEATURES, 4 * width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)

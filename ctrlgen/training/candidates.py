@@ -32,15 +32,19 @@ class CandidateSampler:
     without its own vector, too.
     """
 
-    def __init__(self, counts: Tensor, spelling: Tensor, vocab_size: int, sampled: int, own_dropout: float):
-        """counts (W,) in the training texts and spelling (W, m) of all words; `sampled`: how many are drawn."""
-        self.spelling, self.vocab_size, self.own_dropout = spelling, vocab_size, own_dropout
+    def __init__(
+        self, counts: Tensor, log_prior: Tensor, spelling: Tensor, vocab_size: int, sampled: int, own_dropout: float
+    ):
+        """counts in the training texts (W,), log_prior (W,) and spelling (W, m) of all words.
+
+        sampled: how many words are drawn, on average.
+        """
+        self.log_prior, self.spelling = log_prior, spelling
+        self.vocab_size, self.own_dropout = vocab_size, own_dropout
         counts = counts.double().clamp(min=1)
         self.share = counts / counts.sum()  # p(w)
-        learned, rare = counts.split([vocab_size, len(counts) - vocab_size])
-        self.log_prior = (torch.cat([learned, torch.ones_like(rare)]) / learned.sum()).log().float()
         self.drawn = torch.zeros_like(self.share)
-        self.drawn[:vocab_size] = inclusion(learned.sqrt(), sampled)
+        self.drawn[:vocab_size] = inclusion(counts[:vocab_size].sqrt(), sampled)
 
     def draw(self, tokens: Tensor, rng: torch.Generator) -> Candidates:
         """Candidates of a batch. tokens: all ids that occur in it, any shape; negative ones stand for none."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.fx.experimental._config
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
@@ -123,6 +124,8 @@ class DenoisingTask:
             self.tokenizer = WordTokenizer.train(everything, data.min_count, data.max_vocab)
             if len(self.tokenizer) == len(SPECIAL):
                 raise CtrlgenError(f"{data.train}: no word is seen {data.min_count} times")
+        elif self.tied:
+            self.tokenizer = start.tokenizer.grown(texts, data.min_count, max(data.max_vocab, len(start.tokenizer)))
         else:
             self.tokenizer = start.tokenizer
         self.rare: dict[str, int] = {}  # ids of words that are too rare for the vocabulary, from its size on
@@ -161,19 +164,28 @@ class DenoisingTask:
         except RuntimeError as error:  # torch's allocator
             raise CtrlgenError("a model of these sizes does not fit into memory") from error
         if self.tied:
-            words = [*self.tokenizer.words, *self.rare]
-            counts = torch.bincount(torch.tensor(list(chain.from_iterable(self.sentences))), minlength=len(words))
-            denoiser.words.learn_spelling(self.tokenizer.words, counts[: len(self.tokenizer)])
-            spelling = spell(words, self.recipe.model.pieces)
-            sampled = training.sampled_words or len(words)
-            self.sampler = CandidateSampler(counts, spelling, len(self.tokenizer), sampled, training.own_dropout)
+            self.learn_words(denoiser, start)
         if start is not None:
-            denoiser.load_state_dict(start.denoiser.state_dict())
+            denoiser.load_state_dict(start.denoiser.state_dict() | own_state(denoiser, start))
         if training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             for module in denoiser.blocks if self.tied else [denoiser]:
                 module.compile(dynamic=True, options={"fallback_random": True})  # inductor's own dropout is slow
         return denoiser
+
+    def learn_words(self, denoiser: Denoiser, start: DiffusionLM | None) -> None:
+        """Spellings and counts of the vocabulary. Those of a model to start from weigh as much as the texts' own."""
+        words, vocab_size, training = [*self.tokenizer.words, *self.rare], len(self.tokenizer), self.recipe.training
+        counts = torch.bincount(torch.tensor(list(chain.from_iterable(self.sentences))), minlength=len(words))
+        known = counts[:vocab_size]
+        if start is not None:
+            assert isinstance(start.denoiser, Denoiser)
+            earlier = F.pad(start.denoiser.words.counts, (0, vocab_size - len(start.tokenizer)))
+            known = earlier + (known * (earlier.sum() / known.sum())).round().long()
+        denoiser.words.learn_spelling(self.tokenizer.words, known)
+        log_prior = F.pad(denoiser.words.log_prior(), (0, len(self.rare)), value=denoiser.words.log_prior_of_new())
+        spelling, sampled = spell(words, self.recipe.model.pieces), training.sampled_words or len(words)
+        self.sampler = CandidateSampler(counts, log_prior, spelling, vocab_size, sampled, training.own_dropout)
 
     def make_schedule(self, start: DiffusionLM | None = None) -> Schedule:
         diffusion = self.recipe.diffusion
@@ -263,6 +275,17 @@ class DenoisingTask:
     def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
         assert isinstance(module, DenoisingLoss)
         save_pretrained(self.model(module), directory)
+
+
+def own_state(denoiser: Denoiser, start: DiffusionLM) -> dict[str, Tensor]:
+    """What a denoiser has beside what it starts from: more words, each of them its pieces alone."""
+    if denoiser.config.output != "tied":
+        return {}
+    assert isinstance(start.denoiser, Denoiser)
+    own = torch.zeros_like(denoiser.words.own)
+    own[: len(start.tokenizer)] = start.denoiser.words.own
+    kept = {name: tensor for name, tensor in denoiser.words.state_dict().items() if name in ("counts", "spelling")}
+    return {f"words.{name}": tensor for name, tensor in (kept | {"own": own}).items()}
 
 
 def starting_model(recipe: Recipe) -> DiffusionLM | None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ctrlgen.checkpoint import CONFIG, DiffusionConfig, find_model, read_config
 from ctrlgen.diffusion.denoiser import DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.tokenizer import SPECIAL
-from ctrlgen.training.denoising import Recipe
+from ctrlgen.training.denoising import ModelConfig, Recipe
 
 MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words")
 LARGEST = 10**9  # of any number
@@ -38,6 +39,7 @@ def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any
         table, _, key = dotted.partition(".")
         if isinstance(tables.setdefault(table, {}), dict):
             tables[table][key] = value
+    fill_from_start(tables)
     sections = get_type_hints(Recipe)
     built = {}
     for table, values in tables.items():
@@ -53,6 +55,20 @@ def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any
     recipe = Recipe(**built)
     check_sizes(recipe, source)
     return recipe
+
+
+def fill_from_start(tables: dict[str, Any]) -> None:
+    """A recipe that starts from a model has its sizes and its noise, unless it says otherwise."""
+    training = tables.get("training")
+    start = training.get("init") if isinstance(training, dict) else None
+    if not isinstance(start, str):
+        return
+    config = read_config(find_model(start) / CONFIG)
+    for table, source, kind in (("model", "denoiser", ModelConfig), ("diffusion", "diffusion", DiffusionConfig)):
+        said = config.get(source)
+        if isinstance(said, dict) and isinstance(tables.setdefault(table, {}), dict):
+            names = [field.name for field in dataclasses.fields(kind)]
+            tables[table] = {name: said[name] for name in names if name in said} | tables[table]
 
 
 def check_sizes(recipe: Recipe, source: str) -> None:

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from make_toy_model import TOY_MODEL, TOY_TRAINING
 from toy_grammar import toy_sentences
 
 from ctrlgen.cli import display, main, sampling
@@ -20,6 +21,7 @@ from ctrlgen.controls.classifier import Verdict
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample
 from ctrlgen.settings import Settings
+from ctrlgen.training.denoising import DataConfig, Recipe, train
 from ctrlgen_classifiers import pos
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
@@ -450,6 +452,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_data: P
     """A directory of things to be misused, which every test leaves as it was: $place in the table below."""
     place = tmp_path_factory.mktemp("place")
     shutil.copytree(toy_model, place / "model")
+    data = DataConfig(str(toy_data))
+    for _ in train(Recipe(data, TOY_MODEL, training=replace(TOY_TRAINING, steps=1)), place / "run"):
+        pass
     truncated = Path(shutil.copytree(toy_model, place / "truncated"))
     weights = truncated / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -586,7 +591,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         ("train $place/good.toml --out", "$place/file/model", 1, ["$place/file/model", "Not a directory"]),
         ("train $place/good.toml --out", "$place/model", 1, ["already holds a model"]),
         ("train $place/good.toml --resume --out", "$place/empty", 1, ["nothing to resume"]),
-        ("train $place/good.toml --resume --out", "$place/model", 2, ["another recipe"]),
+        ("train $place/good.toml --resume --out", "$place/run", 2, ["another recipe"]),
         ("train $place/good.toml --log-with nonsense --out", "$place/new", 2, ["'nonsense'", "tensorboard"]),
         ("train-classifier pos -m $place/nowhere --data", "$place/few.jsonl", 1, ["$place/nowhere"]),
         ("train-classifier pso -m $place/model --data", "$place/few.jsonl", 2, ["'pso'", "Did you mean pos?"]),

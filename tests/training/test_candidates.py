@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss
@@ -15,7 +16,11 @@ COUNTS = torch.arange(40) ** 2 + 1
 
 
 def make_sampler(sampled: int, vocab_size: int = 40, own_dropout: float = 0.0) -> CandidateSampler:
-    return CandidateSampler(COUNTS, spell(WORDS, 30), vocab_size, sampled, own_dropout)
+    return CandidateSampler(COUNTS, log_prior(COUNTS), spell(WORDS, 30), vocab_size, sampled, own_dropout)
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    return (counts.double().clamp(min=1) / counts.double().clamp(min=1).sum()).log().float()
 
 
 def make_denoiser() -> Denoiser:
@@ -101,7 +106,8 @@ def test_candidates_learn_the_distribution_of_all_words() -> None:
     """The minimum of the sampled loss is p(w), whatever the words' chances. Only the biases learn here."""
     rng = torch.Generator().manual_seed(0)
     wanted = torch.softmax(torch.randn(40, generator=rng), 0)
-    sampler = CandidateSampler((wanted * 10_000).round(), spell(WORDS, 30), 40, 6, 0.0)
+    counts = (wanted * 10_000).round()
+    sampler = CandidateSampler(counts, log_prior(counts), spell(WORDS, 30), 40, 6, 0.0)
     bias = torch.zeros(40, requires_grad=True)
     optimizer = torch.optim.Adam([bias], lr=0.05)
     for step in range(3000):

@@ -22,6 +22,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import sample_texts
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe, train
 from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, update_average
+from ctrlgen.training.recipe import make_recipe
 from ctrlgen.training.run_state import differing_keys
 
 SMALL = ModelConfig(embedding_dim=4, width=16, layers=1, heads=2, max_length=11, dropout=0.1)
@@ -349,9 +350,9 @@ def test_a_start_of_another_shape_is_refused_naming_the_keys(recipe: Recipe, toy
 def test_an_existing_model_is_not_overwritten(recipe: Recipe, toy_model: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished"
     run(recipe, unfinished, until=9)
-    for directory in (toy_model, unfinished):
+    for directory, advice in ((toy_model, "choose another --out"), (unfinished, "continue it with --resume")):
         before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-        with pytest.raises(CtrlgenError, match=r"already holds a model; .*--resume"):
+        with pytest.raises(CtrlgenError, match=f"already holds a model; {advice}"):
             run(recipe, directory)
         assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
@@ -537,3 +538,24 @@ def test_rows_can_be_left_out(toy_data: Path, documents: Path) -> None:
     without = dataclasses.replace(recipe.data, train=str(documents), text_column="source", leave_out={"source": ["a"]})
     with pytest.raises(CtrlgenError, match="holds no text"):
         DenoisingTask(dataclasses.replace(recipe, data=without))
+
+
+def test_a_tied_model_takes_in_the_words_of_new_texts(toy_data: Path, documents: Path, tmp_path: Path) -> None:
+    recipe = tied_recipe(toy_data, documents)
+    run(recipe, tmp_path / "first")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the zebra sees a zebra .\n" * 30 + "the gnu sees a dog .\n", encoding="utf-8")
+    tables = {"data": {"train": str(texts)}, "training": {"steps": 1, "lr": 1e-9, "precision": "float32"}}
+    grown = make_recipe(tables, "options", {"training.init": str(tmp_path / "first")})
+    assert grown.model == recipe.model
+    run(grown, tmp_path / "second")
+    first, second = (from_pretrained(str(tmp_path / name)) for name in ("first", "second"))
+    assert second.tokenizer.words == [*first.tokenizer.words, "zebra"]
+    assert "gnu" not in second.tokenizer
+    before, after = (model.denoiser.words for model in (first, second))
+    torch.testing.assert_close(after.own[:-1], before.own, atol=1e-5, rtol=1e-5)
+    assert after.own[-1].abs().max() < 1e-5  # its spelling says all that is known yet
+    torch.testing.assert_close(after.pieces, before.pieces, atol=1e-5, rtol=1e-5)
+    share = after.counts[-1] / after.counts.sum()
+    assert 0.1 < share < 0.2  # half of its share in the new texts, where a third of the words is it
+    assert after.counts[first.tokenizer.ids(["cat"])[0]] == before.counts[first.tokenizer.ids(["cat"])[0]]
