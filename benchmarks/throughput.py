@@ -1,10 +1,10 @@
 """How much of the machine's own matrix-product rate training reaches.
 
-    python benchmarks/throughput.py [--recipe examples/recipes/e2e.toml] [--precision float32] [--compile]
+    python benchmarks/throughput.py [--recipe examples/recipes/english.toml] [--words 20000] [--precision bfloat16]
 
 Trains the recipe's model with `ctrlgen train`'s own loop on random sentences of average length, one forward and one
 backward pass a step, counts the floating-point operations of its matrix products, and times bare products of the very
-same shapes. Prints one JSON object.
+same shapes. Words are as frequent as Zipf's law says. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, R
 from ctrlgen.training.fit import fit
 from ctrlgen.training.recipe import read_recipe
 
-LENGTH, WORDS = 22, 817  # of an average E2E text; of its vocabulary, without the special ones
+LENGTH = 22  # words of an average E2E text
 STEPS, WARM_UP, WINDOWS = 5, 2, 12  # steps in a window that is timed; windows that are not; those that are
 REPEATS = 12
 
@@ -39,30 +39,41 @@ class PlainTask(DenoisingTask):
         return replace(super().draw(tokens, rng), self_condition=torch.tensor(False))
 
 
-def random_texts(count: int) -> str:
+def random_texts(count: int, words: int) -> str:
+    """Sentences of words with Zipf's frequencies, each word at least once."""
     rng = random.Random(0)
-    return "\n".join(" ".join(f"word{rng.randrange(WORDS)}" for _ in range(LENGTH)) for _ in range(count))
+    drawn = rng.choices(range(words), [1 / rank for rank in range(1, words + 1)], k=max(0, count * LENGTH - words))
+    drawn += range(words)
+    rng.shuffle(drawn)
+    return "\n".join(" ".join(f"word{id}" for id in drawn[i : i + LENGTH]) for i in range(0, len(drawn), LENGTH))
 
 
-def step_seconds(recipe: Recipe) -> tuple[float, int, int]:
-    """Median seconds of a training step, the tokens in it, and the vocabulary's size."""
+def step_seconds(recipe: Recipe, words: int) -> tuple[float, int, int]:
+    """Median seconds of a training step, the tokens in it, and how many words it tells apart."""
     with tempfile.TemporaryDirectory() as directory:
         texts = Path(directory, "texts.txt")
-        texts.write_text(random_texts(20 * recipe.training.tokens_per_batch // LENGTH))
+        texts.write_text(random_texts(20 * recipe.training.tokens_per_batch // LENGTH, words))
         task = PlainTask(replace(recipe, data=DataConfig(str(texts), min_count=1)))
+        told_apart = len(task.tokenizer)
+        if task.tied:
+            rng = torch.Generator().manual_seed(0)
+            told_apart = len(task.sampler.draw(task.batches.tokens(task.epoch(0)[0]), rng).ids)
         events = itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1)
         marks = [time.perf_counter() for _ in events]
     windows = [b - a for a, b in itertools.pairwise(marks[WARM_UP:])]
     tokens = max(len(indices) for indices in task.epoch(0)) * len(task.sentences[0])
-    return median(windows) / STEPS, tokens, len(task.tokenizer)
+    return median(windows) / STEPS, tokens, told_apart
 
 
 def product_shapes(model: ModelConfig, tokens: int, vocabulary: int) -> list[tuple[int, int, int]]:
     """(rows, inner, columns) of every product with weights in one forward pass."""
     w = model.width
     block = [(tokens, w, 3 * w), (tokens, w, w), (tokens, w, 4 * w), (tokens, 4 * w, w)]
-    predicted = vocabulary if model.objective == "ce" else model.embedding_dim
-    return [(tokens, 2 * model.embedding_dim, w), *(block * model.layers), (tokens, w, predicted)]
+    before = [(tokens, 2 * model.embedding_dim, w), *(block * model.layers)]
+    if model.output == "tied":
+        vector = model.embedding_dim + model.output_dim
+        return [*before, (tokens, w, vector), (tokens, vector, vocabulary)]
+    return [*before, (tokens, w, vocabulary if model.objective == "ce" else model.embedding_dim)]
 
 
 def bare_product_seconds(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
@@ -92,6 +103,7 @@ def seconds(work: Callable[[], object], warm_up: int = 3) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=Path("examples/recipes/e2e.toml"))
+    parser.add_argument("--words", type=int, default=817, help="Size of the vocabulary.")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
@@ -101,7 +113,7 @@ def main() -> None:
         recipe.training, precision=options.precision, compile=options.compile, steps=steps, log_every=STEPS,
         checkpoint_every=steps, validate_every=steps, init=None,
     )  # fmt: skip
-    step, tokens, vocabulary = step_seconds(replace(recipe, training=training))
+    step, tokens, vocabulary = step_seconds(replace(recipe, training=training), options.words)
     shapes = product_shapes(recipe.model, tokens, vocabulary)
     operations = 3 * sum(2 * a * b * c for a, b, c in shapes)
     products = bare_product_seconds(shapes, getattr(torch, options.precision))
