@@ -163,16 +163,24 @@ def pairs_to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(file: Peekable, name: str) -> pyarrow.Table:
-    """A list of objects, or JSON Lines under the name of .json."""
+    """A list of objects, an object of lists of one length, or JSON Lines under the name of .json."""
     text = "".join(decoded_lines(file, name))
-    if not text.lstrip().startswith("["):
-        return read_json_lines(io.BufferedReader(io.BytesIO(text.encode())), name)
     try:
         rows = json.loads(text, object_pairs_hook=pairs_to_object)
         json.dumps(rows, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            return read_json_lines(io.BufferedReader(io.BytesIO(text.encode())), name)
+        raise CtrlgenError(f"{name}: cannot be read as data: not JSON: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CtrlgenError(f"{name}: cannot be read as data: not JSON: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
+    if isinstance(rows, dict):
+        columns = list(rows.values())
+        if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+            rows = [dict(zip(rows, values, strict=True)) for values in zip(*columns, strict=True)]
+        else:
+            rows = [rows]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CtrlgenError(f"{name}: cannot be read as data: its list must hold JSON objects only")
     return json_table(rows)
 

@@ -59,6 +59,7 @@ READ = {
     "semicolons": ("a.csv", 'text;label\n"Good; cheap, too .";1\n', ["Good; cheap, too ."]),
     "a column in another case": ("a.csv", "Text,label\nGood .,1\n", ["Good ."]),
     "JSON Lines called .json": ("a.json", '{"text": "Good ."}\n{"text": "Bad ."}\n', ["Good .", "Bad ."]),
+    "an object of lists": ("a.json", '{"text": ["Good .", "Bad ."], "label": [1, 0]}', ["Good .", "Bad ."]),
     "a number beyond 64 bits": ("a.jsonl", '{"text": "Good .", "id": 123456789012345678901234567890}\n', ["Good ."]),
     "columns without a name": ("a.csv", ",text,\n0,Good .,\n", ["Good ."]),
 }  # fmt: skip

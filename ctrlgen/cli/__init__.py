@@ -11,7 +11,18 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from ctrlgen.cli import controls, demo, evaluate, generate, import_, infill, train, train_classifier, train_lm
+from ctrlgen.cli import (
+    controls,
+    demo,
+    evaluate,
+    generate,
+    import_,
+    infill,
+    train,
+    train_classifier,
+    train_lm,
+    validate,
+)
 from ctrlgen.cli.common import Command
 from ctrlgen.cli.telling import start_log, tell_log
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -33,6 +44,7 @@ app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)
 app.command("eval")(evaluate.evaluate)
 app.command("controls")(controls.controls)
+app.command("validate")(validate.validate)
 app.command("demo")(demo.demo)
 for registered in app.registered_commands:
     registered.cls = Command

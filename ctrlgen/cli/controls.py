@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctrlgen.cli.common import ModelOption
 from ctrlgen.files import to_json
 
+if TYPE_CHECKING:
+    from ctrlgen.controls.classifier import Classifier
+
 
 def controls(
+    name: Annotated[str | None, typer.Argument(help="A control of the model, to list every value that it has.")] = None,
     model: ModelOption = "e2e",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False,
 ) -> None:
-    """List the installed controls: syntax, an example, what checks it, and whether this model has it."""
+    """List the installed controls: syntax, an example, what checks it, and whether this model has it.
+
+    Example: ctrlgen controls food
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -25,6 +32,9 @@ def controls(
     from ctrlgen.evaluation.report.card import measured_success
 
     loaded = from_pretrained(model)
+    if name is not None:
+        list_values(Controls(loaded).classifier(name), as_json)
+        return
     ready = Controls(loaded).names()
     measured = measured_success(loaded)
     rows: list[dict[str, Any]] = []
@@ -51,6 +61,17 @@ def controls(
     console(sys.stdout).print(table)
     if any(measured.values()):
         print("success: measured by `ctrlgen eval` on texts held out, and human texts under the same check")
+
+
+def list_values(classifier: Classifier, as_json: bool) -> None:
+    """Every value of a control, one a line, as it is asked for; how it is written, where there are too many to list."""
+    if as_json:
+        print(to_json({"kind": classifier.kind, "values": list(classifier.choices())}, sys.stdout))
+        return
+    for value in classifier.choices():
+        print(value)
+    if not classifier.choices():
+        print(f"{classifier.syntax}\nexample: {classifier.example}")
 
 
 def in_words(measured: dict[str, Any] | None) -> str:

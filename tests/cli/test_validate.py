@@ -1,0 +1,56 @@
+"""What can be asked for, and files that are checked before they cost hours."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import Outcome, Run, ctrlgen  # noqa: F401
+
+
+def test_the_values_of_a_control(ctrlgen: Run) -> None:  # noqa: F811
+    listed = ctrlgen("controls", "Food")
+    assert listed.code == 0
+    assert {"Italian", "Japanese", "absent"} <= set(listed.out.splitlines())
+    (answer,) = ctrlgen("controls", "food", "--json").answers
+    assert answer == {"kind": "field", "values": listed.out.splitlines()}
+    assert "\nexample: length: " in ctrlgen("controls", "length").out
+    outcome = ctrlgen("controls", "fod")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Did you mean food?" in outcome.err
+
+
+def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Path) -> None:  # noqa: F811
+    recipe, batch, data = (tmp_path / name for name in ("a.toml", "b.jsonl", "c.csv"))
+    recipe.write_text(f"[data]\ntrain = {json.dumps(str(toy_data))}\n")
+    batch.write_text('{"n": 3}\n{"controls": ["pos: DET ..."], "n": 2}\n')
+    data.write_text("text,mood\nA pub .,good\n,bad\nA bar .,good\n")
+    before = sorted(tmp_path.iterdir())
+    assert ctrlgen("validate", recipe) == Outcome(0, f"{recipe}: a recipe; its data can be read\n", "")
+    said = f"{batch}: a batch of 2 requests for 5 texts; {toy_model} understands them all\n"
+    assert ctrlgen("validate", batch, "-m", toy_model) == Outcome(0, said, "")
+    said = f"{data}: 3 rows, 2 texts in column 'text'\n  column 'mood': 2 values: 'good' 2, 'bad' 1\n"
+    assert ctrlgen("validate", data) == Outcome(0, said, "")
+    assert "600 texts in column 'text'" in ctrlgen("validate", toy_data).out
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.toml", "[data]\ntrain = 'none.csv'\n", "none.csv: no such file"),
+        ("a.toml", "[data]\ntrain = 'none.csv'\n[training]\nstep = 3\n", "Did you mean steps?"),
+        ("a.jsonl", '{"n": 1}\n{"n": 0}\n{"controls": ["pso: DET"]}\n', "(2 bad lines"),
+        ("a.jsonl", "not json\n", "line 1: not JSON"),
+        ("a.csv", "text,mood\na,b,c\n", "line 2: 3 fields"),
+        ("missing.csv", None, "no such file"),
+    ],
+)
+def test_bad_files(
+    ctrlgen: Run, toy_model: Path, tmp_path: Path, name: str, content: str | None, said: str  # noqa: F811
+) -> None:  # fmt: skip
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    outcome = ctrlgen("validate", tmp_path / name, "-m", toy_model)
+    assert outcome.code in (1, 2)
+    assert (outcome.out, len(outcome.err.splitlines())) == ("", 1)
+    assert said in outcome.err
