@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
@@ -19,6 +19,7 @@ SamplerName = Literal["ancestral", "ddim", "dpm"]
 GuidanceMethod = Literal["gradient", "exact", "paper"]
 Selection = Literal["score", "mbr"]
 Window = tuple[float, float]
+Scorer = Callable[[Sequence[str]], Sequence[float]]  # texts to numbers, of which more is better
 
 MOST_SAMPLES = 1_000_000  # of one request
 MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
@@ -83,6 +84,8 @@ class Settings:
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = setting(1, "Draw this many, keep the best by the model's score.", 1, 10_000)
     select: Selection = setting("score", "How to choose among candidates.")
+    scorer: Scorer | None = None  # of Python and `--scorer` alone, since it is code
+    particles: int = setting(8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False)
     until_success: int = setting(
         0,
         "Draw again what an oracle rejects, at most this often. The oracle then chooses the texts, so its verdicts "
@@ -99,6 +102,10 @@ class Settings:
         check(self)
         if self.guidance.method == "paper" and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
+        if self.scorer is not None and (self.sampler != "ancestral" or self.guidance.method == "paper"):
+            raise UsageError("a scorer chooses among ancestral draws: leave out --sampler, and the paper's guidance")
+        if self.scorer is not None and (self.candidates > 1 or self.explain):
+            raise UsageError("a scorer chooses among particles: leave out candidates and explanations")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ctrlgen.cli import sampling
 from ctrlgen.cli.common import find_device
-from ctrlgen.cli.sampling import SamplingOptions, Tally, answers, conclude, write_lines
+from ctrlgen.cli.sampling import (
+    SamplingOptions,
+    Tally,
+    answers,
+    conclude,
+    tell_cost,
+    with_scorer,
+    write_lines,
+)
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import BYTE_ORDER_MARK, read_lines
 from ctrlgen.journal import Journal, journal
@@ -37,6 +45,9 @@ def answer_batch(options: SamplingOptions, settings: Settings, source: str, on_c
     """
     if on_cluster and options.device not in ("auto", "cpu"):
         raise UsageError("--ray shares a batch among processors: leave out --device")
+    if on_cluster and options.scorer is not None:
+        raise UsageError("a scorer runs on this machine: leave out --ray")
+    settings = with_scorer(settings, options)
     as_it_comes = source == "-" and options.out is None and not on_cluster
     lines = [] if as_it_comes else read_requests(source, skip_bad)
     if on_cluster:
@@ -48,6 +59,7 @@ def answer_batch(options: SamplingOptions, settings: Settings, source: str, on_c
         answer_stream(generator, options, settings, skip_bad, tally)
     else:
         lines, requests = understood(generator, lines, options, skip_bad)
+        tell_cost(settings, requests)
         with writing(options.out, job(generator, lines, options, settings), [r.n for r in requests]) as written:
             tally.count(written.kept)
             left = requests[written.done :]
@@ -94,7 +106,7 @@ def job(generator: Generator, lines: Sequence[Written], options: SamplingOptions
     classifiers = {name: fingerprint(at, "*.*") for name, at in sorted(trained_classifiers(generator.model).items())}
     parts = {
         "requests": requests,
-        "settings": dataclasses.asdict(settings),
+        "settings": [dataclasses.asdict(dataclasses.replace(settings, scorer=None)), options.scorer],
         "models": [weights_fingerprint(generator.model), classifiers],
     }
     return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for key, value in parts.items()}

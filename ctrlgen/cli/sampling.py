@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -43,6 +43,12 @@ class SamplingOptions:
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False
     out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None
     require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION (texts to numbers) or hf:MODEL=LABEL: by what texts should score high. Runs its code."
+        ),
+    ] = None
 
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,8 +82,10 @@ def answer(
     with output(options.out) as file:
         from ctrlgen.generation.generator import Generator
 
+        settings = with_scorer(settings, options)
         generator = Generator(options.model, find_device(options.device))
         requests = make_requests(generator)
+        tell_cost(settings, requests)
         tally = Tally()
         for samples in answers(generator, requests, settings):
             lines = [sample.as_json() for sample in samples]
@@ -91,6 +99,23 @@ def answer(
 
                 show_samples(samples, file)
     conclude(tally, options, settings)
+
+
+def with_scorer(settings: Settings, options: SamplingOptions) -> Settings:
+    """The settings with the scorer that the options name."""
+    if options.scorer is None:
+        return settings
+    from ctrlgen.generation.scorers import load_scorer
+
+    return replace(settings, scorer=load_scorer(options.scorer))
+
+
+def tell_cost(settings: Settings, requests: Sequence["Request"]) -> None:
+    """Say what a scorer will take."""
+    if settings.scorer is not None:
+        from ctrlgen.generation.particles import cost
+
+        print(cost(sum(request.n for request in requests), settings.particles), file=sys.stderr)
 
 
 def conclude(tally: "Tally", options: SamplingOptions, settings: Settings) -> None:

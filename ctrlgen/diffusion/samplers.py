@@ -29,6 +29,10 @@ class Prediction:
     x0_hat: Tensor  # (B, n, d)
     logits: Tensor  # (B, n, V)
 
+    def rows(self, rows: Tensor) -> Prediction:
+        """The prediction of these rows (M,)."""
+        return Prediction(self.x_t[rows], self.log_snr, self.x0_hat[rows], self.logits[rows])
+
     def where(self, rows: Tensor, other: Prediction) -> Prediction:
         """This prediction in the rows where `rows` (B,) is True, the other one elsewhere."""
         mine = rows[:, None, None]

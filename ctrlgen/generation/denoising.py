@@ -13,7 +13,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import autocast
 from ctrlgen.diffusion.process import q_sample
 from ctrlgen.diffusion.rounding import clamp
-from ctrlgen.diffusion.samplers import Prediction, make_sampler
+from ctrlgen.diffusion.samplers import Prediction, Refine, make_sampler
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import better_draft
 from ctrlgen.generation.correction import correct
@@ -21,6 +21,7 @@ from ctrlgen.generation.guarantee import choose_texts, free, possible
 from ctrlgen.generation.guidance import Term, active, condition_words, refine, steer
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords
+from ctrlgen.generation.particles import Particles
 from ctrlgen.generation.reading import Reader
 from ctrlgen.settings import Settings
 
@@ -40,6 +41,8 @@ class Predictor:
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
         self.best: Prediction | None = None  # the text so far, of which a restart is told
+        self.latest: Prediction | None = None
+        self.order: Tensor | None = None  # (B,), the rows that rows go on from, once particles are drawn anew
 
     def progress(self, log_snr: Tensor) -> float:
         """From 0 at the noisiest step to 1 at the last."""
@@ -53,6 +56,8 @@ class Predictor:
         """The steered estimate of x_0. `last` is the log-SNR of the step at which words become final."""
         model, terms = self.model, self.acting(log_snr)
         previous = previous or self.best
+        if previous is not None and self.order is not None:
+            previous, self.order = previous.rows(self.order), None
         self_condition = previous.x0_hat if previous is not None else None
         told = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
         with autocast(model.device):
@@ -75,7 +80,8 @@ class Predictor:
         x0_hat = x0_hat + shift
         if self.settings.clamp:
             x0_hat = clamp(x0_hat, self.reader.embeddings)
-        return Prediction(x_t, log_snr, x0_hat, logits)
+        self.latest = Prediction(x_t, log_snr, x0_hat, logits)
+        return self.latest
 
     def chooses_jointly(self, terms: Sequence[Term]) -> bool:
         """Whether the last call chooses the whole text at once: where automata decide, or words are drawn."""
@@ -88,6 +94,12 @@ class Predictor:
         rngs = self.noise.generators
         return choose_texts(terms, may_stand, self.batch.sizes, self.settings.last_temperature, rngs)
 
+    def resample(self, particles: Particles, x_s: Tensor, *_: Tensor) -> Tensor:
+        """The draws of x_s that go on, chosen by the likeliest words of the step before."""
+        assert self.latest is not None
+        self.order = particles.order(self.latest.logits.argmax(-1))
+        return x_s if self.order is None else x_s[self.order]
+
     def refine(self, x_s: Tensor, mean: Tensor, variance: Tensor, log_snr: Tensor) -> Tensor:
         """A draw of x_s moved by the paper's guidance."""
         terms = self.acting(log_snr)
@@ -98,14 +110,22 @@ class Predictor:
 
 
 @torch.no_grad()
-def drafts(reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None) -> Iterator[Tensor]:
+def drafts(
+    reader: Reader,
+    batch: Batch[J],
+    settings: Settings,
+    observe: Observe | None = None,
+    particles: Particles | None = None,
+) -> Iterator[Tensor]:
     """Denoise one batch, yielding the likeliest word ids (B, n) after each step, the finished texts last.
 
-    `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1.
+    `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1. `particles` are the rows' groups.
     """
     predictor = Predictor(reader, batch, settings, observe)
     noise = predictor.noise
-    moved = predictor.refine if settings.guidance.method == "paper" and batch.terms else None
+    moved: Refine | None = predictor.refine if settings.guidance.method == "paper" and batch.terms else None
+    if particles is not None:
+        moved = partial(predictor.resample, particles)
     for levels in predictor.drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
         best, last = predictor.best, levels[-1]
         x_t = noise() if best is None else q_sample(best.x0_hat, noise(), levels[0])

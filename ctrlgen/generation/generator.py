@@ -17,9 +17,8 @@ from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import choose
-from ctrlgen.generation.denoising import drafts
+from ctrlgen.generation.drawing import draw
 from ctrlgen.generation.explain import explain
 from ctrlgen.generation.jobs import Draws, Job, longest_text
 from ctrlgen.generation.judging import judge, words_of
@@ -99,14 +98,12 @@ class Generator:
         def finish(batch_jobs: Sequence[Job], stopped: Event) -> list[list[int]]:
             nonlocal done
             reader = self.reader.of(batch_jobs[0].request)
-            batch = Batch(reader.model, batch_jobs)
             rows: list[list[int]] = []
-            for ids in drafts(reader, batch, settings):
+            for words, rows in draw(reader, batch_jobs, settings):
                 if stopped.is_set():
                     break
-                rows = batch.cut(ids)
                 with lock:
-                    done += sum(batch.sizes)
+                    done += words
                     if watch is not None:
                         watch(Step(done, total, words_of(reader, batch_jobs[0], rows[0])))
             return rows
