@@ -31,7 +31,7 @@ def train_lm(
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
     from ctrlgen.evaluation.language_model import lm_directories
-    from ctrlgen.evaluation.language_model import train_lm as run
+    from ctrlgen.evaluation.train_language_model import train_lm as run
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
     loaded = from_pretrained(model)

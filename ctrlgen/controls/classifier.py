@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM
     from ctrlgen.controls.template import Blank
     from ctrlgen.diffusion.denoiser import Denoised
-    from ctrlgen.training.fit import Progress, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,13 @@ class Classifier(ABC):
         data: Dataset,
         text_column: str,
         label_column: str | None,
-        config: TrainingConfig,
+        config: Any,
         directory: Path,
-    ) -> Iterator[Progress]:
-        """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress."""
+    ) -> Iterator[Any]:
+        """Train this kind on a model, leaving config.json and model.safetensors in `directory`; yields progress.
+
+        `config`, a `TrainingConfig`, says how long and how fast; what is yielded is `Progress`.
+        """
         raise UsageError(f"{cls.kind} is an exact rule and needs no training")
 
     def sharing(self, name: str) -> Classifier | None:

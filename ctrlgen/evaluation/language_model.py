@@ -9,37 +9,30 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, first_line, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, bundled_models, first_line, read_config
 from ctrlgen.controls.registry import user_directory
-from ctrlgen.data import fitting, read_texts, texts_fingerprint
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.files import atomic_file
-from ctrlgen.tokenizer import WordTokenizer, detokenize
+from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:
-    from ctrlgen.training.fit import Progress, TrainingConfig
+    pass
 
 SIZE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 SCORED_TOKENS = 2048  # in one batch; with a vocabulary of 50,000 its logits take 400 MB
 DRAWN_TEXTS = 256  # in one batch
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
 Adjust = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -262,127 +255,3 @@ def new_lm(tokenizer: WordTokenizer, max_length: int) -> LlamaForCausalLM:
         "vocabulary": vocabulary_fingerprint(tokenizer),
     }
     return LlamaForCausalLM(LlamaConfig(**settings))
-
-
-class NextWordLoss(nn.Module):
-    """Next-word cross-entropy. Without the output layer, which is the embeddings: a checkpoint holds them once."""
-
-    def __init__(self, lm: LlamaForCausalLM):
-        super().__init__()
-        self.trunk = lm.model
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, n) -> loss (B,), no statistics"""
-        hidden = self.trunk(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state  # (B, n - 1, d)
-        logits = F.linear(hidden, self.trunk.embed_tokens.weight)
-        return next_token_costs(logits, tokens[:, 1:]), hidden.new_zeros(0)
-
-    def lm(self) -> LlamaForCausalLM:
-        """A copy of what has been learned, as the whole model."""
-        lm = LlamaForCausalLM(self.trunk.config).to(self.trunk.device)
-        lm.model.load_state_dict(self.trunk.state_dict())
-        return lm
-
-
-class LanguageModelTask:
-    """The `Task` behind `ctrlgen train-lm`. Sentences are token ids without <end>."""
-
-    def __init__(
-        self,
-        lm: LlamaForCausalLM,
-        tokenizer: WordTokenizer,
-        sentences: Sequence[Sequence[int]],
-        held_out: Sequence[Sequence[int]],
-        config: TrainingConfig,
-    ):
-        self.tokenizer = tokenizer
-        self.module = NextWordLoss(lm)
-        self.batches = LengthBatches([self.ended(s) for s in sentences], config.tokens_per_batch, config.seed)
-        self.held_out = [self.ended(s) for s in held_out]
-
-    def ended(self, sentence: Sequence[int]) -> list[int]:
-        return [self.tokenizer.end_id, *sentence, self.tokenizer.end_id]
-
-    def epoch(self, number: int) -> list[list[int]]:
-        return self.batches.epoch(number)
-
-    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
-        tokens = self.batches.tokens(indices)  # (B, n)
-        return (tokens[rows],), tokens[:, 1:].numel()
-
-    def observe(self, statistics: Tensor) -> None:
-        pass
-
-    def validate(self, module: nn.Module) -> dict[str, Any]:
-        """Nats a token of the held-out texts, and a few samples."""
-        assert isinstance(module, NextWordLoss)
-        model = LanguageModel(module.lm(), self.tokenizer)
-        counts = [len(sentence) - 1 for sentence in self.held_out]
-        nats = [c * n for c, n in zip(mean_costs(model.lm, self.held_out), counts, strict=True)]
-        return {
-            "validation_cost": sum(nats) / sum(counts),
-            "samples": [detokenize(words) for words in model.draw(range(4))],
-        }
-
-    def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
-        assert isinstance(module, NextWordLoss)
-        save_lm(module.lm(), directory)
-
-
-@contextmanager
-def refusing_a_full_disk(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except SafetensorError as error:
-        raise CtrlgenError(f"{directory}: cannot be written to: {first_line(error)}") from error
-
-
-def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
-    """Write config.json and model.safetensors as float16; each takes its name only when it is whole."""
-    with (
-        quietly(),
-        refusing_a_full_disk(directory),
-        tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary,
-    ):
-        lm.half().save_pretrained(temporary)
-        for name in (WEIGHTS, CONFIG):
-            with atomic_file(directory / name) as file:
-                shutil.copyfile(Path(temporary) / name, file)
-
-
-def train_lm(
-    model: DiffusionLM,
-    data: str,
-    validation: str | None,
-    text_column: str | None,
-    config: TrainingConfig,
-    directory: Path,
-    *,
-    resume: bool = False,
-) -> Iterator[Progress]:
-    """Train a language model of `model`'s words on the texts of `data` and leave its files in `directory`.
-
-    Without `validation` a share of the texts is held out.
-    """
-    from ctrlgen.training.fit import fit  # only training needs accelerate
-
-    def sentences(source: str) -> list[list[int]]:
-        encoded = model.tokenizer.encode_training(read_texts(source, text_column))
-        return fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, source)
-
-    training = sentences(data)
-    held_out = sentences(validation)[:MOST_HELD_OUT] if validation else []
-    if not validation:
-        if len(training) < 20:
-            raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least 20")
-        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed)).tolist()
-        count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
-        held_out, training = [training[i] for i in order[:count]], [training[i] for i in order[count:]]
-    config = replace(config, matrix_lr=0.0)
-    torch.manual_seed(config.seed)
-    task = LanguageModelTask(
-        new_lm(model.tokenizer, model.config.max_length), model.tokenizer, training, held_out, config
-    )
-    texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
-    made_of = {"texts": texts, "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
-    yield from fit(task, config, directory, resume=resume, fingerprint=made_of)

@@ -25,7 +25,8 @@ from ctrlgen.evaluation.baselines.fudge import STRENGTHS, Asking, Fudge, Future,
 from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.baselines.rejection import Rejection
 from ctrlgen.evaluation.baselines.training import Known, constituents
-from ctrlgen.evaluation.language_model import LanguageModel, train_lm
+from ctrlgen.evaluation.language_model import LanguageModel
+from ctrlgen.evaluation.train_language_model import train_lm
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 from ctrlgen_classifiers import pos

@@ -20,7 +20,8 @@ from ctrlgen.cli import display, main
 from ctrlgen.controls import registry
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
-from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick, save_lm, train_lm
+from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
+from ctrlgen.evaluation.train_language_model import save_lm, train_lm
 from ctrlgen.files import atomic_file
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig

@@ -38,7 +38,8 @@ from ctrlgen.evaluation.baselines.training import (
     train_once,
     unwatched,
 )
-from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm, save_lm
+from ctrlgen.evaluation.language_model import LanguageModel, load_causal_lm
+from ctrlgen.evaluation.train_language_model import save_lm
 from ctrlgen.files import write_text
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import draw_length
