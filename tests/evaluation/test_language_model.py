@@ -347,7 +347,7 @@ def test_an_interrupted_run_continues(
     assert ctrlgen(*arguments, "--out", tmp_path / "whole")[0] == 0
     follow = display.follow_training
 
-    def interrupt(events: Iterator[Progress]) -> None:
+    def interrupt(events: Iterator[Progress], resumable: bool = False) -> None:
         for _ in events:
             signal.raise_signal(signal.SIGINT)
 
