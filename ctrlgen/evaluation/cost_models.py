@@ -11,7 +11,7 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel
-from ctrlgen.evaluation.metrics import Training
+from ctrlgen.evaluation.novelty import Training
 from ctrlgen.tokenizer import UNK, detokenize
 
 
@@ -47,13 +47,13 @@ class NgramModel:
 
     def __init__(self, model: DiffusionLM, training: Training):
         self.tokenizer = model.tokenizer
-        self.ngrams = KneserNey([self.known(words) for words in training.sentences])
+        self.ngrams = KneserNey(self.known(words) for words in training.sentences)
 
     def known(self, words: Sequence[str]) -> list[str]:
         return [word if word in self.tokenizer else UNK for word in words]
 
     def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
-        return [self.ngrams.cost(self.known(words)) for words in texts]
+        return [float(nats.mean()) for nats in self.ngrams.costs([self.known(words) for words in texts])]
 
 
 class NamedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from ctrlgen.diffusion.losses import SCORED_LEVELS
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.cost_models import CostModel
-from ctrlgen.evaluation.metrics import Estimate, Training, estimate, mean
+from ctrlgen.evaluation.metrics import Estimate, estimate, mean, share
+from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.records import Record
+from ctrlgen.evaluation.slips import Slips
 from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
 from ctrlgen.generation.correction import STRIDE
@@ -38,7 +40,10 @@ class Row:
     exp_mean: dict[str, float]  # mean of exp(cost): the perplexity that Diffusion-LM prints
     gap: dict[str, Estimate]  # cost above human text of the same targets
     distinct: dict[str, float | None]
+    entropy: float | None  # of the words of all texts, nats
     self_bleu: float | None
+    slips: Estimate | None  # share of texts with a word that hardly anybody would write there
+    repeats: Estimate | None  # share of texts in which a pair of words stands twice
     copies: float | None
     longest_shared: float | None
     bleu: float | None  # against references, infilling only
@@ -49,21 +54,37 @@ class Row:
     evaluations: int | None  # of the denoiser, a sample
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was found of single texts."""
+
+    costs: Mapping[str, Mapping[Words, float]]  # nats a token, by cost model
+    slips: Mapping[Words, bool]
+    shared: Mapping[Words, int]  # consecutive words with a training text
+    copied: Set[Words] | None
+
+
 def summarise(
     records: Sequence[Record],
     asked: Mapping[str, Asked],
     cost_models: Sequence[CostModel],
     training: Training | None,
+    slips: Slips | None,
     calls: Mapping[str, int],
 ) -> list[Row]:
     """A row for every suite, system and setting."""
     texts = list(dict.fromkeys(tuple(record.tokens) for record in records if record.tokens))
-    costs = {of.name: dict(zip(texts, of.costs(texts), strict=True)) for of in cost_models}
+    found = Found(
+        {of.name: dict(zip(texts, of.costs(texts), strict=True)) for of in cost_models},
+        dict(zip(texts, slips.found(texts), strict=True)) if slips else {},
+        dict(zip(texts, training.longest_shared(texts), strict=True)) if training else {},
+        {words for words in texts if training.copied(words)} if training else None,
+    )
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.group].append(record)
     return [
-        summary(group, groups.get((group[0].suite, HUMAN, ""), []), asked[group[0].suite], costs, training, calls)
+        summary(group, groups.get((group[0].suite, HUMAN, ""), []), asked[group[0].suite], found, calls)
         for group in groups.values()
     ]
 
@@ -72,8 +93,7 @@ def summary(
     records: Sequence[Record],
     human: Sequence[Record],
     asked: Asked,
-    costs: Mapping[str, Mapping[Words, float]],
-    training: Training | None,
+    found: Found,
     calls: Mapping[str, int],
 ) -> Row:
     suite, system, setting = records[0].group
@@ -81,21 +101,25 @@ def summary(
     checked = [record for record in records if record.checked]
     seconds, is_ours = sum(record.seconds for record in records), system == OURS
     written = [record for record in records if record.tokens]
-    cost = {name: [of[tuple(record.tokens)] for record in written] for name, of in costs.items()}
+    cost = {name: [of[tuple(record.tokens)] for record in written] for name, of in found.costs.items()}
+    keys = [tuple(record.tokens) for record in written]
     return Row(
         suite, system, setting, len(asked.targets), len(records),
-        success=estimate_by_target(checked, [float(bool(record.success)) for record in checked]),
+        success=share_by_target(checked, [float(bool(record.success)) for record in checked]),
         parts=parts_right(checked),
         by_control=success_by_control(records, asked),
         also=further_tests(records, asked),
         unchecked=0 if suite == UNGUIDED else len(records) - len(checked),
         cost={name: e for name, of in cost.items() if (e := estimate_by_target(written, of))},
         exp_mean={name: mean(math.exp(value) for value in of) for name, of in cost.items() if of},
-        gap={name: e for name, of in costs.items() if system != HUMAN and (e := gap(records, human, of))},
+        gap={name: e for name, of in found.costs.items() if system != HUMAN and (e := gap(records, human, of))},
         distinct={str(n): metrics.distinct(texts, n) for n in (1, 2, 4)},
+        entropy=metrics.entropy(texts),
         self_bleu=optional_self_bleu(texts),
-        copies=mean(training.copied(words) for words in texts) if training else None,
-        longest_shared=mean(training.longest_shared(words) for words in texts) if training else None,
+        slips=share_by_target(written, [found.slips[words] for words in keys]) if found.slips else None,
+        repeats=share_by_target(written, [metrics.repeats_a_pair(words) for words in keys]),
+        copies=mean(words in found.copied for words in keys) if found.copied is not None else None,
+        longest_shared=mean(found.shared[words] for words in keys) if found.shared else None,
         bleu=against_references(records, asked, lambda t, r: metrics.sentence_bleu(" ".join(t), [" ".join(r)])),
         rouge_l=against_references(records, asked, metrics.rouge_l),
         calibration=calibration(checked) if is_ours else None,
@@ -105,17 +129,27 @@ def summary(
     )  # fmt: skip
 
 
+def share_by_target(records: Sequence[Record], passed: Sequence[float]) -> Estimate | None:
+    """The share of texts that passed, with an interval over targets."""
+    return share(*by_target(records, passed))
+
+
 def estimate_by_target(records: Sequence[Record], values: Sequence[float]) -> Estimate | None:
     """The mean of values with an interval over targets: samples of one target are not independent."""
-    sums: dict[int, list[float]] = defaultdict(list)
+    return estimate(*by_target(records, values))
+
+
+def by_target(records: Sequence[Record], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The sum of each target's values, and how many it has."""
+    of_targets: dict[int, list[float]] = defaultdict(list)
     for record, value in zip(records, values, strict=True):
-        sums[record.target].append(value)
-    return estimate([sum(of) for of in sums.values()], [len(of) for of in sums.values()])
+        of_targets[record.target].append(value)
+    return [sum(of) for of in of_targets.values()], [float(len(of)) for of in of_targets.values()]
 
 
-def estimates_by_name(found: Mapping[str, Sequence[tuple[Record, float]]]) -> dict[str, Estimate]:
-    """The mean of each name's values, with its interval over targets."""
-    estimates = {name: estimate_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+def shares_by_name(found: Mapping[str, Sequence[tuple[Record, float]]]) -> dict[str, Estimate]:
+    """The share of each name's texts that passed, with its interval over targets."""
+    estimates = {name: share_by_target(*zip(*pairs, strict=True)) for name, pairs in found.items()}
     return {name: e for name, e in estimates.items() if e is not None}
 
 
@@ -128,7 +162,7 @@ def parts_right(records: Sequence[Record]) -> Estimate | None:
             if verdict.correct is not None:
                 top[record.target] += verdict.correct * verdict.parts
                 bottom[record.target] += verdict.parts
-    return estimate(list(top.values()), list(bottom.values()))
+    return share(list(top.values()), list(bottom.values()))
 
 
 def success_by_control(records: Sequence[Record], asked: Asked) -> dict[str, Estimate]:
@@ -140,7 +174,7 @@ def success_by_control(records: Sequence[Record], asked: Asked) -> dict[str, Est
             for control, verdict in zip(controls, record.verdicts, strict=False):
                 if verdict.success is not None:
                     found[control.classifier.kind].append((record, float(verdict.success)))
-    return estimates_by_name(found)
+    return shares_by_name(found)
 
 
 def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate]:
@@ -150,13 +184,13 @@ def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate
         for verdict in record.verdicts:
             for name, passed in verdict.also.items():
                 found[name].append((record, float(passed)))
-    estimates = estimates_by_name(found)
+    estimates = shares_by_name(found)
     ending = [
         r for r in records if asked.targets[r.target].newline and r.verdicts and r.verdicts[0].correct is not None
     ]
     if ending:  # Diffusion-LM counts the newline token as well; no text here ends in one
         right = [(r.verdicts[0].correct or 0.0) * r.verdicts[0].parts for r in ending]
-        with_newline = estimate(right, [r.verdicts[0].parts + 1 for r in ending])
+        with_newline = share(right, [r.verdicts[0].parts + 1 for r in ending])
         if with_newline is not None:
             estimates["with the newline token"] = with_newline
     return estimates

@@ -1,8 +1,9 @@
-"""What is computed from finished texts: diversity, novelty, intervals, calibration."""
+"""What is computed from finished texts: variety, intervals, calibration."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from ctrlgen.errors import CtrlgenError
 Words = Sequence[str]
 Array = NDArray[np.float64]
 
+Z = 1.96  # standard deviations of a 95% interval
 DRAWS = 1000  # of the bootstrap
 BINS = 10  # of the reliability plot
 TEMPERATURES = np.geomspace(0.1, 10.0, 201)
@@ -65,35 +67,21 @@ def rouge_l(text: Words, reference: Words) -> float:
     return 2 * row[-1] / (len(text) + len(reference))
 
 
-class Training:
-    """The training texts in words, for what of a sample is copied from them."""
+def repeats_a_pair(words: Words) -> bool:
+    """Whether two neighbouring words stand in a text twice: `It is It is`."""
+    pairs = ngrams(words, 2)
+    return len(set(pairs)) < len(pairs)
 
-    def __init__(self, sentences: Iterable[Words]):
-        self.sentences = list(sentences)
-        self.texts = {tuple(words) for words in self.sentences}
-        self.grams: dict[int, set[tuple[str, ...]]] = {}
 
-    def copied(self, words: Words) -> bool:
-        return tuple(words) in self.texts
-
-    def has(self, gram: tuple[str, ...]) -> bool:
-        size = len(gram)
-        if size not in self.grams:
-            self.grams[size] = {found for text in self.texts for found in ngrams(text, size)}
-        return gram in self.grams[size]
-
-    def longest_shared(self, words: Words) -> int:
-        """How many consecutive words of a text stand in one training text."""
-        longest = 0
-        for start in range(len(words)):
-            while start + longest < len(words) and self.has(tuple(words[start : start + longest + 1])):
-                longest += 1
-        return longest
+def entropy(texts: Sequence[Words]) -> float | None:
+    """Of a word drawn from all words of all texts, nats; None where there are none."""
+    counts = np.asarray(list(Counter(word for words in texts for word in words).values()), dtype=float)
+    return float(-(counts / counts.sum() * np.log(counts / counts.sum())).sum()) if len(counts) else None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% bootstrap interval over targets."""
+    """A mean with its 95% interval over targets."""
 
     mean: float
     low: float
@@ -115,6 +103,24 @@ def estimate(sums: Sequence[float], weights: Sequence[float] | None = None, seed
     ratios = top[drawn].sum(1) / np.maximum(bottom[drawn].sum(1), 1e-12)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def share(sums: Sequence[float], weights: Sequence[float]) -> Estimate | None:
+    """sum of `sums` over sum of `weights`, successes and tries of each target; None without tries.
+
+    Wilson's interval (1927), in which 10 of 10 is 72% to 100%. Tries of one target are not independent, so they count for
+    as many as would give the variance between targets (Kish 1965), and never for fewer than there are targets.
+    """
+    top, bottom = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)
+    tries, targets = float(bottom.sum()), int((bottom > 0).sum())
+    if not tries:
+        return None
+    p = float(top.sum() / tries)
+    variance = float(((top - p * bottom) ** 2).sum()) / tries**2
+    n = min(max(p * (1 - p) / variance, targets), tries) if variance > 0 else targets
+    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(max(0.0, p * (1 - p)) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return Estimate(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)))
 
 
 @dataclass(frozen=True)
