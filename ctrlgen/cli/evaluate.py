@@ -36,7 +36,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="NAME=FILE: texts of another system, in the order of the targets, beside ctrlgen's."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Targets of each suite.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Targets of each suite, and human texts.")] = 50,
     samples_per_target: Annotated[int, typer.Option("--samples-per-target", "-n", min=1, help="Texts a target.")] = 1,
     seeds: Annotated[str, typer.Option(help="Sampling seeds, such as 0,1,2.")] = "0",
     lm: Annotated[
@@ -46,6 +46,10 @@ def evaluate(
         list[str] | None, typer.Option(help="Other methods in the same run: rejection, fudge, finetuned.")
     ] = None,
     sweep: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE,… such as strength=0,2,4,8.")] = None,
+    frontier: Annotated[
+        str | None,
+        typer.Option(help="Temperatures of further unguided texts, such as 0.8,1,1.2: cost against variety."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Directory for the report; an interrupted run continues.")] = None,
     update_card: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
     comparison: Annotated[
@@ -78,6 +82,7 @@ def evaluate(
         seeds=numbers,
         settings=settings,
         sweep=swept,
+        frontier=parse_numbers("--frontier", frontier) if frontier else (),
         baselines=tuple(baseline or ()),
         language_models=tuple(lm or ()),
         report=report,
@@ -90,8 +95,8 @@ def evaluate(
     from ctrlgen.cli.figures import show_results
     from ctrlgen.evaluation.evaluation import Evaluation
 
-    evaluation = Evaluation(plan, follow=follow_training)
     with evaluation_progress() as watch:
+        evaluation = Evaluation(plan, follow=follow_training)
         results = evaluation.run(watch, shlex.join(["ctrlgen", *sys.argv[1:]]))
     if as_json:
         for row in results.as_json()["rows"]:
@@ -120,6 +125,13 @@ def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:
     if not equals or not listed:
         raise UsageError(f"--sweep {text!r}: write KEY=VALUE,VALUE,… such as strength=0,2,4,8")
     return key.strip(), listed
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(dict.fromkeys(float(number) for number in text.split(",")))
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: write numbers, such as 0.8,1,1.2") from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -9,18 +9,33 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ctrlgen.cli.display import console
-from ctrlgen.evaluation.report.tables import NAMES, Cell, Table, control_table, legend, notes, text_table
+from ctrlgen.evaluation.report.tables import (
+    FRONTIER,
+    NAMES,
+    Cell,
+    Table,
+    control_table,
+    frontier_table,
+    legend,
+    notes,
+    text_table,
+)
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.tradeoff import knees
 
 
 def show_results(results: Results, file: TextIO | None = None) -> None:
-    """Two tables, how well controls are obeyed and what the texts are like, and what is missing."""
+    """How well controls are obeyed, what the texts are like, and what is missing."""
     out = console(file or sys.stdout)
     out.print(rich_table(control_table(results)))
     out.print()
     out.print(rich_table(text_table(results)))
     out.print()
+    variety = frontier_table(results)
+    if variety is not None:
+        out.print(Text(FRONTIER))
+        out.print(rich_table(variety))
+        out.print()
     out.print(Text(legend(results), "dim"))
     for line in [*knees(results), *notes(results)]:
         out.print(Text(line), soft_wrap=True)

@@ -11,9 +11,9 @@ from ctrlgen.diffusion.precision import find_device
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, make_baselines, unwatched
 from ctrlgen.evaluation.calibration import recalibrate
-from ctrlgen.evaluation.cost_models import CostModel, cost_models_of
+from ctrlgen.evaluation.cost_models import CostModel, NgramModel, cost_models_of
 from ctrlgen.evaluation.figures import evaluations, summarise
-from ctrlgen.evaluation.metrics import Training
+from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.provenance import describe, peak_memory
 from ctrlgen.evaluation.records import CHUNK, Store, human_records, write
@@ -21,8 +21,18 @@ from ctrlgen.evaluation.report.card import card_path, refuse_to_forget, write_ca
 from ctrlgen.evaluation.report.page import REPORT, write_report
 from ctrlgen.evaluation.report.published import write_comparison
 from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.slips import Slips
 from ctrlgen.evaluation.systems import GIVEN, HUMAN, OURS, Given, Ours, System
-from ctrlgen.evaluation.targets import UNGUIDED, Asked, ask, expand_suites, make_targets, read_examples, read_targets
+from ctrlgen.evaluation.targets import (
+    UNGUIDED,
+    Asked,
+    Example,
+    ask,
+    expand_suites,
+    make_targets,
+    read_examples,
+    read_targets,
+)
 from ctrlgen.files import finite, make_directory, write_text
 from ctrlgen.generation.generator import Generator
 
@@ -67,14 +77,23 @@ class Evaluation:
         self.plan = plan
         self.generator = generator or Generator(plan.model, find_device(plan.device))
         self.refuse_to_write()
-        self.asked = ask_all(self.generator, plan)
+        self.examples = read_examples(self.generator, plan.data)
+        self.asked = ask_all(self.generator, plan, self.examples)
         self.notes = [note for of_suite in self.asked.values() for note in left_out(of_suite)]
         self.training = read_training(self.generator, plan)
         if cost_models is None:
             cost_models, missing = cost_models_of(self.generator.model, self.training, plan.language_models)
             self.notes += missing
         self.cost_models = cost_models
+        self.slips = self.fit_slips()
         self.baselines = make_baselines(self.generator, plan.baselines, plan.training_data, follow)
+
+    def fit_slips(self) -> Slips | None:
+        """What is a slip beside the held-out texts, or beside the references of targets from a file."""
+        ngrams = next((of for of in self.cost_models if isinstance(of, NgramModel)), None)
+        references = [words for of in self.asked.values() for target in of.targets for words in target.references]
+        human = [example.words for example in self.examples] or list(dict.fromkeys(references))
+        return Slips.fit(ngrams, human) if ngrams is not None else None
 
     def refuse_to_write(self) -> None:
         """Raises CtrlgenError or UsageError where what the plan writes could not, or should not, be written."""
@@ -99,8 +118,10 @@ class Evaluation:
         self.write_texts(store, given, watch)
         for system in given:
             system.refuse_leftovers()
-        calls = {name: evaluations(settings, model.fixed_length) for name, settings in plan.variants().items()}
-        rows = summarise(store.records, self.asked, self.cost_models, self.training, calls)
+        variants = plan.variants(is_unguided=True)
+        calls = {name: evaluations(settings, model.fixed_length) for name, settings in variants.items()}
+        rows = summarise(store.records, self.asked, self.cost_models, self.training, self.slips, calls)
+        configuration["slips"] = self.slips.as_json() if self.slips is not None else None
         configuration["command"] = command
         configuration["peak_memory_mb"] = round(peak_memory())
         notes = self.notes + [note for baseline in self.baselines for note in baseline.notes]
@@ -118,9 +139,11 @@ class Evaluation:
 
     def write_texts(self, store: Store, given: Sequence[Given], watch: Watch | None) -> None:
         """Every system's texts for every target, and the human ones, with verdicts."""
-        of_model = 0 if self.plan.samples is not None else len(self.plan.variants()) + len(self.baselines)
-        targets = sum(len(asked.requests) for asked in self.asked.values())
-        total = targets * (len(self.plan.seeds) * of_model + len(given))
+        total = sum(
+            len(asked.requests) * len(list(self.systems(suite, seed, given)))
+            for suite, asked in self.asked.items()
+            for seed in self.plan.seeds
+        )
         done = 0
         for suite, asked in self.asked.items():
             store.fill((suite, HUMAN, "", 0, 0), asked, lambda asked=asked: human_records(asked))
@@ -144,7 +167,7 @@ class Evaluation:
     def systems(self, suite: str, seed: int, given: Sequence[Given]) -> Iterator[tuple[str, System]]:
         """Who writes texts for a suite with this seed, with the setting. ctrlgen first, for the others get its time."""
         if self.plan.samples is None:
-            for setting, settings in self.plan.variants().items():
+            for setting, settings in self.plan.variants(is_unguided=suite == UNGUIDED).items():
                 yield setting, Ours(self.generator, settings)
             if suite != UNGUIDED:
                 for baseline in self.baselines:
@@ -187,14 +210,15 @@ def read_training(generator: Generator, plan: Plan) -> Training | None:
     return Training(generator.model.tokenizer.split(text) for text in read_texts(plan.training_data))
 
 
-def ask_all(generator: Generator, plan: Plan) -> dict[str, Asked]:
+def ask_all(generator: Generator, plan: Plan, examples: Sequence[Example]) -> dict[str, Asked]:
     """The targets of every suite of a plan."""
     n = plan.samples_per_target
     if plan.targets is not None:
         targets = read_targets(plan.targets, generator)[: plan.limit]
         return {plan.targets.name: ask(generator, plan.targets.name, targets, n, 0)}
     suites = expand_suites(plan.suites, generator)
-    examples = read_examples(generator, plan.data)
+    if plan.frontier and UNGUIDED not in suites:
+        suites.append(UNGUIDED)
     return {
         suite: ask(generator, suite, make_targets(generator, suite, examples, plan.limit, TARGET_SEED), n, 0)
         for suite in suites

@@ -86,9 +86,10 @@ class KneserNey:
             grams, gram, first = numbered(gram, windows[:, -n], self.base)
             found.append((grams, contexts, np.bincount(gram), context[first]))
         orders = []
-        for n, (grams, contexts, counts, context_of) in enumerate(found, 1):
+        for n, (grams, contexts, occurrences, context_of) in enumerate(found, 1):
+            counts = occurrences
             if n < self.order:  # continuation counts: in how many contexts an n-gram occurs
-                counts = np.bincount(found[n][0].keys // self.base, minlength=len(counts))
+                counts = np.bincount(found[n][0].keys // self.base, minlength=len(occurrences))
             once, twice = int((counts == 1).sum()), int((counts == 2).sum())
             totals = np.bincount(context_of, counts, minlength=len(contexts.keys)).astype(np.int64)
             followers = np.bincount(context_of, minlength=len(contexts.keys))

@@ -108,7 +108,7 @@ def estimate(sums: Sequence[float], weights: Sequence[float] | None = None, seed
 def share(sums: Sequence[float], weights: Sequence[float]) -> Estimate | None:
     """sum of `sums` over sum of `weights`, successes and tries of each target; None without tries.
 
-    Wilson's interval (1927), in which 10 of 10 is 72% to 100%. Tries of one target are not independent, so they count for
+    Wilson's interval (1927), in which 10 of 10 is 72% to 100%. Tries of one target are not independent: they count for
     as many as would give the variance between targets (Kish 1965), and never for fewer than there are targets.
     """
     top, bottom = np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)

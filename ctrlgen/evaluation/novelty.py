@@ -33,8 +33,8 @@ class Training:
         known, wanted = joined(theirs), joined(ours)
         owner = np.repeat(np.arange(len(texts)), [len(words) + 1 for words in texts])
         longest = np.zeros(len(texts), np.int64)
-        known_at, known_hash = np.flatnonzero(known != NO_WORD), np.uint64(0)
-        wanted_at, wanted_hash = np.flatnonzero(wanted > UNKNOWN), np.uint64(0)
+        known_at, wanted_at = np.flatnonzero(known != NO_WORD), np.flatnonzero(wanted > UNKNOWN)
+        known_hash, wanted_hash = np.zeros(len(known_at), np.uint64), np.zeros(len(wanted_at), np.uint64)
         size = 0
         while len(wanted_at):
             known_hash = known_hash * MULTIPLIER + known[known_at + size]

@@ -32,6 +32,7 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     settings: Settings = field(default_factory=Settings)
     sweep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    frontier: tuple[float, ...] = ()  # temperatures at which unguided texts are written as well: cost against variety
     baselines: tuple[str, ...] = ()
     language_models: tuple[str, ...] = ()  # causal LMs by hub id or path, further cost models
     report: Path | None = None  # a directory for texts and figures; an evaluation that was interrupted continues there
@@ -44,20 +45,31 @@ class Plan:
             raise UsageError("--targets brings what is asked for; leave out --suite and --data")
         if self.targets is None and not self.data:
             raise UsageError("give --data, held-out texts from which targets are taken, or --targets")
-        if self.samples is not None and (self.sweep or self.baselines or len(self.seeds) > 1):
-            raise UsageError("--samples are evaluated as they are; leave out --sweep, --baseline and further --seeds")
+        if self.samples is not None and (self.sweep or self.frontier or self.baselines or len(self.seeds) > 1):
+            raise UsageError(
+                "--samples are evaluated as they are; leave out --sweep, --frontier, --baseline and further --seeds"
+            )
+        if self.frontier and self.targets is not None:
+            raise UsageError("--frontier is of unguided texts beside human ones: it needs --data, not --targets")
         if any(abs(seed) > MAX_SEED for seed in self.seeds):
             raise UsageError(f"--seeds: a seed must be at most {MAX_SEED} in size")
         if min(self.limit, self.samples_per_target) < 1:
             raise UsageError("--limit and --samples-per-target must be at least 1")
-        self.variants()
+        self.variants(is_unguided=True)
 
-    def variants(self) -> dict[str, Settings]:
-        """The settings to be tried, by what they are called; "" is the plan's own."""
+    def variants(self, is_unguided: bool = False) -> dict[str, Settings]:
+        """The settings to be tried, by what they are called; "" is the plan's own.
+
+        is_unguided: with those of the frontier.
+        """
+        temperatures = {
+            f"temperature={t:g}": read_settings(self.settings, {"temperature": str(t)}) for t in self.frontier
+        }
+        further = temperatures if is_unguided else {}
         if not self.sweep:
-            return {"": self.settings}
+            return {"": self.settings} | further
         keys = [key for key, _ in self.sweep]
-        return {
+        return further | {
             ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)): read_settings(
                 self.settings, dict(zip(keys, values, strict=True))
             )

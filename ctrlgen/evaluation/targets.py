@@ -33,7 +33,6 @@ FIELD, INFILL, UNGUIDED = "field", "infill", "unguided"
 LABEL_KINDS = ("field", "label")  # asked for value by value
 COMPOSED = ("pos+field", "tree+field")
 SUITES = ("pos", "tree", "span", "length", "words", FIELD, *COMPOSED, INFILL, UNGUIDED)
-MOST_REFERENCES = 50  # human texts of one field's value
 FRAME = ("START", "END")  # around Diffusion-LM's sentences
 PRETERMINAL = re.compile(r"\([^\s()]+\s+(?:[^\s()]+|\\n)\s*\)")
 
@@ -158,7 +157,7 @@ def asking(generator: Generator, control: str, value: str) -> str:
 
 
 def field_targets(generator: Generator, examples: Sequence[Example], limit: int, rng: Random) -> list[Target]:
-    """Every value of every field, with texts that have it."""
+    """Every value of every field, with texts that have it, as many in all as there may be targets."""
     texts: dict[str, list[Words]] = {}
     for name in labels(generator):
         classifier = generator.controls.classifier(name)
@@ -167,7 +166,8 @@ def field_targets(generator: Generator, examples: Sequence[Example], limit: int,
             if value:
                 texts.setdefault(write_statement(name, value), []).append(example.words)
     chosen = rng.sample(sorted(texts), min(limit, len(texts)))
-    return [Target((control,), tuple(texts[control][:MOST_REFERENCES])) for control in chosen]
+    references = max(1, limit // max(1, len(chosen)))
+    return [Target((control,), tuple(texts[control][:references])) for control in chosen]
 
 
 def without_middle(words: Words) -> str:

@@ -1,4 +1,4 @@
-"""Fluency against control: what each setting of a sweep costs and reaches, and where control begins to cost much."""
+"""Fluency against control, where control begins to cost much; and fluency against variety, beside human text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctrlgen.evaluation.results import Results
-from ctrlgen.evaluation.systems import OURS
+from ctrlgen.evaluation.systems import HUMAN, OURS
+from ctrlgen.evaluation.targets import UNGUIDED
 
 KNEE = (
     "The knee is the setting nearest to the corner of lowest cost and highest success, both axes scaled to the range "
@@ -54,3 +55,26 @@ def knees(results: Results) -> list[str]:
     """The knee of every sweep, in words."""
     found = {suite: knee(points) for suite, points in curves(results).items()}
     return [f"{suite}: the knee of the sweep is {point.setting}" for suite, point in found.items() if point is not None]
+
+
+@dataclass(frozen=True)
+class Variety:
+    """What unguided texts of one setting, or human ones, cost, and how varied they are."""
+
+    name: str
+    cost: float  # nats a token
+    distinct: float | None  # share of different ones among their 4-grams
+    entropy: float | None  # of their words, nats
+
+
+def frontier(results: Results, cost_model: str) -> list[Variety]:
+    """Unguided texts by setting, in the order of their cost, then human ones; empty for one setting."""
+    rows = [row for row in results.rows if row.suite == UNGUIDED and cost_model in row.cost]
+    ours = sorted((row for row in rows if row.system == OURS), key=lambda row: row.cost[cost_model].mean)
+    human = [row for row in rows if row.system == HUMAN]
+    if len(ours) < 2:
+        return []
+    return [
+        Variety(row.setting or row.system, row.cost[cost_model].mean, row.distinct.get("4"), row.entropy)
+        for row in [*ours, *human]
+    ]

@@ -19,11 +19,10 @@ from ctrlgen.controls.template import parse_template
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import metrics
 from ctrlgen.evaluation.calibration import fit_temperatures, write_temperatures
-from ctrlgen.evaluation.cost_models import NgramModel
 from ctrlgen.evaluation.evaluation import Evaluation
 from ctrlgen.evaluation.figures import evaluations, parts_right
-from ctrlgen.evaluation.kneser_ney import KneserNey
-from ctrlgen.evaluation.metrics import Training, calibrate, estimate
+from ctrlgen.evaluation.metrics import calibrate, estimate
+from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.records import RECORDS, Record
 from ctrlgen.evaluation.results import Results
@@ -211,8 +210,8 @@ def test_novelty() -> None:
     training = Training(["the cat sees a dog".split(), "a dog sleeps".split()])
     assert training.copied("a dog sleeps".split())
     assert not training.copied("a dog".split())
-    assert training.longest_shared("one day the cat sees the dog".split()) == 3
-    assert training.longest_shared("nothing here".split()) == 0
+    texts = ["one day the cat sees the dog", "nothing here", "", "a dog sleeps", "dog a dog sleeps a", "dog dog"]
+    assert training.longest_shared([text.split() for text in texts]) == [3, 0, 0, 3, 3, 1]
 
 
 def test_an_estimate_is_a_ratio_with_an_interval() -> None:
@@ -522,29 +521,3 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     assert scores(after) == pytest.approx(expected.tolist(), abs=1e-3)
     sure = [replace(r, verdicts=[replace(v, success=True) for v in r.verdicts]) for r in results.records]
     assert fit_temperatures(replace(results, records=sure), generator) == {}  # any high score would fit
-
-
-def test_the_5_gram_cost_model_is_kneser_neys(generator: Generator) -> None:
-    """Two training texts: every probability can be worked out, and they sum to one."""
-    cost_model = NgramModel(
-        generator.model, Training(["the cat sees a dog .".split(), "the cat likes a dog .".split()])
-    )
-    likely, unlikely, unknown = cost_model.costs(
-        [t.split() for t in ("the cat sees a dog .", "dog a the .", "the zebra .")]
-    )
-    assert 0 < likely < unknown < unlikely
-    ngrams = cost_model.ngrams
-    words = {gram[-1] for gram in ngrams.counts[1]}
-    for context in (("<s>",) * 4, ("<s>", "<s>", "the", "cat"), ("a", "b", "c", "d")):
-        total = sum(ngrams.probability((*context, word)) for word in words)
-        unseen = ngrams.probability((*context, "zebra"))
-        assert total + unseen == pytest.approx(1.0)
-
-
-def test_a_word_that_follows_one_word_only_is_unlikely_elsewhere() -> None:
-    """Kneser and Ney's example: `francisco` is as frequent as `cat`, but always follows `san`."""
-    texts = ["we like san francisco", "they see san francisco", "the cat", "a cat", "no cat", "i like san francisco"]
-    ngrams = KneserNey([text.split() for text in texts], order=2)
-    assert (ngrams.counts[1]["francisco",], ngrams.counts[1]["cat",]) == (1, 3)
-    assert ngrams.probability(("zebra", "cat")) > 2 * ngrams.probability(("zebra", "francisco"))
-    assert ngrams.probability(("san", "francisco")) > 0.7

@@ -42,7 +42,8 @@ def row(suite: str = "pos", system: str = OURS, setting: str = "", **figures: An
     """A row in which only these figures were measured."""
     nothing: dict[str, Any] = {
         "targets": 2, "samples": 1, "success": None, "parts": None, "by_control": {}, "also": {}, "unchecked": 0,
-        "cost": {}, "exp_mean": {}, "gap": {}, "distinct": {}, "self_bleu": None, "copies": None,
+        "cost": {}, "exp_mean": {}, "gap": {}, "distinct": {}, "entropy": None,
+        "slips": None, "repeats": None, "self_bleu": None, "copies": None,
         "longest_shared": None, "bleu": None, "rouge_l": None, "calibration": None, "seconds_per_sample": None,
         "tokens_per_second": None, "evaluations": None,
     }  # fmt: skip
@@ -337,11 +338,11 @@ def test_progress_is_shown_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with display.evaluation_progress() as watch:
-        assert watch is None
+        watch(Progress(3, 12, "pos ctrlgen [odd]"))
+    assert "3/12" not in capsys.readouterr().err
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     with display.evaluation_progress() as watch:
-        assert watch is not None
         watch(Progress(3, 12, "pos ctrlgen [odd]"))
     error = capsys.readouterr().err
     assert "3/12" in error

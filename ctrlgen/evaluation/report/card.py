@@ -10,7 +10,7 @@ from typing import Any
 from ctrlgen.checkpoint import MEASURED, DiffusionLM, is_hub_copy, read_config
 from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_fingerprint
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.evaluation.report.tables import card_table, legend, markdown_table, notes
+from ctrlgen.evaluation.report.tables import FRONTIER, card_table, frontier_table, legend, markdown_table, notes
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.files import atomic_file, make_directory, write_text
@@ -101,7 +101,9 @@ def with_block(card: str, block: str, name: str) -> str:
 def figures(results: Results) -> str:
     """The block's Markdown: a table, how to read it, and what it was measured with."""
     configuration = results.configuration
+    variety = frontier_table(results)
     parts = [markdown_table(card_table(results)), legend(results) + "\n"]
+    parts += [f"{FRONTIER}\n", markdown_table(variety)] if variety is not None else []
     parts += [f"{note}\n" for note in notes(results)]
     parts.append(provenance(results))
     if configuration.get("command"):

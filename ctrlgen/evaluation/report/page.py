@@ -17,10 +17,19 @@ from markupsafe import Markup
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.records import Record
-from ctrlgen.evaluation.report.tables import NAMES, control_table, legend, notes, number, text_table
+from ctrlgen.evaluation.report.tables import (
+    FRONTIER,
+    NAMES,
+    control_table,
+    frontier_table,
+    legend,
+    notes,
+    number,
+    text_table,
+)
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import HUMAN
-from ctrlgen.evaluation.tradeoff import KNEE, curves, knee
+from ctrlgen.evaluation.tradeoff import KNEE, curves, frontier, knee
 from ctrlgen.files import make_directory, write_text
 
 REPORT = "report.html"
@@ -34,6 +43,7 @@ Sample = tuple[Record, list[tuple[str, Verdict]], Record | None]  # with its con
 class Drawings:
     """The plots of a report as SVG."""
 
+    frontiers: list[tuple[Markup, str]] = field(default_factory=list)  # with captions
     sweeps: dict[str, Markup] = field(default_factory=dict)  # by suite
     calibrations: list[tuple[Markup, str]] = field(default_factory=list)  # with captions
 
@@ -62,6 +72,9 @@ def draw(results: Results, directory: Path) -> Drawings:
         figure = plots.trade_off_plot(points, results.cost_models[0], ceiling)
         drawings.sweeps[suite] = Markup(plots.svg(figure))
         plots.save_png(figure, directory / f"sweep-{suite.replace('/', '-')}.png")
+    for name in results.cost_models:
+        if of := frontier(results, name):
+            drawings.frontiers.append((Markup(plots.svg(plots.frontier_plot(of, name))), f"cost by {name}"))
     for row in results.rows:
         if row.calibration is not None:
             svg = Markup(plots.svg(plots.reliability_plot(row)))
@@ -97,6 +110,9 @@ def page(results: Results, drawings: Drawings) -> str:
         control=control_table(results, full=True),
         texts=text_table(results, full=True),
         legend=legend(results),
+        variety=frontier_table(results),
+        frontier=FRONTIER,
+        frontiers=drawings.frontiers,
         notes=notes(results),
         sweeps=[(drawings.sweeps.get(suite, ""), caption) for suite, caption in sweep_captions(results).items()],
         knee=KNEE,

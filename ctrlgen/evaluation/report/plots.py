@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctrlgen.evaluation.figures import Row
-from ctrlgen.evaluation.tradeoff import Point, knee
+from ctrlgen.evaluation.systems import HUMAN
+from ctrlgen.evaluation.tradeoff import Point, Variety, knee
 from ctrlgen.files import atomic_file
 
 INK = "#010203"  # becomes the page's own colour of text
@@ -71,6 +72,28 @@ def trade_off_plot(points: Sequence[Point], cost_model: str, human: float | None
             plot.annotate("human", (0, 100 * human), (6, 5), textcoords="offset points", fontsize=8)
         plot.set(xlim=around([*gaps, 0.0], 0.18), ylim=around([*successes, *ceiling], 0.15))
         plot.set(xlabel=f"nats a token above human text ({cost_model})", ylabel="success, %")
+    return figure
+
+
+def frontier_plot(points: Sequence[Variety], cost_model: str) -> Figure:
+    """Cost against variety, by distinct-4 and by entropy; a labelled point a setting, a star for human text."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        for plot, name, values in zip(
+            figure.subplots(1, 2, sharey=True),
+            ("distinct-4", "entropy of words, nats"),
+            ([of.distinct for of in points], [of.entropy for of in points]),
+            strict=True,
+        ):
+            for of, value in zip(points, values, strict=True):
+                if value is not None:
+                    is_human = of.name == HUMAN
+                    plot.scatter([value], [of.cost], 70 if is_human else 36, color=GREY if is_human else BLUE,
+                                 marker="*" if is_human else "o")  # fmt: skip
+                    plot.annotate(of.name, (value, of.cost), (6, 5), textcoords="offset points", fontsize=7)
+            plot.set(xlabel=name)
+            plot.margins(0.25)
+        figure.axes[0].set(ylabel=f"nats a token ({cost_model})")
     return figure
 
 

@@ -13,8 +13,9 @@ from ctrlgen.evaluation.figures import Row
 from ctrlgen.evaluation.metrics import Estimate
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import HUMAN
+from ctrlgen.evaluation.tradeoff import frontier
 
-NAMES = ("suite", "system", "setting", "also %")  # columns of words, set to the left
+NAMES = ("suite", "system", "setting", "also %", "unguided")  # columns of words, set to the left
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def of_people(row: Row, human: Row | None) -> Cell:
 
 
 PARTS = "per word / F1 %"
+FRONTIER = "Cost against variety: unguided texts by temperature, beside human ones."
 NAME_COLUMNS: dict[str, Column] = {
     "suite": lambda row, human: Cell(row.suite),
     "system": lambda row, human: Cell(row.system),
@@ -100,10 +102,15 @@ CONTROL_COLUMNS: dict[str, Column] = {
     PARTS: lambda row, human: share(row.parts),
     "also %": lambda row, human: Cell(further(row)),
 }
+SLIP_COLUMNS: dict[str, Column] = {
+    "slips %": lambda row, human: share(row.slips),
+    "pairs twice %": lambda row, human: share(row.repeats),
+}
 VARIETY_COLUMNS: dict[str, Column] = {
     "distinct-1": lambda row, human: Cell(number(row.distinct.get("1"))),
     "distinct-2": lambda row, human: Cell(number(row.distinct.get("2"))),
     "distinct-4": lambda row, human: Cell(number(row.distinct.get("4"))),
+    "entropy": lambda row, human: Cell(number(row.entropy)),
     "self-BLEU": lambda row, human: Cell(number(row.self_bleu, 1)),
     "copies %": lambda row, human: Cell(percent(row.copies)),
     "shared words": lambda row, human: Cell(number(row.longest_shared, 1)),
@@ -114,7 +121,7 @@ VARIETY_COLUMNS: dict[str, Column] = {
     "calls": lambda row, human: Cell("" if row.evaluations is None else str(row.evaluations)),
 }
 
-FULL_ONLY = ("distinct-1", "distinct-2")
+FULL_ONLY = ("distinct-1", "distinct-2", "entropy", "shared words")
 
 
 def gap_column(name: str) -> Column:
@@ -144,7 +151,23 @@ def text_table(results: Results, full: bool = False) -> Table:
     if full:
         columns |= {f"mean exp, {name}": perplexity_column(name) for name in results.cost_models}
     wanted = {name: column for name, column in VARIETY_COLUMNS.items() if full or name not in FULL_ONLY}
-    return tabulate(results, columns | wanted, with_people=True)
+    slips = SLIP_COLUMNS if full else {name: shortened(column) for name, column in SLIP_COLUMNS.items()}
+    return tabulate(results, columns | slips | wanted, with_people=True)
+
+
+def shortened(column: Column) -> Column:
+    """Without the interval."""
+    return lambda row, human: Cell(column(row, human).text)
+
+
+def beside_people(column: Column) -> Column:
+    """With what human text of the same targets has."""
+
+    def both(row: Row, human: Row | None) -> Cell:
+        cell, theirs = column(row, human), column(human, None).text if human is not None else ""
+        return Cell(cell.text, "; ".join(filter(None, [cell.aside, f"human {theirs}" if theirs else ""])))
+
+    return both
 
 
 def card_table(results: Results) -> Table:
@@ -152,7 +175,21 @@ def card_table(results: Results) -> Table:
     gaps = {f"nats above human, {name}": gap_column(name) for name in results.cost_models}
     targets: dict[str, Column] = {"targets": lambda row, human: Cell(str(row.targets))}
     variety = {name: VARIETY_COLUMNS[name] for name in ("distinct-4", "copies %", "s / text")}
-    return tabulate(results, NAME_COLUMNS | targets | CONTROL_COLUMNS | gaps | variety, with_people=False)
+    slips = {name: beside_people(column) for name, column in SLIP_COLUMNS.items()}
+    return tabulate(results, NAME_COLUMNS | targets | CONTROL_COLUMNS | gaps | slips | variety, with_people=False)
+
+
+def frontier_table(results: Results) -> Table | None:
+    """Cost against variety of unguided texts, a line a setting, human texts last; None where one setting was tried."""
+    lines: dict[str, list[Cell]] = {}
+    for cost_model in results.cost_models:
+        for of in frontier(results, cost_model):
+            names = [Cell(of.name), Cell(number(of.distinct)), Cell(number(of.entropy))]
+            lines.setdefault(of.name, names).append(Cell(number(of.cost)))
+    if not lines:
+        return None
+    header = ("unguided", "distinct-4", "entropy", *(f"nats, {name}" for name in results.cost_models))
+    return Table(header, tuple(Line(tuple(cells), name == HUMAN) for name, cells in lines.items()))
 
 
 def tabulate(results: Results, columns: Mapping[str, Column], with_people: bool) -> Table:
@@ -187,7 +224,7 @@ def notes(results: Results) -> list[str]:
     if results.rows and not results.cost_models:
         told.append("No cost model was there: what texts cost is left empty (ctrlgen train-lm makes one).")
     if results.rows and all(row.copies is None for row in results.rows):
-        told.append("What is copied from training texts was not looked for: --training-data names them.")
+        told.append("What is copied from training texts, and slips, were not looked for: --training-data names them.")
     if any(row.self_bleu is None and row.samples > 1 for row in results.rows):
         told.append("BLEU and self-BLEU are left empty, sacrebleu is missing: pip install sacrebleu")
     return told
@@ -195,9 +232,19 @@ def notes(results: Results) -> list[str]:
 
 def legend(results: Results) -> str:
     """How to read the tables."""
-    parts = ["Intervals: 95%, bootstrap over targets. human: human texts of the same targets under the same oracle."]
+    parts = [
+        "Intervals: 95% over targets, Wilson's of shares, bootstrap of costs. human: human texts of the same targets "
+        "under the same oracle."
+    ]
     if any(row.parts for row in results.rows):
         parts.append("per word / F1: words of a pattern, brackets of a tree, spans, phrases that are right.")
     if results.cost_models:
-        parts.append("above human: nats a token more than human texts of the same targets cost.")
+        parts.append(
+            "above human: nats a token more than human texts of the same targets cost; below 0 means more predictable, "
+            "not better."
+        )
+    if any(row.slips for row in results.rows):
+        parts.append("slips: texts with a word costlier under the 5-grams than the worst of 95% of human texts.")
+    if any(row.repeats for row in results.rows):
+        parts.append("pairs twice: texts in which two neighbouring words stand twice.")
     return " ".join(parts)
