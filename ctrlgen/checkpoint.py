@@ -21,13 +21,14 @@ from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
-from ctrlgen.errors import CtrlgenError, did_you_mean
+from ctrlgen.errors import CtrlgenError, did_you_mean, shown
 from ctrlgen.files import atomic_file, make_directory, write_text
 from ctrlgen.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
     from ctrlgen.diffusion.bert import AnyDenoiser, BertDenoiserConfig
 
+LONGEST = 65_536  # words of a text
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
 MEASURED = "measured.json"  # the success of each control, as `ctrlgen eval --update-card` found it
 
@@ -113,6 +114,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CtrlgenError(f"{path}: cannot be read: {error.strerror}") from error
     except (SafetensorError, OSError) as error:
         raise CtrlgenError(f"{path}: truncated or not a safetensors file") from error
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not t.float().isfinite().all()]
+    if broken:
+        raise CtrlgenError(f"{path}: holds numbers that are not finite, in {shown(broken[0])}")
     return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
@@ -121,7 +125,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CtrlgenError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CtrlgenError(f"{path}: cannot be read as JSON") from error
     if not isinstance(config, dict):
         raise CtrlgenError(f"{path}: not a JSON object")
@@ -188,6 +192,17 @@ def make_denoiser(config: Mapping[str, Any], schedule: Schedule) -> AnyDenoiser:
     return BertDenoiser(BertDenoiserConfig(**config), schedule)
 
 
+def refuse_other_sizes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for sizes that the weights do not have, before a network of these sizes takes the memory."""
+    dimensions = {size for tensor in state.values() for size in tensor.shape}
+    for key, value in config.items():
+        if not isinstance(value, int):
+            continue
+        limit = {"layers": len(state), "max_length": LONGEST}.get(key, max(dimensions, default=0))
+        if value > limit or (key in ("width", "intermediate") and value not in dimensions):
+            raise ValueError(f"{key} {value} is not that of {WEIGHTS}")
+
+
 def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionLM:
     """Load a model by bundled name (`e2e`), directory or hub id, ready for sampling.
 
@@ -195,21 +210,24 @@ def from_pretrained(name: str, device: str | torch.device = "cpu") -> DiffusionL
     """
     directory = find_model(name)
     config = read_config(directory / CONFIG)
+    tokenizer = WordTokenizer.load(directory / TOKENIZER)
+    state = read_weights(directory / WEIGHTS)
     try:
+        refuse_other_sizes(config["denoiser"], state)
         diffusion = DiffusionConfig(**config["diffusion"])
         lengths = {int(length): int(count) for length, count in config["lengths"].items()}
+        if any(length < 1 or count < 0 for length, count in lengths.items()):
+            raise ValueError("`lengths` must count texts of one word or more")
         schedule = make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise, diffusion.steps)
         denoiser = make_denoiser(config["denoiser"], schedule)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CtrlgenError(f"{directory / CONFIG}: not a ctrlgen model: {first_line(error)}") from error
-    tokenizer = WordTokenizer.load(directory / TOKENIZER)
     if len(tokenizer) != denoiser.config.vocab_size:
         count = denoiser.config.vocab_size
         raise CtrlgenError(f"{directory / TOKENIZER}: has {len(tokenizer)} words, {CONFIG} says {count}")
-    state = read_weights(directory / WEIGHTS)
     try:
-        denoiser.load_state_dict({k.removeprefix("denoiser."): v for k, v in state.items() if k[0] == "d"})
-        schedule.load_state_dict({k.removeprefix("schedule."): v for k, v in state.items() if k[0] == "s"})
+        denoiser.load_state_dict({k.removeprefix("denoiser."): v for k, v in state.items() if k.startswith("d")})
+        schedule.load_state_dict({k.removeprefix("schedule."): v for k, v in state.items() if k.startswith("s")})
     except RuntimeError as error:
         raise CtrlgenError(f"{directory / WEIGHTS}: does not fit {CONFIG}") from error
     denoiser.eval().requires_grad_(False)

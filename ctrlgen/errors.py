@@ -30,4 +30,13 @@ def listed(names: Iterable[str], most: int = 12) -> str:
 
 def shown(text: str, most: int = 120) -> str:
     """What a user wrote, as an error quotes it: cut short where it is long."""
-    return repr(text if len(text) <= most else f"{text[:most]}…")
+    return repr(text if len(text) <= most else f"{text[:most]}…").encode(errors="backslashreplace").decode()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether this is text: half a surrogate pair, as bytes that are no UTF-8 become, is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

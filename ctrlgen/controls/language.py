@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctrlgen.controls.classifier import Classifier, Verdict
-from ctrlgen.errors import UsageError, shown
+from ctrlgen.errors import UsageError, is_unicode, shown
 
 QUOTES = "\"'"
 MOST_CHARACTERS = 10_000  # of one control
@@ -85,6 +85,8 @@ def parse_statement(text: str) -> Statement:
     """
     if len(text) > MOST_CHARACTERS:
         raise UsageError(f"{shown(text)}: a control has at most {MOST_CHARACTERS:,} characters, this one {len(text):,}")
+    if not is_unicode(text):
+        raise UsageError(f"{shown(text)}: not Unicode text")
     rest = text.strip()
     negated = rest[:3].casefold() == "not" and rest[3:4].isspace()
     rest, weight, window = _split_weight(rest[3:].lstrip() if negated else rest, text)

@@ -8,6 +8,7 @@ Built-in kinds are registered in pyproject.toml like anyone's.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -196,7 +197,10 @@ class Controls:
                     return shared
         classifier = kind.load(self.model, name)
         config = read_config(trained[name] / CONFIG)
-        classifier.score_temperature = float(config.get(SCORE_TEMPERATURE, 1.0))
+        temperature = config.get(SCORE_TEMPERATURE, 1.0)
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise CtrlgenError(f"{trained[name] / CONFIG}: {SCORE_TEMPERATURE} is not a number above 0")
+        classifier.score_temperature = float(temperature)
         return classifier
 
     def parse(self, texts: Sequence[str]) -> tuple[Control, ...]:

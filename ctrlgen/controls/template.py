@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import torch
 
 from ctrlgen.diffusion.seeds import seeded
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import UsageError, is_unicode, shown
 from ctrlgen.joining import Given, Leaning
 from ctrlgen.tokenizer import WordTokenizer
 
-BLANK = re.compile(r"_{3,}(?:\{([^}]*)\})?")
+BLANK = re.compile(r"_{3,}(?:\{([^{}]*)\})?")
+MOST_CHARACTERS = 10_000
 SIZE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 NO_WORD = -1  # id where a blank is
 
@@ -90,12 +91,18 @@ class Template:
 
 def parse_template(text: str, tokenizer: WordTokenizer) -> Template:
     """A template's words, split as the model's, and its blanks. Raises UsageError naming what is wrong."""
+    if not is_unicode(text):
+        raise UsageError(f"{shown(text)}: not Unicode text")
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(f"{shown(text)}: a template has at most {MOST_CHARACTERS:,} characters")
     parts: list[str | Blank] = []
     given: list[Given] = []
     end = 0
     blanks = list(BLANK.finditer(text))
     if not blanks:
-        raise UsageError(f"{text!r} has no blank to fill; write ___ where words are missing, or ___{{2-5}} for 2 to 5")
+        raise UsageError(
+            f"{shown(text)} has no blank to fill; write ___ where words are missing, or ___{{2-5}} for 2 to 5"
+        )
     for found in blanks:
         words = given_words(text, end, found.start(), tokenizer)
         parts += [*(word.text for word in words), parse_blank(found)]
@@ -135,11 +142,13 @@ def parse_blank(found: re.Match[str]) -> Blank:
         return Blank()
     size = SIZE.fullmatch(found[1])
     if not size:
-        raise UsageError(f"{found[0]!r}: write the number of words, such as ___{{4}}, or a range, such as ___{{3-6}}")
+        raise UsageError(
+            f"{shown(found[0])}: write the number of words, such as ___{{4}}, or a range, such as ___{{3-6}}"
+        )
     fewest = int(size[1])
     most = int(size[2] or fewest)
     if not fewest <= most or most == 0:
-        raise UsageError(f"{found[0]!r}: the range must rise, to at least 1")
+        raise UsageError(f"{shown(found[0])}: the range must rise, to at least 1")
     return Blank(fewest, most)
 
 
