@@ -60,7 +60,6 @@ def run(command: str, *more: str) -> None:
     assert ended.value.code == 0, command
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ASKING)
 def test_what_can_be_asked_for(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -70,7 +69,6 @@ def test_what_can_be_asked_for(
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.slow
 def test_a_model_of_ones_own(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In the order in which they stand, each with what those before have made."""
     monkeypatch.chdir(place)

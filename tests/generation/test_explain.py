@@ -10,8 +10,7 @@ from toy_grammar import TAG_OF
 
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.language import Control, make_control, parse_statement
-from ctrlgen.generation import explain, jobs
-from ctrlgen.generation import generator as pipeline
+from ctrlgen.generation import drawing, explain, jobs
 from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.explain import Opposition, missing_parts
 from ctrlgen.generation.generator import Generator
@@ -71,7 +70,7 @@ def test_explaining_changes_no_text(generator: Generator, request_at_odds: Reque
 
 def test_nothing_is_drawn_again_where_all_is_well(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    for module in (explain, pipeline):
+    for module in (explain, drawing):
         monkeypatch.setattr(module, "drafts", lambda *given: batches.append(given[1]) or drafts(*given))
     (sample,) = generator.generate([generator.request(["pos: * ...", "length: 5"])], EXPLAINED)
     assert sample.success

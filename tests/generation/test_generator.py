@@ -26,8 +26,7 @@ from ctrlgen.diffusion.samplers import Prediction, SeededNoise
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.diffusion.seeds import SEED_STRIDE
 from ctrlgen.errors import UsageError
-from ctrlgen.generation import denoising, workers
-from ctrlgen.generation import generator as pipeline
+from ctrlgen.generation import denoising, drawing, workers
 from ctrlgen.generation import jobs as job_module
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import better_draft, candidate_scores, expected_bleu
@@ -673,7 +672,7 @@ def test_fixed_length_samples_are_cut_at_the_end(paper_model: DiffusionLM, monke
     cat, end, pad = (generator.model.tokenizer.ids([word])[0] for word in ("cat", "<end>", "<pad>"))
     rows = [[cat] * 3 + [end] + [pad] * 6, [cat] * 2 + [end] + [cat] * 7, [cat] * 10, [end] + [cat] * 9]
     drawn = iter([torch.tensor(rows)])
-    monkeypatch.setattr(pipeline, "drafts", lambda reader, batch, settings: drawn)
+    monkeypatch.setattr(drawing, "drafts", lambda reader, batch, settings: drawn)
     samples = generator.generate([generator.request([], n=4)], QUICK)
     assert [len(sample.tokens) for sample in samples] == [3, 2, 10, 0]
 
