@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,38 @@ class DiffusionLM:
         return self.config.objective == "mse"
 
     @property
+    def imported(self) -> bool:
+        """Whether it is a published checkpoint, with <start> in front of every text."""
+        return bool(self.tokenizer.opening)
+
+    @property
+    def places(self) -> int:
+        """How many places there are for a text and what closes it."""
+        return self.config.max_length - len(self.tokenizer.opening)
+
+    @property
     def longest(self) -> int:
         """The words at most of a text."""
-        frame = len(self.tokenizer.opening) + len(self.tokenizer.closing) if self.fixed_length else 0
-        return self.config.max_length - frame
+        return self.places - len(self.tokenizer.closing) if self.fixed_length else self.config.max_length
+
+    @property
+    def texts_follow(self) -> bool:
+        """Whether other texts follow in a sample, instead of padding: checkpoints with the padding `block`."""
+        return getattr(self.config, "padding", "pad") == "block"
+
+    def rows(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Texts as a model of fixed length sees them, opened, closed and filled up to max_length.
+
+        What fills them is padding or, where texts follow, the next ones of these.
+        """
+        opening, closing, length = self.tokenizer.opening, self.tokenizer.closing, self.config.max_length
+        if not self.texts_follow:
+            return [[*opening, *self.tokenizer.filled(ids, self.places)] for ids in texts]
+        framed = [[*opening, *ids, *closing] for ids in texts]
+        return [
+            list(islice(chain.from_iterable(framed[(i + k) % len(framed)] for k in range(length)), length))
+            for i in range(len(framed))
+        ]
 
     @property
     def opens(self) -> bool:

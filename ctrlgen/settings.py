@@ -16,14 +16,15 @@ from typing import Any, Literal, get_args, get_type_hints
 from ctrlgen.errors import UsageError, did_you_mean, shown
 
 SamplerName = Literal["ancestral", "ddim", "dpm"]
-GuidanceMethod = Literal["gradient", "exact", "paper"]
+GuidanceMethod = Literal["gradient", "exact", "paper", "published"]
+Infilling = Literal["told", "replaced"]
 Selection = Literal["score", "mbr"]
 Window = tuple[float, float]
 Scorer = Callable[[Sequence[str]], Sequence[float]]  # texts to numbers, of which more is better
 
 MOST_SAMPLES = 1_000_000  # of one request
 MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
-STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0}  # of guidance, unless another is given
+STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0, "published": 1.0}  # of guidance, unless another is given
 
 
 def setting(
@@ -41,10 +42,13 @@ class Guidance:
     """How strongly and by which method to steer.
 
     gradient: Tweedie's formula (see `generation/guidance.py`). exact: the conditional posterior mean in closed form,
-    where a classifier has one. paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1).
+    where a classifier has one. paper: Adagrad steps on x_{t-1} (Li et al. 2022, section 5.1). published: the same as
+    the original's code has it.
     """
 
-    method: GuidanceMethod = setting("gradient", "How to steer; paper is Diffusion-LM's.", name="guidance")
+    method: GuidanceMethod = setting(
+        "gradient", "How to steer; paper is Diffusion-LM's, published that of its code.", name="guidance"
+    )
     strength: float | None = setting(
         None, "How hard controls pull; 0 is unguided. [default: 8 for gradient, else 1]", 0.0, 1000.0
     )
@@ -55,6 +59,11 @@ class Guidance:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def moves_draws(self) -> bool:
+        """Whether the draws of x_{t-1} are moved, as in Diffusion-LM, and not the estimates of x_0."""
+        return self.method in ("paper", "published")
 
     @property
     def scale(self) -> float:
@@ -80,6 +89,9 @@ class Settings:
         0.5, "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.", 0.0, 1.0
     )
     corrections: int = setting(3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000)
+    infilling: Infilling = setting(
+        "told", "Given words: told to the denoiser, or put back at each step (replaced), as in Diffusion-LM."
+    )
     clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = setting(1, "Draw this many, keep the best by the model's score.", 1, 10_000)
@@ -100,9 +112,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.guidance.method == "paper" and self.sampler != "ancestral":
+        if self.guidance.moves_draws and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
-        if self.scorer is not None and (self.sampler != "ancestral" or self.guidance.method == "paper"):
+        if self.scorer is not None and (self.sampler != "ancestral" or self.guidance.moves_draws):
             raise UsageError("a scorer chooses among ancestral draws: leave out --sampler, and the paper's guidance")
         if self.scorer is not None and (self.candidates > 1 or self.explain):
             raise UsageError("a scorer chooses among particles: leave out candidates and explanations")

@@ -262,9 +262,9 @@ class WordTokenizer:
         return low if self._vocabulary.get(low, last) < self._vocabulary.get(word, last) else word
 
     def filled(self, ids: Sequence[int], length: int) -> list[int]:
-        """As a model of fixed length sees a text: opened by <start> if it knows one, closed by <end>, then padding."""
-        framed = [*self.opening, *ids, *self.closing]
-        return framed + [self.pad_id] * (length - len(framed))
+        """As a model of fixed length sees a text: closed by <end>, then padding."""
+        closed = [*ids, *self.closing]
+        return closed + [self.pad_id] * (length - len(closed))
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """Words of ids, as written; everything from the first <end> on, all padding and every <start> is dropped."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def make_state(vocab_size: int = len(WORDS), seed: int = 0) -> dict[str, Tensor]
     def norm(name: str) -> dict[str, Tensor]:
         return {f"{name}.weight": 1.0 + 0.1 * random(WIDTH), f"{name}.bias": random(WIDTH)}
 
-    words = torch.randn(vocab_size, DIM, generator=rng)
+    words = F.normalize(torch.randn(vocab_size, DIM, generator=rng), dim=-1) * math.sqrt(DIM)
     state = {"position_ids": torch.arange(POSITIONS)[None], "word_embedding.weight": words}
     state |= {"lm_head.weight": words, "lm_head.bias": random(vocab_size)}
     state |= linear("time_embed.0", CHANNELS, 4 * CHANNELS) | linear("time_embed.2", 4 * CHANNELS, WIDTH)
@@ -49,17 +50,18 @@ def make_state(vocab_size: int = len(WORDS), seed: int = 0) -> dict[str, Tensor]
         state |= linear(f"{layer}.intermediate.dense", WIDTH, INTERMEDIATE)
         state |= linear(f"{layer}.output.dense", INTERMEDIATE, WIDTH) | norm(f"{layer}.output.LayerNorm")
     state |= {"position_embeddings.weight": random(POSITIONS, WIDTH)} | norm("LayerNorm")
-    return state | linear("output_down_proj.0", WIDTH, WIDTH) | linear("output_down_proj.2", WIDTH, DIM)
+    state |= linear("output_down_proj.0", WIDTH, WIDTH) | linear("output_down_proj.2", WIDTH, DIM)
+    return state
 
 
-def write_folder(directory: Path, name: str = "ema_0.9999_000100.pt", **changes: Any) -> Path:
+def write_folder(directory: Path, words: Sequence[str] = WORDS, **changes: Any) -> Path:
     """A whole folder; `changes` are of its training arguments."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = make_state()
-    torch.save(state, directory / name)
+    state = make_state(len(words))
+    torch.save(state, directory / "ema_0.9999_000100.pt")
     torch.save({"weight": state["word_embedding.weight"]}, directory / "random_emb.torch")
     (directory / "training_args.json").write_text(json.dumps(ARGUMENTS | changes), encoding="utf-8")
-    vocabulary = {word: id for id, word in enumerate(WORDS)}
+    vocabulary = {word: id for id, word in enumerate(words)}
     (directory / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     return directory
 

@@ -132,8 +132,8 @@ def test_special_words_get_our_names(imported: DiffusionLM) -> None:
     tokenizer = imported.tokenizer
     assert tokenizer.words[:5] == ["<start>", "<end>", "<unk>", "<pad>", "the"]
     ids = tokenizer.filled(tokenizer.encode("the pub"), 6)
-    assert ids == [0, 4, original.WORDS.index("pub"), 1, 3, 3]
-    assert tokenizer.decode([*ids, 4]) == ["the", "pub"]
+    assert ids == [4, original.WORDS.index("pub"), 1, 3, 3, 3]
+    assert tokenizer.decode([0, *ids, 4]) == ["the", "pub"]
     assert imported.longest == original.SIDE**2 - 2
 
 
@@ -142,7 +142,7 @@ def test_a_newline_closes_texts_where_it_is_a_word(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps({word: id for id, word in enumerate(words)}), encoding="utf-8")
     model, _ = import_checkpoint(folder, original.HEADS)
     newline = len(words) - 1
-    assert model.tokenizer.filled([4, 5], 7) == [0, 4, 5, newline, 1, 3, 3]
+    assert model.rows([[4, 5]]) == [[0, 4, 5, newline, 1, *[3] * 11]]
     assert model.tokenizer.decode([0, 4, 5, newline, 1, 3, 3]) == ["the", "."]
     assert model.longest == original.SIDE**2 - 3
 

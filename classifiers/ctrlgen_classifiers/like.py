@@ -43,7 +43,8 @@ class Like(Classifier):
     trained: ClassVar[bool] = False
 
     def __init__(self, model: DiffusionLM):
-        self.tokenizer, self.fixed_length, self.longest = model.tokenizer, model.fixed_length, model.config.max_length
+        self.tokenizer, self.fixed_length = model.tokenizer, model.fixed_length
+        self.longest, self.places = model.longest, model.places
         folded = enumerate(map(str.casefold, model.tokenizer.words))
         self.ids = {word: id for id, word in reversed(list(folded))}  # of case variants the most frequent
         self.channel = Channel(word_frequencies(model))
@@ -69,7 +70,7 @@ class Like(Classifier):
         words = self.split(value)
         if not words:
             raise UsageError("like: no text is given; write for example `like: The Vaults is a cheap pub .`")
-        if len(words) > self.longest - self.fixed_length:
+        if len(words) > self.longest:
             raise UsageError(f"like: the text has {len(words)} words; this model writes at most {self.longest}")
         return Source(words)
 
@@ -96,7 +97,7 @@ class Like(Classifier):
             id if id != self.tokenizer.unk_id else self.ids.get(word.casefold(), id)
             for word, id in zip(words, self.tokenizer.ids(words), strict=True)
         ]
-        return self.tokenizer.filled(ids, self.longest) if self.fixed_length else ids
+        return self.tokenizer.filled(ids, self.places) if self.fixed_length else ids
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         log_q, *rest = self.positions(denoised, encoded)

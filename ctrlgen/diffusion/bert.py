@@ -116,7 +116,7 @@ class BertDenoiser(nn.Module):
             raise ValueError("the rows of a published checkpoint all have one length")
         with torch.autocast(x_t.device.type, enabled=False):  # in float32, as the original computes
             x0_hat, hidden = self.predict(x_t, self.config.time_scale * self.schedule.level(log_snr))
-            return Denoised(x_t, log_snr, self.rounding_logits(x0_hat), x0_hat, hidden, lengths)
+            return Denoised(x_t, log_snr, self.rounding_logits(x0_hat), x0_hat, hidden, opening=1)
 
     def predict(self, x_t: Tensor, time: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The network itself, called by the time as in the original. x_t (B, n, d), time (B,) or (1,)

@@ -75,6 +75,7 @@ class Denoised:
     hidden: tuple[Tensor, ...]  # each block's output, (B, n, width)
     row_lengths: Tensor | None = None  # (B,) where rows are filled up to n, None where all are n long
     neighbours: Tensor | None = None  # (k, V) where the last k words are new: what each reads as
+    opening: int = 0  # places in front of the text
 
     @property
     def lengths(self) -> Tensor:
@@ -88,6 +89,16 @@ class Denoised:
         """Whether a position is one of its row's words. bool (B, n)"""
         position = torch.arange(self.logits.shape[1], device=self.logits.device)
         return position < self.lengths[:, None]
+
+    @property
+    def text(self) -> "Denoised":
+        """What is known of the places of the text itself; classifiers are given this."""
+        if self.opening == 0:
+            return self
+        x_t, logits, x0_hat, *hidden = (
+            part[:, self.opening :] for part in (self.x_t, self.logits, self.x0_hat, *self.hidden)
+        )
+        return Denoised(x_t, self.log_snr, logits, x0_hat, tuple(hidden))
 
     @property
     def probs(self) -> Tensor:
@@ -193,6 +204,10 @@ class Denoiser(nn.Module):
         level = torch.zeros(len(new), device=new.device)  # log-SNR
         alpha, sigma = alpha_sigma(level)
         return gaussian_word_logits((alpha[:, None] * new)[:, None], known, alpha, sigma)[:, 0].softmax(-1)
+
+    def rounding_logits(self, x_0: Tensor) -> Tensor:
+        """log p(w | x_0) up to a constant, where x_0 is what is predicted (`mse`). (B, n, d) -> (B, n, V)"""
+        return rounding_logits(x_0, self.embeddings())
 
     def embed(self, tokens: Tensor) -> Tensor:
         """x_0 of token ids: (B, n) -> (B, n, d)."""

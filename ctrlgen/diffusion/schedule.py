@@ -178,7 +178,7 @@ class DiscreteSchedule(Schedule):
         if count > self.count:
             raise UsageError(f"this model has {self.count} noise levels: steps can be no more, got {count}")
         stride = (self.count - 1) / (count - 1) if count > 1 else 1.0
-        return [round(place) for place in accumulate([0.0] + [stride] * (count - 1))]
+        return [round(place) for place in accumulate([0.0] + [stride] * (count - 1))][:count]
 
     def steps(self, count: int, start: float = 1.0) -> Tensor:
         """The log-SNR of `spaced` levels, noisiest first, those up to t = `start`. In float64."""

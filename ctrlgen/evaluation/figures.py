@@ -241,7 +241,7 @@ def evaluations(settings: Settings, fixed_length: bool) -> int:
 
     Not counted are those on clean text, without a gradient, where the guides choose between drafts or corrections.
     """
-    paper = settings.guidance.method == "paper"
+    paper = settings.guidance.moves_draws
     moving = settings.guidance.paper_steps * (settings.steps - 1) if paper else 0
     correcting = 0 if paper or fixed_length else STRIDE * settings.corrections
     scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0

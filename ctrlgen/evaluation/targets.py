@@ -68,7 +68,7 @@ class Asked:
 
 def read_examples(generator: Generator, sources: Sequence[str]) -> list[Example]:
     """The different texts of all sources that fit the model; rows of one text are joined."""
-    tokenizer, longest = generator.model.tokenizer, generator.model.config.max_length
+    tokenizer, longest = generator.model.tokenizer, generator.model.longest
     rows: dict[Words, dict[str, Any]] = {}
     for source in sources:
         data, column = load_data(source)

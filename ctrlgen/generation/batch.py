@@ -14,7 +14,7 @@ from ctrlgen.controls.language import Control
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term
 from ctrlgen.generation.jobs import J
-from ctrlgen.generation.kept import KeptWords, keep
+from ctrlgen.generation.kept import KeptWords, keep, keep_framed
 
 
 class Batch(Generic[J]):
@@ -23,6 +23,7 @@ class Batch(Generic[J]):
     def __init__(self, model: DiffusionLM, jobs: Sequence[J]):
         self.model, self.jobs = model, jobs
         self.sizes = [job.length for job in jobs]
+        self.text_sizes = [size - len(model.tokenizer.opening) for size in self.sizes]  # of what controls read
         uneven = len(set(self.sizes)) > 1
         self.lengths = torch.tensor(self.sizes, device=model.device) if uneven else None  # (B,), None if all are n
         self.terms = self.encode()
@@ -34,7 +35,7 @@ class Batch(Generic[J]):
         in_company = sum(not control.classifier.structural for control in self.jobs[0].controls) > 1
         for position, control in enumerate(self.jobs[0].controls):
             controls = [job.controls[position] for job in self.jobs]
-            encoded = control.classifier.encode([c.target for c in controls], self.sizes)
+            encoded = control.classifier.encode([c.target for c in controls], self.text_sizes)
             own = control.classifier.weight_in_company if in_company else control.classifier.weight
             said, negated = control.statement, control.complement
             impossible = self.impossible(controls) if negated else None
@@ -51,7 +52,9 @@ class Batch(Generic[J]):
         return ~torch.tensor(allowed, device=self.model.device)
 
     def keep(self) -> KeptWords | None:
-        """The given words, or None where no row has a template."""
+        """The given words, or None where no row has any."""
+        if self.model.fixed_length:
+            return keep_framed(self.model, [job.kept for job in self.jobs])
         if not any(job.kept for job in self.jobs):
             return None
         rows = [job.kept or (None,) * job.length for job in self.jobs]

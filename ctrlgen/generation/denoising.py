@@ -18,7 +18,16 @@ from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import better_draft
 from ctrlgen.generation.correction import correct
 from ctrlgen.generation.guarantee import choose_texts, free, possible
-from ctrlgen.generation.guidance import Term, active, condition_words, refine, steer
+from ctrlgen.generation.guidance import (
+    PUBLISHED_UNGUIDED,
+    Denoise,
+    Term,
+    active,
+    condition_words,
+    refine,
+    refine_as_published,
+    steer,
+)
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords
 from ctrlgen.generation.particles import Particles
@@ -37,9 +46,17 @@ class Predictor:
         self.reader, self.batch, self.settings, self.observe = reader, batch, settings, observe
         self.model, self.guidance, self.noise = reader.model, settings.guidance, batch.noise()
         network = self.model.denoiser
-        self.denoiser = batch.kept.told(network, reader.embeddings) if batch.kept is not None else network
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
+        self.denoiser: Denoise = network
+        if batch.kept is not None and settings.infilling == "replaced":
+            self.denoiser = batch.kept.replaced(network, reader.embeddings, self.log_snrs[0])
+        elif batch.kept is not None:
+            self.denoiser = batch.kept.told(network, reader.embeddings)
+        self.forbidden = reader.forbidden  # (V,)
+        if self.model.fixed_length and any(job.kept for job in batch.jobs):  # where the text ends is given
+            in_text = torch.tensor([bool(job.kept) for job in batch.jobs], device=self.model.device)
+            self.forbidden = torch.where(in_text[:, None, None], reader.forbidden_in_text, reader.forbidden)
         self.best: Prediction | None = None  # the text so far, of which a restart is told
         self.latest: Prediction | None = None
         self.order: Tensor | None = None  # (B,), the rows that rows go on from, once particles are drawn anew
@@ -64,14 +81,15 @@ class Predictor:
             if self.observe is not None:
                 more = {"log_snr": told, "self_condition": self_condition, "lengths": self.batch.lengths}
                 self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
-            denoised, shift = steer(self.denoiser, x_t, told, self_condition, self.batch.lengths, terms, self.guidance)
+            embeddings = self.reader.embeddings if model.config.objective == "mse" else None
+            denoised, shift = steer(
+                self.denoiser, x_t, told, self_condition, self.batch.lengths, terms, self.guidance, embeddings
+            )
         final = bool(log_snr == last)
         jointly = final and self.chooses_jointly(terms)
         if self.guidance.method == "gradient" and final:
             denoised = condition_words(denoised, free(terms) if jointly else terms)
-        logits = denoised.logits + self.reader.forbidden
-        if self.batch.kept is not None:
-            logits = self.batch.kept.pin(logits)
+        logits = self.pinned(denoised.logits + self.forbidden)
         if jointly:
             logits = KeptWords(self.choose(terms, denoised.logits)).pin(logits)
         x0_hat = denoised.x0_hat
@@ -80,8 +98,13 @@ class Predictor:
         x0_hat = x0_hat + shift
         if self.settings.clamp:
             x0_hat = clamp(x0_hat, self.reader.embeddings)
+            if model.imported and (not terms or self.guidance.moves_draws):  # words of the last x_0, as in the original
+                logits = self.pinned(model.denoiser.rounding_logits(x0_hat) + self.forbidden)
         self.latest = Prediction(x_t, log_snr, x0_hat, logits)
         return self.latest
+
+    def pinned(self, logits: Tensor) -> Tensor:
+        return logits if self.batch.kept is None else self.batch.kept.pin(logits)
 
     def chooses_jointly(self, terms: Sequence[Term]) -> bool:
         """Whether the last call chooses the whole text at once: where automata decide, or words are drawn."""
@@ -102,11 +125,13 @@ class Predictor:
 
     def refine(self, x_s: Tensor, mean: Tensor, variance: Tensor, log_snr: Tensor) -> Tensor:
         """A draw of x_s moved by the paper's guidance."""
-        terms = self.acting(log_snr)
-        if not terms:
+        terms, lengths = self.acting(log_snr), self.batch.lengths
+        cleaner = int((self.log_snrs > log_snr).sum())  # levels
+        if not terms or (self.guidance.method == "published" and cleaner + 1 < PUBLISHED_UNGUIDED):
             return x_s
+        move = refine_as_published if self.guidance.method == "published" else refine
         with autocast(self.model.device):
-            return refine(self.denoiser, x_s, mean, variance, log_snr[None], self.batch.lengths, terms, self.guidance)
+            return move(self.denoiser, x_s, mean, variance, log_snr[None], lengths, terms, self.guidance)
 
 
 @torch.no_grad()
@@ -123,7 +148,7 @@ def drafts(
     """
     predictor = Predictor(reader, batch, settings, observe)
     noise = predictor.noise
-    moved: Refine | None = predictor.refine if settings.guidance.method == "paper" and batch.terms else None
+    moved: Refine | None = predictor.refine if settings.guidance.moves_draws and batch.terms else None
     if particles is not None:
         moved = partial(predictor.resample, particles)
     for levels in predictor.drafts:  # from noise, then from the text so far with noise added (Xu et al. 2023)
@@ -144,7 +169,7 @@ def drafts(
 
 def published(model: DiffusionLM, settings: Settings) -> bool:
     """Whether sampling is Diffusion-LM's own, which knows neither restarts nor corrections."""
-    return model.fixed_length or settings.guidance.method == "paper"
+    return model.fixed_length or settings.guidance.moves_draws
 
 
 def noise_levels(model: DiffusionLM, settings: Settings) -> list[Tensor]:

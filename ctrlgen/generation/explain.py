@@ -104,7 +104,7 @@ def explain_batch(
     batch = Batch(reader.model, failed)
     position = failed[0].position
     others = list(batch.terms)
-    encoded = others[position].classifier.encode([part.target for part in failed], batch.sizes)
+    encoded = others[position].classifier.encode([part.target for part in failed], batch.text_sizes)
     term = replace(others.pop(position), encoded=encoded)
     clean = reader.clean(batch.fill(texts), batch.lengths)
     explanations = [

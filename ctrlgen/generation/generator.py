@@ -20,7 +20,7 @@ from ctrlgen.errors import UsageError
 from ctrlgen.generation.choosing import choose
 from ctrlgen.generation.drawing import draw
 from ctrlgen.generation.explain import explain
-from ctrlgen.generation.jobs import Draws, Job, longest_text
+from ctrlgen.generation.jobs import Draws, Job
 from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import Request, Sample, Step, Watch
@@ -51,10 +51,8 @@ class Generator:
         words = self.new_words(controls, template) if self.model.opens else ()
         known = self.controls.with_words(words)
         parsed = known.parse(controls)
-        if template is not None and self.model.fixed_length:
-            raise UsageError("this model writes texts of one fixed length and cannot fill blanks")
         blanks = parse_template(template, known.model.tokenizer) if template is not None else None
-        refuse_impossible(parsed, longest_text(self.model), blanks)
+        refuse_impossible(parsed, self.model.longest, blanks)
         return Request(parsed, n, seed, id, blanks, words)
 
     def new_words(self, controls: Sequence[str], template: str | None) -> tuple[str, ...]:
@@ -66,8 +64,6 @@ class Generator:
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Sample]:
         """Samples in request order. The same seeds give the same texts in any company."""
-        if settings.guidance.method == "exact" and self.model.fixed_length:
-            raise UsageError("this model predicts no words for exact guidance to correct: use --guidance gradient")
         draws = Draws(self.model, requests, settings.candidates)
         texts, samples = self.answer(draws.first(), settings, watch)
         for attempt in range(1, settings.until_success + 1):

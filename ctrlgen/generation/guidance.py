@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ctrlgen.automata.automaton import Automaton
@@ -28,6 +29,8 @@ Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept wor
 
 LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
 MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
+PUBLISHED_FLUENCY = {"pos": 0.0005, "tree": 0.0005, "span": 0.1}  # by kind, others 0.01
+PUBLISHED_UNGUIDED = 10  # steps at the end
 MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
 
 
@@ -52,7 +55,7 @@ class Term:
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
-        log_p = self.classifier.log_prob(denoised, self.encoded)
+        log_p = self.classifier.log_prob(denoised.text, self.encoded)
         return self.avoided(log_p) if self.negated else log_p
 
     def avoided(self, log_p: Tensor) -> Tensor:
@@ -111,19 +114,24 @@ def steer(
     lengths: Tensor | None,
     terms: Sequence[Term],
     guidance: Guidance,
+    embeddings: Tensor | None = None,
 ) -> tuple[Denoised, Tensor]:
     """One call of the denoiser, steered by `terms`.
 
     x_t (B, n, d), log_snr (1,), the noise level that the denoiser is told for all rows, at which the gradient is taken
     and scaled. Returns what the denoiser said, its logits corrected where the method corrects words, and the shift to
-    add to x0_hat (B, n, d). `paper` steers elsewhere, in `refine`.
+    add to x0_hat (B, n, d). `paper` and `published` steer elsewhere, in `refine`. embeddings (V, d) are those of a
+    denoiser that predicts x_0 and not words: under `exact` its x0_hat moves as the mean embedding of its words does.
     """
     if guidance.method != "gradient" or not terms:
         with torch.no_grad():
             denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
-            if guidance.method == "exact":
-                denoised = condition_words(denoised, terms, guidance.scale, every=True)
-        return denoised, torch.zeros_like(x_t)
+            if guidance.method != "exact":
+                return denoised, torch.zeros_like(x_t)
+            conditioned = condition_words(denoised, terms, guidance.scale, every=True)
+            if embeddings is None:
+                return conditioned, torch.zeros_like(x_t)
+            return conditioned, (conditioned.probs - denoised.probs) @ embeddings
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
         denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
@@ -142,18 +150,18 @@ def condition_words(denoised: Denoised, terms: Sequence[Term], strength: float =
 
     Terms without a closed form of log p(c | w) are passed over, or with `every` raise UsageError.
     """
-    logits = denoised.logits
+    logits, text = denoised.logits, denoised.text
     for term in terms:
-        log_p = term.classifier.word_log_prob(denoised, term.encoded)
+        log_p = term.classifier.word_log_prob(text, term.encoded)
         if log_p is None:
             if every:
                 raise UsageError(f"{term.classifier.kind}: has no closed form; use --guidance gradient")
             continue
         if term.negated:  # 1 - p(c_i | w) prod_j p(c_j | x_t): the other words may break the control as well
-            each = (denoised.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
+            each = (text.logits.log_softmax(-1) + log_p).logsumexp(-1, keepdim=True)  # (B, n, 1)
             others = each.sum(1, keepdim=True) - each
             log_p = term.avoided(log_p + others)
-        logits = logits + strength * term.weight * log_p
+        logits = logits + strength * term.weight * F.pad(log_p, (0, 0, denoised.opening, 0))
     return replace(denoised, logits=logits)
 
 
@@ -181,3 +189,37 @@ def refine(
             (-(guidance.paper_fluency * fluency + control)).backward()
             optimizer.step()
     return x.detach()
+
+
+def refine_as_published(
+    denoiser: Denoise,
+    x_s: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    log_snr: Tensor,
+    lengths: Tensor | None,
+    terms: Sequence[Term],
+    guidance: Guidance,
+) -> Tensor:
+    """The update of the original's code: three steps, each by an Adagrad of its own, which is a step of lr * sign.
+
+    Its loss is -mean_i log p(c_i | x) + lambda |x - mean|^2 / sigma, the mean taken over a control's labels c_i (of
+    places, spans or fields), sigma the standard deviation of the draw. lambda depends on the kind of control (Li et al.
+    2022, appendix); of several kinds the largest is taken.
+    """
+    weight = max(PUBLISHED_FLUENCY.get(term.classifier.kind, 0.01) for term in terms)
+    deviation = variance.sqrt()
+    x = x_s.detach().clone()
+    for _ in range(guidance.paper_steps):
+        with torch.enable_grad():
+            x.requires_grad_(True)
+            denoised = denoiser(x, log_snr, lengths=lengths)
+            control = x.new_zeros(len(x))
+            for term in terms:
+                control = control + term.weight / term.encoded[0].numel() * term.log_prob(denoised)
+            loss = weight * (x - mean).square().sum() / deviation - control.sum()
+            optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
+            loss.backward()
+            optimizer.step()
+        x = x.detach()
+    return x

@@ -19,6 +19,7 @@ from ctrlgen.generation.request import Request
 
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
+FEW_LENGTHS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +94,13 @@ class Draws:
                 kept = fills.draw(length, noise_seed)
             elif request.template is not None:
                 kept = request.template.fill(length, noise_seed)
-            yield Job(request, place, index, candidate, seed, length, kept, attempt)
+            places = self.model.config.max_length if self.model.fixed_length else length
+            yield Job(request, place, index, candidate, seed, places, kept, attempt)
 
 
 def allowed_lengths(model: DiffusionLM, controls: Sequence[Control], template: Template | None = None) -> list[int]:
     """The lengths that all controls and the template allow together. Raises UsageError where there is none."""
-    lengths = common_lengths(controls, longest_text(model), template)
+    lengths = common_lengths(controls, model.longest, template)
     return accepted_lengths(controls, lengths, template) or lengths
 
 
@@ -108,24 +110,20 @@ def fills_of(request: Request) -> Fills | None:
     return Fills(request.template, automaton) if request.template is not None and automaton is not None else None
 
 
-def longest_text(model: DiffusionLM) -> int:
-    """How many words a text may have; at fixed length one place is the end's."""
-    return model.config.max_length - model.fixed_length
-
-
 def draw_length(model: DiffusionLM, lengths: Sequence[int], seed: int, controls: Sequence[Control] = ()) -> int:
     """One of the lengths, as the controls prefer them, or else by how often training texts have them.
 
-    Depends on the controls and the seed alone.
+    A model of fixed length does not know how often; of templates it fills the shortest FEW_LENGTHS alike. Depends on
+    the controls and the seed alone.
     """
-    if model.fixed_length:
-        return model.config.max_length
     said = [c.classifier.length_prior(c.target, lengths) for c in controls if not c.complement]
     priors = [torch.tensor(prior) for prior in said if prior is not None]
     if priors:
         weights = torch.stack(priors).sum(0).softmax(0)
     else:
         weights = torch.tensor([float(model.lengths.get(n, 0)) for n in lengths])
+        if model.fixed_length:
+            weights = (torch.arange(len(lengths)) < FEW_LENGTHS).float()
     if weights.sum() == 0:
         return lengths[0]
     return lengths[int(torch.multinomial(weights, 1, generator=seeded(seed)))]

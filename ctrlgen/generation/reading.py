@@ -34,6 +34,7 @@ class Reader:
         self.model, self.words = model, words
         self.embeddings = model.denoiser.embeddings()  # (V, d)
         self.forbidden = forbidden_words(model)  # (V,)
+        self.forbidden_in_text = forbidden_words(model, in_text=True)  # (V,)
         self.widened = lru_cache(KEPT_READERS)(self.with_words)
 
     def of(self, request: Request) -> Reader:
@@ -82,11 +83,13 @@ class Reader:
             return log_likelihood_bound(self.model.denoiser, ids, self.model.schedule, noise, lengths)
 
 
-def forbidden_words(model: DiffusionLM) -> Tensor:
-    """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a text. (V,)"""
+def forbidden_words(model: DiffusionLM, in_text: bool = False) -> Tensor:
+    """A logit for each word: 0, or FORBIDDEN for special tokens that are no part of a sample. (V,)
+
+    At fixed length a sample holds what opens, closes and fills a text, but not where it is known to be `in_text`.
+    """
     tokenizer = model.tokenizer
-    allowed = {tokenizer.pad_id, tokenizer.end_id} if model.fixed_length else set()
+    frame = {tokenizer.pad_id, *tokenizer.opening, *tokenizer.closing}
     forbidden = torch.zeros(len(tokenizer), device=model.device)
-    special = {tokenizer.pad_id, tokenizer.unk_id, tokenizer.end_id}
-    forbidden[sorted(special - allowed)] = FORBIDDEN
+    forbidden[[tokenizer.unk_id, *(() if model.fixed_length and not in_text else sorted(frame))]] = FORBIDDEN
     return forbidden

@@ -103,7 +103,7 @@ class HeadLoss(nn.Module):
     def forward(
         self, tokens: Tensor, encoded: Tensor, t: Tensor, offset: Tensor, eps: Tensor, self_condition: Tensor
     ) -> tuple[Tensor, Tensor]:
-        denoised = self.denoise(tokens, t, offset, eps, self_condition)
+        denoised = self.denoise(tokens, t, offset, eps, self_condition).text
         return -self.head.log_prob(denoised, encoded) / tokens.shape[1], t.new_zeros(0)
 
 
@@ -120,19 +120,28 @@ class HeadTask:
         offsets: TimeOffsets = TimeOffsets(),
     ):
         self.model, self.offsets = model, offsets
-        if model.fixed_length:
-            most = model.config.max_length
-            examples = [
-                replace(e, tokens=model.tokenizer.filled(e.tokens, most)) for e in examples if len(e.tokens) < most
-            ]
+        examples = [e for e in examples if len(e.tokens) <= model.longest]
         if len({tuple(e.tokens) for e in examples}) < FEWEST_TEXTS:
             raise CtrlgenError(f"fewer than {FEWEST_TEXTS} different usable texts: too few to train a classifier")
         self.examples, self.held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED)
         if augment is not None:  # never of what is held out
-            self.examples = [*self.examples, *augment(self.examples)]
+            self.examples = [*self.examples, *(e for e in augment(self.examples) if len(e.tokens) <= model.longest)]
+        self.examples, self.held_out = self.framed(self.examples), self.framed(self.held_out)
         self.module = HeadLoss(head, model)
         self.best: dict[str, Any] | None = None  # validation, that of the head which is saved
         self.batches = LengthBatches([e.tokens for e in self.examples], config.tokens_per_batch, config.seed)
+
+    def framed(self, examples: Sequence[Example[Any]]) -> list[Example[Any]]:
+        """Examples as the model sees their texts."""
+        if not self.model.fixed_length:
+            return list(examples)
+        rows = self.model.rows([e.tokens for e in examples])
+        return [replace(e, tokens=row) for e, row in zip(examples, rows, strict=True)]
+
+    def encode(self, examples: Sequence[Example[Any]], length: int) -> Tensor:
+        """The targets of texts in rows of `length`."""
+        size = length - len(self.model.tokenizer.opening)
+        return self.module.head.encode([e.target for e in examples], [size] * len(examples))
 
     def epoch(self, number: int) -> list[list[int]]:
         return self.batches.epoch(number)
@@ -141,7 +150,7 @@ class HeadTask:
         tokens = self.batches.tokens(indices)
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
-        encoded = self.module.head.encode([self.examples[i].target for i in indices], [length] * batch)
+        encoded = self.encode([self.examples[i] for i in indices], length)
         offset = self.offsets.draw(batch, rng)
         by_row = (part[rows] for part in (tokens, encoded, noise.t, offset, noise.eps))
         return (*by_row, noise.self_condition), tokens.numel()
@@ -160,12 +169,12 @@ class HeadTask:
         for indices in batches.epoch(0):
             tokens = batches.tokens(indices)
             batch, length = tokens.shape
-            encoded = module.head.encode([self.held_out[i].target for i in indices], [length] * batch)
+            encoded = self.encode([self.held_out[i] for i in indices], length)
             noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
             offset = torch.full((batch,), self.offsets.validation)
             parts = [p.to(device) for p in (tokens, noise.t, offset, noise.eps, torch.tensor(True))]
-            denoised = module.denoise(*parts)
+            denoised = module.denoise(*parts).text
             costs += (-module.head.log_prob(denoised, encoded.to(device)) / tokens.shape[1]).tolist()
             right = module.head.accuracy(denoised, encoded.to(device))
             log_snrs = self.model.schedule.log_snr(noise.t.to(device)).tolist()

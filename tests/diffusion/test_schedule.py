@@ -243,6 +243,7 @@ def test_discrete_levels_stand_at_their_times() -> None:
 def test_discrete_steps_are_spaced_from_the_last_level_to_the_first() -> None:
     schedule = DiscreteSchedule("sqrt", 100)
     assert schedule.spaced(4) == [0, 33, 66, 99]
+    assert (schedule.spaced(1), schedule.spaced(0)) == ([0], [])
     assert schedule.spaced(3) == [0, 50, 99]  # 49.5 is rounded to the even number
     assert torch.equal(schedule.steps(100), schedule.log_snrs.flip(0))
     assert torch.equal(schedule.steps(4, start=0.5), schedule.log_snrs[[33, 0]])

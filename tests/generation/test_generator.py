@@ -746,11 +746,28 @@ def test_clamping_lands_on_embeddings_at_every_step(
             assert torch.cdist(x0_hat, writer.reader.embeddings[None]).amin(-1).max() < 1e-3
 
 
-def test_exact_guidance_of_a_fixed_length_model_is_refused(paper_model: DiffusionLM) -> None:
-    """It corrects word probabilities, and this model's x0_hat does not rest on any."""
+def test_exact_guidance_of_a_fixed_length_model_needs_a_closed_form(paper_model: DiffusionLM) -> None:
     generator = Generator(paper_model)
-    with pytest.raises(UsageError, match="use --guidance gradient"):
-        generator.generate([Request((length("length: 9"),))], Settings(guidance=Guidance("exact")))
+    with pytest.raises(UsageError, match="length: has no closed form; use --guidance gradient"):
+        generator.generate([generator.request(["length: 4"])], Settings(guidance=Guidance("exact")))
+    word = paper_model.tokenizer.words[-1]
+    settings = replace(QUICK, steps=24, guidance=Guidance("exact"))
+    guided, plain = (
+        sum(word in sample.tokens for sample in generator.generate([generator.request(controls, n=20)], settings))
+        for controls in ([f"words: {word}"], [])
+    )
+    assert guided > plain
+
+
+def test_a_fixed_length_model_fills_blanks(paper_model: DiffusionLM) -> None:
+    generator = Generator(paper_model)
+    word = paper_model.tokenizer.words[-1]
+    for infilling in ("told", "replaced"):
+        request = generator.request([], n=3, template=f"{word} ___{{1-3}} {word}")
+        assert request.template is not None
+        settings = replace(QUICK, infilling=infilling)  # type: ignore[arg-type]
+        for sample in generator.generate([request], settings):
+            assert request.template.matches(sample.tokens)
 
 
 # What is refused

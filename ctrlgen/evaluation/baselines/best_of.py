@@ -26,7 +26,7 @@ from ctrlgen.evaluation.targets import Words
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.guidance import joint_log_prob
-from ctrlgen.generation.jobs import Job, allowed_lengths, longest_text, make_batches
+from ctrlgen.generation.jobs import Job, allowed_lengths, make_batches
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import Request
 from ctrlgen.generation.workers import Workers
@@ -53,7 +53,7 @@ class BestOf(ABC):
 
     def __init__(self, generator: Generator, lm: LanguageModel):
         self.generator, self.lm = generator, lm
-        self.longest = longest_text(generator.model)
+        self.longest = generator.model.longest
         self.notes: list[str] = []  # what this peer cannot be asked, each said once
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
@@ -168,8 +168,7 @@ def guide_log_probs(
     model = reader.model
     ids = [model.tokenizer.ids(words) for words in texts]
     if model.fixed_length:
-        fill = [model.tokenizer.end_id, *[model.tokenizer.pad_id] * model.config.max_length]
-        ids = [(of + fill)[: model.config.max_length] for of in ids]
+        ids = model.rows([of[: model.longest] for of in ids])
     asking: dict[int, list[int]] = defaultdict(list)
     for request, text in pairs:
         asking[text].append(request)

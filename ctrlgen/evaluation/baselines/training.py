@@ -62,7 +62,7 @@ class Corpus:
 def read_corpus(generator: Generator, source: str) -> Corpus:
     """Up to MOST_TEXTS different texts that fit the model. Raises CtrlgenError where there are too few."""
     data, column = load_data(source)
-    tokenizer, longest = generator.model.tokenizer, generator.model.config.max_length - generator.model.fixed_length
+    tokenizer, longest = generator.model.tokenizer, generator.model.longest
     rows: dict[Words, Mapping[str, Any]] = {}
     for row in data:
         if isinstance(row[column], str) and 0 < len(words := tuple(tokenizer.split(row[column]))) <= longest:
