@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_data_path
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
 from ctrlgen.controls.classifier import Classifier
@@ -51,8 +52,7 @@ def classifier_kinds() -> dict[str, type[Classifier]]:
 
 def user_directory() -> Path:
     """Where classifiers trained on bundled models are kept."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "ctrlgen" / "classifiers"
+    return user_data_path("ctrlgen", appauthor=False) / "classifiers"
 
 
 def classifier_roots(model: DiffusionLM) -> list[Path]:

@@ -2,7 +2,7 @@
 
 A suite is a control name (`pos`, `span`, `length`, …), several joined by `+` (`pos+field`), or one of
 
-    field       every field and value that the data has, instead of one a text
+    field       every value of the fields and labels that the data has, instead of one a text
     infill      the middle third of each text taken out
     unguided    no control
 
@@ -13,14 +13,15 @@ one of Diffusion-LM's as published (`pos`, `spans` or `tree` with `words_`, or a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import write_statement
+from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.data import fitting, load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
@@ -29,12 +30,8 @@ from ctrlgen.generation.request import Request
 
 Words = tuple[str, ...]
 
-FIELD, INFILL, UNGUIDED = "field", "infill", "unguided"
-LABEL_KINDS = ("field", "label")  # asked for value by value
-COMPOSED = ("pos+field", "tree+field")
-SUITES = ("pos", "tree", "span", "length", "words", FIELD, *COMPOSED, INFILL, UNGUIDED)
+INFILL, UNGUIDED = "infill", "unguided"
 FRAME = ("START", "END")  # around Diffusion-LM's sentences
-PRETERMINAL = re.compile(r"\([^\s()]+\s+(?:[^\s()]+|\\n)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -86,36 +83,41 @@ def expand_suites(names: Sequence[str], generator: Generator) -> list[str]:
 
     Raises UsageError for a suite that does not exist or that the model lacks.
     """
+    every, composed = suites_of(generator)
     expanded: list[str] = []
     for name in names or ("all",):
-        if name == "all":
-            expanded += [suite for suite in SUITES if not lacking(suite, generator)]
-        elif name == "compose":
-            expanded += COMPOSED
-        else:
-            expanded.append(name)
+        expanded += every if name == "all" else composed if name == "compose" else [name]
     for suite in expanded:
         alone = {INFILL, UNGUIDED} & set(suite.split("+"))
         if "+" in suite and alone:
             raise UsageError(f"suite {suite!r}: {alone.pop()} cannot be joined with another; repeat --suite")
-        unknown = lacking(suite, generator)
+        unknown = [part for part in suite.split("+") if not (alone or controls_in(part, generator))]
         if unknown:
-            known = ["all", "compose", *SUITES, *generator.controls.names()]
+            known = ["all", "compose", *every, *generator.controls.names()]
             raise UsageError(f"suite {suite!r}: this model has no control {unknown[0]!r}.{did_you_mean(suite, known)}")
     return list(dict.fromkeys(expanded))
 
 
-def lacking(suite: str, generator: Generator) -> list[str]:
-    """The parts of a suite that this model has no control for."""
-    if suite in (INFILL, UNGUIDED):
-        return []
-    names = generator.controls.names()
-    return [part for part in suite.split("+") if part not in names and not (part == FIELD and labels(generator))]
+def kinds(generator: Generator) -> dict[str, type[Classifier]]:
+    """The kind of every control that the model has, by its name."""
+    return {name: classifier_kinds()[kind] for name, kind in generator.controls.names().items()}
 
 
-def labels(generator: Generator) -> list[str]:
-    """The controls that are fields or labels."""
-    return [name for name, kind in generator.controls.names().items() if kind in LABEL_KINDS]
+def suites_of(generator: Generator) -> tuple[list[str], list[str]]:
+    """All suites that the model's controls make, and those of them that ask for two controls at once."""
+    present = dict.fromkeys(kinds(generator).values())
+    single = list(dict.fromkeys(kind.suite for kind in present if kind.suite is not None))
+    composed = [
+        f"{kind.suite}+{other}" for kind in present if kind.suite for other in kind.composed_with if other in single
+    ]
+    return [*single, *composed, INFILL, UNGUIDED], composed
+
+
+def controls_in(part: str, generator: Generator) -> list[str]:
+    """The controls that a part of a suite's name stands for: one of that name, or all whose kinds share this suite."""
+    of_model = kinds(generator)
+    sharing = [name for name, kind in of_model.items() if kind.suite == part]
+    return sharing or [name for name in of_model if name == part]
 
 
 def make_targets(generator: Generator, suite: str, examples: Sequence[Example], limit: int, seed: int) -> list[Target]:
@@ -126,8 +128,9 @@ def make_targets(generator: Generator, suite: str, examples: Sequence[Example], 
         return [Target((), (e.words,)) for e in examples[:limit]]
     if suite == INFILL:
         return [Target((), (e.words,), without_middle(e.words)) for e in examples if len(e.words) > 2][:limit]
-    if suite == FIELD:
-        return field_targets(generator, examples, limit, rng)
+    by_value = [name for name, kind in kinds(generator).items() if kind.suite == suite and kind.enumerable]
+    if by_value:
+        return targets_by_value(generator, by_value, examples, limit, rng)
     targets: list[Target] = []
     for start in range(0, len(examples), limit):  # some texts have nothing to ask for
         part = examples[start : start + limit]
@@ -141,25 +144,26 @@ def make_targets(generator: Generator, suite: str, examples: Sequence[Example], 
 
 
 def controls_of(generator: Generator, name: str, examples: Sequence[Example], rng: Random) -> list[str | None]:
-    """A control of this name that each text has; for `field` one of its fields, drawn."""
+    """A control that each text has, of those that this part of a suite stands for, one of them drawn."""
     texts, rows = [e.words for e in examples], [e.row for e in examples]
-    names = labels(generator) if name == FIELD else [name]
     columns = []
-    for control in names:
+    for control in controls_in(name, generator):
         values = generator.controls.classifier(control).values_of(texts, rows, rng)
         columns.append([asking(generator, control, value) if value else None for value in values])
     return [rng.choice(present) if (present := list(filter(None, row))) else None for row in zip(*columns, strict=True)]
 
 
 def asking(generator: Generator, control: str, value: str) -> str:
-    """The control that asks for a value; those of labels and fields may hold any characters."""
-    return write_statement(control, value) if control in labels(generator) else f"{control}: {value}"
+    """The control that asks for a value; values of enumerable kinds may hold any characters."""
+    return write_statement(control, value) if kinds(generator)[control].enumerable else f"{control}: {value}"
 
 
-def field_targets(generator: Generator, examples: Sequence[Example], limit: int, rng: Random) -> list[Target]:
-    """Every value of every field, with texts that have it, as many in all as there may be targets."""
+def targets_by_value(
+    generator: Generator, names: Sequence[str], examples: Sequence[Example], limit: int, rng: Random
+) -> list[Target]:
+    """Every value of every one of these controls, with texts that have it, as many in all as there may be targets."""
     texts: dict[str, list[Words]] = {}
-    for name in labels(generator):
+    for name in names:
         classifier = generator.controls.classifier(name)
         values = classifier.values_of([e.words for e in examples], [e.row for e in examples], rng)
         for example, value in zip(examples, values, strict=True):
@@ -227,7 +231,7 @@ def parse_target(line: Any, generator: Generator) -> Target:
         if not value.strip():
             raise ValueError(line)
         return Target((f"{name.strip()}: {value.strip()}",))
-    if "words_" in line or "pos" in line or "tree" in line:
+    if not line.keys() & {"controls", "template"}:
         return published_target(line)
     references = line.get("references", [line["reference"]] if line.get("reference") else [])
     split = generator.model.tokenizer.split
@@ -240,19 +244,16 @@ def parse_target(line: Any, generator: Generator) -> Target:
 
 
 def published_target(line: Mapping[str, Any]) -> Target:
-    """Diffusion-LM's: START and END are part of the lists, and often a newline before END; spans are counted from 0
-    without START, their end inclusive.
+    """Diffusion-LM's: START and END are part of the lists, and often a newline before END; what else stands there is
+    for a control to read.
     """
-    words = list(map(str, line.get("words_") or [""] * len(line.get("pos", ()))))
-    inside = [i for i, word in enumerate(words) if word not in FRAME and not (word and not word.strip())]
-    newline = any(word and not word.strip() for word in words)
-    reference = tuple(words[i] for i in inside if words[i])
-    if "pos" in line:
-        tags = [line["pos"][i] for i in inside]
-        control = f"pos: {' '.join(str(tag) for tag in tags if tag not in FRAME)}"
-    elif "spans" in line:
-        control = "span: " + ", ".join(f"{label} {start + 1}-{end + 1}" for start, end, label in line["spans"])
-    else:
-        tree = re.sub(r"\([^\s()]+\s*\\?n?\s*\)", "", str(line["tree"]))  # the newline's own leaf
-        control = f"tree: {PRETERMINAL.sub('*', tree)}"
-    return Target((control,), (reference,) if reference else (), newline=newline)
+    words = list(map(str, line.get("words_", ())))
+    framing = {place for of in line.values() if isinstance(of, list) for place, x in enumerate(of) if x in FRAME}
+    newlines = {place for place, word in enumerate(words) if word and not word.strip()}
+    length = max(len(of) for key, of in line.items() if isinstance(of, list) and (key == "words_" or not words))
+    inside = [place for place in range(length) if place not in framing | newlines]
+    read = {name: kind.published_value(line, inside) for name, kind in classifier_kinds().items()}
+    values = [(name, value) for name, value in read.items() if value is not None]
+    name, value = values[0]
+    reference = tuple(words[place] for place in inside) if words else ()
+    return Target((f"{name}: {value}",), (reference,) if reference else (), newline=bool(newlines))

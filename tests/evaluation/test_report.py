@@ -35,6 +35,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 from ctrlgen.settings import Settings
 
+TASKS = {"pos": "parts of speech", "field": "semantic content", "length": "length"}
 COMMAND = "ctrlgen eval --suite pos --data 'my data.jsonl'"
 
 
@@ -57,7 +58,11 @@ def record(system: str, words: str, *verdicts: Verdict, target: int = 0) -> Reco
 def asked(suite: str = "pos", *controls: str) -> Asked:
     """A suite of one target; the kind of each control is its name."""
     parsed = [
-        Control(Statement(text, text.partition(":")[0], ""), SimpleNamespace(kind=text.partition(":")[0]), None)  # type: ignore[arg-type]
+        Control(
+            Statement(text, text.partition(":")[0], ""),
+            SimpleNamespace(kind=text.partition(":")[0], task=TASKS.get(text.partition(":")[0])),
+            None,
+        )  # type: ignore[arg-type]
         for text in controls or ("pos: DET <NOUN>",)
     ]
     target = Target(tuple(control.text for control in parsed), (("a", "cat"),))

@@ -57,7 +57,6 @@ TEXT_PLACE = 128  # where a text begins
 MOST_PIECES = 2000
 PROMPT_STEP = 8  # prompts are filled up to a multiple of this, so that those of one length are drawn for together
 TEMPERATURE = 0.7
-LENGTH = "length"  # its value is drawn among those that all controls allow
 PROMPTS = "prompts.json"
 PIECE = re.compile(r"\w+|[^\w\s]")
 LEAF = re.compile(r"[^*]*\*\)*")  # of a tree, with the brackets around it
@@ -139,12 +138,11 @@ class Finetuned(BestOf):
 
     def prompt(self, request: Request, seed: int) -> list[int]:
         values: dict[str, str] = {}
+        length = draw_length(self.generator.model, self.lengths(request), seed)
         for control in request.controls:
             name = name_of(self.generator, control)
-            value = control.statement.value
-            if control.classifier.kind == LENGTH:
-                value = str(draw_length(self.generator.model, self.lengths(request), seed))
-            elif name in self.prompts.known.labels:
+            value = control.classifier.value_at(control.target, length) or control.statement.value
+            if name in self.prompts.known.labels:
                 value = self.prompts.known.value(control, name) or value
             values[name] = f"{values[name]}, {value}" if name in values else value
         return self.prompts.ids(values)

@@ -22,7 +22,7 @@ from ctrlgen.data import load_data
 from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.language_model import LanguageModel
-from ctrlgen.evaluation.targets import LABEL_KINDS, Words
+from ctrlgen.evaluation.targets import Words, kinds
 from ctrlgen.generation.generator import Generator
 from ctrlgen.training.fit import RESUME, Progress, Task, TrainingConfig, fit
 
@@ -129,9 +129,9 @@ class Known:
 
     @classmethod
     def of(cls, corpus: Corpus) -> Known:
-        kinds, values = corpus.generator.controls.names(), corpus.values
-        labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kinds[name] in LABEL_KINDS}
-        return cls({name: kinds[name] for name in values}, labels)
+        kind_of, values = kinds(corpus.generator), corpus.values
+        labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kind_of[name].enumerable}
+        return cls({name: kind_of[name].kind for name in values}, labels)
 
     def value(self, control: Control, name: str) -> str | None:
         """A label's value as it was learned, or None."""

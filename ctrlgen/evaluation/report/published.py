@@ -26,7 +26,6 @@ from ctrlgen.files import write_text
 SEMANTIC, POS, TREE, SPAN, LENGTH = "semantic content", "parts of speech", "syntax tree", "syntax spans", "length"
 TASKS = (SEMANTIC, POS, TREE, SPAN, LENGTH)
 COMPOSITIONS = (TREE, POS)  # each with semantic content
-KINDS = {"field": SEMANTIC, "label": SEMANTIC, "pos": POS, "tree": TREE, "span": SPAN, "length": LENGTH}
 
 # Success in percent, and the perplexity of a GPT-2 fine-tuned on the domain where one is given for the task.
 # Li et al. 2022, Table 2; Chen et al. 2023, Table 1; Kim and Do 2025, Table 2.
@@ -171,8 +170,8 @@ def our_rows(results: Results, composed: bool) -> dict[str, dict[str, Row]]:
 
 def tasks_of(results: Results, suite: str) -> set[str]:
     """The paper's tasks that a suite asks for; none where it asks for anything else as well."""
-    kinds = {control.classifier.kind for request in results.asked[suite].requests for control in request.controls}
-    return {KINDS[kind] for kind in kinds} if kinds <= set(KINDS) else set()
+    tasks = {control.classifier.task for request in results.asked[suite].requests for control in request.controls}
+    return {str(task) for task in tasks} if tasks <= set(TASKS) else set()
 
 
 def published(figures: tuple[float, float | None] | None) -> Cell:
