@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -11,23 +12,28 @@ from threading import Event
 from typing import Any
 
 from ctrlgen.cli.display import html_mark, html_text, reasons
+from ctrlgen.cli.guard import Guard
+from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample, Step
 from ctrlgen.joining import write
-from ctrlgen.settings import SETTINGS, Guidance, Setting, Settings, Window, change
+from ctrlgen.settings import MAX_SEED, SETTINGS, Guidance, Setting, Settings, Window, change
 
 try:
     import gradio
+    from starlette.middleware import Middleware
 except ImportError:
     raise UsageError('the demo needs gradio: pip install "ctrlgen[demo]"') from None
 
 MOST_TEXTS = 32
+MOST_WAITING = 16  # visitors in the queue; others are told that it is full
 HIGHEST = {  # what one visitor may ask of the machine that serves everybody
     "steps": 100, "strength": 32, "candidates": 16, "corrections": 10, "until_success": 8, "paper_steps": 10,
     "temperature": 5, "last_temperature": 5, "paper_lr": 1, "paper_fluency": 1,
 }  # fmt: skip
+EMPTY = '<p class="emerging"></p>'
 INTRODUCTION = """# ctrlgen
 Write text under control. One control a line; a line may begin with `not` and end with a weight, `@2`. Words that failed
 a control are red; the ticks come from oracles that never guide."""
@@ -77,10 +83,13 @@ def build(generator: Generator) -> gradio.Blocks:
     """The page for one model."""
 
     def write(controls: str, template: str, n: float, seed: float, *values: Any) -> Iterator[str]:
+        yield EMPTY  # no earlier text stands under an error
         try:
             settings = change(Settings(), dict(zip(SETTINGS, map(value_of, SETTINGS.values(), values), strict=True)))
-            lines = [line for line in controls.splitlines() if line.strip()]
-            request = generator.request(lines, int(n), int(seed or 0), template=template.strip() or None)
+            lines = [line for line in str(controls or "").splitlines() if line.strip()]
+            given = str(template or "").strip() or None
+            count = whole(n, "the number of texts", 1, MOST_TEXTS)
+            request = generator.request(lines, count, whole(seed or 0, "the seed", -MAX_SEED, MAX_SEED), template=given)
             for event in writing(generator, request, settings):
                 yield emerging(event) if isinstance(event, Step) else listing(event)
         except CtrlgenError as error:
@@ -91,7 +100,8 @@ def build(generator: Generator) -> gradio.Blocks:
         with gradio.Row():
             with gradio.Column():
                 controls = gradio.Textbox(label="Controls", lines=3, placeholder="pos: DET NOUN AUX ADJ PUNCT")
-                gradio.Examples([[example] for example in examples(generator)], controls, label="For example")
+                more = gradio.Dropdown(known_controls(generator), value=None, label="Add a control")
+                more.input(added, [controls, more], [controls, more], api_visibility="private")
                 template = gradio.Textbox(label="Text with blanks (may be left empty)", placeholder="The Vaults ___ .")
                 with gradio.Row():
                     n = gradio.Slider(1, MOST_TEXTS, 4, step=1, label="Texts")
@@ -105,7 +115,7 @@ def build(generator: Generator) -> gradio.Blocks:
                 texts = gradio.HTML(label="Texts")
         asked = [controls, template, n, seed, *fields]
         run = gradio.on([start.click, template.submit], write, asked, texts, api_name="write", show_progress="hidden")
-        stop.click(None, cancels=[run])
+        stop.click(stopped_text, texts, texts, cancels=[run], api_visibility="private")
     return page
 
 
@@ -129,7 +139,7 @@ def value_of(one: Setting, given: Any) -> Any:
         return one.read(given)
     if one.number is None:
         return given
-    if given is None or not given <= HIGHEST.get(one.name, one.most):
+    if not isinstance(given, int | float) or not given <= HIGHEST.get(one.name, one.most):
         raise UsageError(f"{one.name} is at most {HIGHEST.get(one.name, one.most):g} here")
     return one.number(given)
 
@@ -139,16 +149,44 @@ def serve(generator: Generator, host: str, port: int | None, open_browser: bool)
 
     Raises UsageError where it cannot listen there.
     """
-    page = build(generator)
+    page = build(generator).queue(max_size=MOST_WAITING)
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         page.launch(
             server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
-            theme=theme, css=STYLE, footer_links=["api"], share=False,
+            theme=theme, css=STYLE, footer_links=["api"], share=False, max_file_size=1,
+            app_kwargs={"middleware": [Middleware(Guard, host=host)]},
         )  # fmt: skip
     except OSError:
         raise UsageError(f"cannot listen at {host}, port {port or 7860}: choose another --host or --port") from None
     return page
+
+
+def whole(given: Any, what: str, least: int, most: int) -> int:
+    """A whole number within bounds. Raises UsageError where it is none: anyone may call the server as he likes."""
+    if not isinstance(given, int | float) or not math.isfinite(given) or not least <= given <= most:
+        raise UsageError(f"{what} must be between {least:,} and {most:,}")
+    return int(given)
+
+
+def added(controls: str, more: str | None) -> tuple[str, None]:
+    """The controls with one more on a line of its own; the list is ready for the next."""
+    return "\n".join(filter(None, [(controls or "").rstrip(), more])), None
+
+
+def stopped_text(shown: str | None) -> str:
+    """What had been written when somebody pressed Stop."""
+    return f'{shown or EMPTY}<p class="open">Stopped: not finished, not checked.</p>'
+
+
+def known_controls(generator: Generator) -> list[str]:
+    """What can be added with a click: an example of each kind, and every value of those that can be listed."""
+    listed = [
+        write_statement(name, value)
+        for name in generator.controls.names()
+        for value in generator.controls.classifier(name).choices()
+    ]
+    return list(dict.fromkeys([*examples(generator), *listed]))
 
 
 def examples(generator: Generator) -> list[str]:
@@ -162,8 +200,9 @@ def examples(generator: Generator) -> list[str]:
 
 
 def emerging(step: Step) -> str:
-    """The first text so far."""
-    return f'<p class="emerging">{html_text(write(step.tokens))}</p>'
+    """The first text so far; when the last step is done, the oracles' turn has come."""
+    checking = " <i>checking …</i>" if step.done >= step.total else ""
+    return f'<p class="emerging">{html_text(write(step.tokens))}{checking}</p>'
 
 
 def listing(samples: list[Sample]) -> str:

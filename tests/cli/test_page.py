@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ctrlgen.cli import main
 from ctrlgen.cli import page as demo
+from ctrlgen.cli.guard import Guard
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Step
@@ -44,6 +46,59 @@ def test_the_page_answers_as_the_library_does(client: Client, generator: Generat
     assert shown[-1] == demo.listing(samples)
     assert all(text.startswith('<p class="emerging">') for text in shown[:-1])
     assert shown[-1].count("<code>words: dog</code>") == 2
+
+
+@pytest.fixture
+def address(client: Client) -> str:
+    return str(client.src).rstrip("/")
+
+
+@pytest.mark.parametrize("route", ["/gradio_api/upload", "/upload", "/gradio_api/upload?upload_id=1"])
+def test_nobody_can_upload(address: str, route: str) -> None:
+    files = {"files": ("a.txt", b"hello")}
+    assert httpx.post(f"{address}{route}", files=files).status_code == 404
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 421), ("evil.example:80", 421), ("localhost:7860", 200)])
+def test_a_foreign_host_is_refused(address: str, host: str, status: int) -> None:
+    assert httpx.get(address, headers={"host": host}).status_code == status
+
+
+def test_large_requests_are_refused(address: str) -> None:
+    assert httpx.post(f"{address}/gradio_api/call/write", content=b"a" * 300_000).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("listens", "host", "own"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", True), ("127.0.0.1", "localhost", True), ("127.0.0.1", "10.0.0.1", False),
+        ("0.0.0.0", "10.0.0.1:7860", True), ("0.0.0.0", "evil.example", False), ("::", "[::1]:7860", True),
+        ("example.org", "example.org:80", True), ("example.org", "", False),
+    ],
+)  # fmt: skip
+def test_which_hosts_are_this_machine(listens: str, host: str, own: bool) -> None:
+    async def app(*_: object) -> None: ...
+
+    assert Guard(app, listens).is_own(host) is own
+
+
+@pytest.mark.parametrize("n", [None, float("nan"), 0, 33, 1e9, "many"])
+def test_a_number_that_is_none_is_told(n: object) -> None:
+    with pytest.raises(UsageError, match="the number of texts must be between 1 and 32"):
+        demo.whole(n, "the number of texts", 1, demo.MOST_TEXTS)
+
+
+def test_a_click_adds_a_control(generator: Generator) -> None:
+    assert demo.added("", "length: 5") == ("length: 5", None)
+    assert demo.added("length: 5\n", "words: dog") == ("length: 5\nwords: dog", None)
+    assert demo.added("length: 5", None) == ("length: 5", None)
+    for control in demo.known_controls(generator):
+        generator.request([control])
+
+
+def test_a_stopped_text_is_marked() -> None:
+    assert demo.stopped_text("<p>The dog</p>").startswith("<p>The dog</p><p")
+    assert "Stopped" in demo.stopped_text(None)
 
 
 def test_blanks_are_filled(client: Client) -> None:
