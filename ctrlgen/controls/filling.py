@@ -24,6 +24,7 @@ class Fills:
 
     def count(self, length: int) -> float:
         """How many fills an accepted text of `length` words may have."""
+        self.work_out(length)
         return self.ways(0, length, self.automaton.start)
 
     def draw(self, length: int, seed: int) -> Kept:
@@ -45,6 +46,24 @@ class Fills:
             words += [part] if isinstance(part, str) else [None] * n
             left -= n
         return tuple(words)
+
+    def work_out(self, length: int) -> None:
+        """Find all that `ways` needs for a text of `length` words, from the last part to the first.
+
+        So `ways` never calls itself more than once deep, however many parts a template has.
+        """
+        layers: list[dict[tuple[int, bytes], Booleans]] = [{(length, b""): self.automaton.start}]
+        for place in range(len(self.template.parts)):
+            steps = (
+                step
+                for (left, _), reached in layers[-1].items()
+                if (place, left, reached.tobytes()) not in self._known
+                for step in ((left - n, after) for n, after in self.options(place, left, reached))
+            )
+            layers.append({(left, after.tobytes()): after for left, after in steps})
+        for place, layer in reversed(list(enumerate(layers))):
+            for (left, _), reached in layer.items():
+                self.ways(place, left, reached)
 
     def ways(self, place: int, left: int, reached: Booleans) -> float:
         """How many fills of the parts from `place` on lead from the states reached (S,) to acceptance."""

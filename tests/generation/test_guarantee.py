@@ -157,3 +157,9 @@ def test_the_same_text_in_any_company(generator: Generator) -> None:
     others = [generator.request(["words: cat"], n=5), generator.request(controls, n=4, seed=10)]
     together = generator.generate(others, FEW)
     assert alone.tokens == next(sample.tokens for sample in together if sample.seed == 12)
+
+
+def test_a_template_may_have_many_blanks(generator: Generator) -> None:
+    template = "___{0-1} " * 600
+    (sample,) = generator.generate([generator.request(["words: cat"], template=template)], FEW)
+    assert "cat" in sample.tokens
