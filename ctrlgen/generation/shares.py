@@ -88,15 +88,23 @@ class Shares:
         return frozenset((one.control, other.control)) in self.excluding
 
     def assign(self) -> None:
-        """Draw the texts of each share from the seed, none of which has another share that excludes it."""
+        """Draw the texts of each share from the seed, none of which has another share that excludes it.
+
+        Raises UsageError where too few texts are left for one. Shares that many others exclude are drawn first.
+        """
         rng = Random(self.seed)
-        for share in self.shares:
-            others = [other for other in self.shares if other is not share and self.exclude(share, other)]
+        excluded = {
+            share.control: [other for other in self.shares if other is not share and self.exclude(share, other)]
+            for share in self.shares
+        }
+        for share in sorted(self.shares, key=lambda share: -len(excluded[share.control])):
+            others = excluded[share.control]
             free = sorted(set(range(self.n)).difference(*(other.texts for other in others)))
             count = round(share.part * self.n)
             if count > len(free):
                 names = " and ".join(repr(s.control) for s in (*others, share))
-                raise UsageError(f"--share: no text can have {names} together, and their shares are more than 100%")
+                left = f"{len(free)} of {self.n} texts are left for {share.control!r}, which needs {count}"
+                raise UsageError(f"--share: no text can have {names} together; {left}")
             share.texts = frozenset(rng.sample(free, count))
 
     def asked(self, text: int) -> list[str]:

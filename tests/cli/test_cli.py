@@ -720,7 +720,7 @@ def test_shares_of_a_set(ctrlgen: Run, toy_model: Path) -> None:
     for arguments, message in (
         (("--share", "words: cat"), "write CONTROL=PERCENT%"),
         (("--share", "words: cat=30%", "--batch", "-"), "leave out --batch"),
-        (("--share", "starts: a=60%", "--share", "starts: the=60%"), "their shares are more than 100%"),
+        (("--share", "starts: a=60%", "--share", "starts: the=60%"), "texts are left for 'starts: the', which needs"),
     ):
         refused = ctrlgen(*few, *arguments)
         assert refused.code == 2

@@ -71,3 +71,11 @@ def test_a_share_is_read() -> None:
 def test_an_unknown_control_is_refused(generator: Generator) -> None:
     with pytest.raises(UsageError, match="unknown control 'wrods'"):
         asked(generator, "wrods: cat=30%").requests()
+
+
+def test_one_that_excludes_several_others_which_go_together(generator: Generator) -> None:
+    shares = asked(generator, "words: cat=50%", "words: old=50%", "not words: cat, old=50%")
+    shares.requests()
+    cat, old, neither = (share.texts for share in shares.shares)
+    assert len(cat) == len(old) == len(neither) == 10
+    assert not neither & (cat | old)
