@@ -288,6 +288,11 @@ def test_the_command_writes_a_model_and_nothing_where_it_fails(folder: Path, tmp
     too_many = run("generate", "--model", out, "--steps", original.STEPS + 1)
     assert (too_many.returncode, too_many.stdout) == (2, "")
     assert "100 noise levels" in too_many.stderr
+    texts_file = tmp_path / "texts.txt"
+    texts_file.write_text("It serves cheap food .\n" * 20, encoding="utf-8")
+    trained = run("train", "--init", out, "--data", texts_file, "--out", tmp_path / "trained", "--steps", 1)
+    assert (trained.returncode, trained.stderr.splitlines()[-1][:8]) == (2, "ctrlgen:")
+    assert "an imported checkpoint cannot be trained further" in trained.stderr
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the checkpoint with the original's own numbers is not here")

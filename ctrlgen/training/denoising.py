@@ -181,7 +181,7 @@ class DenoisingTask:
         if start is not None:
             assert isinstance(start.denoiser, Denoiser)
             earlier = F.pad(start.denoiser.words.counts, (0, vocab_size - len(start.tokenizer)))
-            known = earlier + (known * (earlier.sum() / known.sum())).round().long()
+            known = earlier + (known * (earlier.sum() / known.sum().clamp(min=1))).round().long()
         denoiser.words.learn_spelling(self.tokenizer.words, known)
         log_prior = F.pad(denoiser.words.log_prior(), (0, len(self.rare)), value=denoiser.words.log_prior_of_new())
         spelling, sampled = spell(words, self.recipe.model.pieces), training.sampled_words or len(words)
@@ -289,10 +289,15 @@ def own_state(denoiser: Denoiser, start: DiffusionLM) -> dict[str, Tensor]:
 
 
 def starting_model(recipe: Recipe) -> DiffusionLM | None:
-    """The model that `training.init` names. Raises UsageError where the recipe describes another one."""
+    """The model that `training.init` names.
+
+    Raises UsageError where the recipe describes another one, or where the model is an imported checkpoint.
+    """
     if recipe.training.init is None:
         return None
     model = from_pretrained(recipe.training.init)
+    if not isinstance(model.denoiser, Denoiser):
+        raise UsageError(f"{recipe.training.init}: an imported checkpoint cannot be trained further")
     wanted = {"model": asdict(recipe.model), "diffusion": asdict(recipe.diffusion)}
     is_so = {key: getattr(model.config, key) for key in wanted["model"]}
     changed = differing_keys({"model": is_so, "diffusion": asdict(model.diffusion)}, wanted)

@@ -81,6 +81,8 @@ def check_sizes(recipe: Recipe, source: str) -> None:
         make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
+    if recipe.training.context_share == 1:
+        raise UsageError(f"{source}: [training]: context_share must be below 1, for texts also begin without a context")
 
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:

@@ -42,12 +42,16 @@ class RunState:
         save_tensors(path, self.tensors(), {"step": str(step), "recent": recent, "fingerprint": self.fingerprint})
 
     def load(self, path: Path) -> int:
-        """Restore everything and return the number of steps done."""
+        """Restore everything and return the number of steps done.
+
+        Raises CtrlgenError where the file is damaged, UsageError where it is of another recipe or other texts.
+        """
         try:
             with safe_open(str(path), "pt") as file:
                 metadata = file.metadata()
+                step = int(metadata["step"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-        except Exception as error:  # safetensors raises its own and OSError alike
+        except Exception as error:  # safetensors raises its own, other files have no step
             raise CtrlgenError(f"{path}: truncated or not a checkpoint") from error
         was, now = json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint)
         if "texts" not in was:  # version 0.1 counted them only
@@ -68,7 +72,7 @@ class RunState:
                 state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.recent += json.loads(metadata.get("recent", "[]"))
-        return int(metadata["step"])
+        return step
 
 
 def why_not_resumed(changed: Sequence[str]) -> str:

@@ -102,6 +102,7 @@ def test_each_mistake_is_named(tables: dict[str, object], parts: list[str]) -> N
         (data(training={"validate_every": -5}), "validate_every"),
         (data(model={"dropout": 1.5}), "dropout = 1.5 must be from 0 to 1"),
         (data(training={"ema": -0.5}), "ema = -0.5 must be from 0 to 1"),
+        (data(training={"context_share": 1.0}), "context_share must be below 1"),
         (data(training={"lr": -1.0}), "lr = -1.0 must be a number from 0"),
         (data(training={"lr": math.nan}), "lr = nan must be a number from 0"),
         (data(training={"lr": 1e308}), "lr = 1e.308 must be a number from 0"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy_grammar import toy_sentences
 
@@ -367,6 +367,13 @@ def test_a_truncated_checkpoint(recipe: Recipe, tmp_path: Path, share: float) ->
     run(recipe, tmp_path / "model", until=9)
     path = tmp_path / "model" / RESUME
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(CtrlgenError, match=r"resume\.safetensors: truncated or not a checkpoint"):
+        run(recipe, tmp_path / "model", resume=True)
+
+
+def test_a_checkpoint_of_something_else(recipe: Recipe, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "model", until=9)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model" / RESUME)
     with pytest.raises(CtrlgenError, match=r"resume\.safetensors: truncated or not a checkpoint"):
         run(recipe, tmp_path / "model", resume=True)
 
