@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctrlgen.errors import CtrlgenError, UsageError
     from ctrlgen.evaluation.evaluation import Evaluation
     from ctrlgen.evaluation.plan import Plan
+    from ctrlgen.generation.editing import Editor
     from ctrlgen.generation.generator import Generator
     from ctrlgen.generation.request import Request, Sample
     from ctrlgen.settings import Guidance, Settings
@@ -38,6 +39,7 @@ _HOMES = {
     "errors": ("CtrlgenError", "UsageError"),
     "evaluation.evaluation": ("Evaluation",),
     "evaluation.plan": ("Plan",),
+    "generation.editing": ("Editor",),
     "generation.generator": ("Generator",),
     "generation.request": ("Request", "Sample"),
     "settings": ("Guidance", "Settings"),
@@ -49,6 +51,7 @@ __all__ = [
     "Control",
     "CtrlgenError",
     "DiffusionLM",
+    "Editor",
     "Evaluation",
     "Generator",
     "Guidance",

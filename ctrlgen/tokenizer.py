@@ -14,6 +14,7 @@ import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -251,6 +252,11 @@ class WordTokenizer:
             words = [word if word in self._vocabulary else plain(word) for word in words]
         known = self.truecased(words, whole) if self.truecase else words
         return [self._vocabulary.get(word, self.unk_id) for word in known]
+
+    @cached_property
+    def folded(self) -> dict[str, int]:
+        """The id of each word whatever its case: of case variants that of the most frequent."""
+        return {word.casefold(): id for id, word in reversed(list(enumerate(self.words)))}
 
     def truecased(self, words: Sequence[str], whole: bool = True) -> list[str]:
         """Words with those that begin a sentence in the case that is commoner inside one, as the vocabulary has it."""

@@ -6,9 +6,10 @@ probability `deleted` writes nothing; else it writes u with probability
 
     p(u | w) = (1 - sum_v eps_v) [u = w] + eps_u,    eps_u = min(replaced, rarely * pi_u).
 
-Over all sources these probabilities sum to 1. The floor eps_u makes the channel robust: where a word of the source is
-less likely than that, it was replaced, and no longer pulls. The floor follows the word's own prior pi_u, or rare words
-such as names would be below it, and lose their pull, wherever noise is high.
+Over all sources these probabilities sum to 1. A word of the source may be unread (ERASED): it may have been any. The
+floor eps_u makes the channel robust: where a word of the source is less likely than that, it was replaced, and pulls no
+longer. The floor follows the word's own prior pi_u, or rare words such as names would be below it, and lose their pull,
+wherever noise is high.
 
 The denoiser's words are independent given x_t, so log p(source | x_t) is exact: a forward recursion over both lengths,
 as in a pair hidden Markov model (Durbin et al. 1998, section 4.2).
@@ -23,9 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion.precision import precise
 
 NEVER = -1e9  # log 0, finite so that gradients are
+ERASED = NO_WORD  # instead of the id of a word
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,25 @@ class Channel:
         """log p(source | word v at position i), the other positions as in log_q. (B, n, V)"""
         alignments = self.alignments(self.match(log_q, source), source, sizes, lengths)
         around, skipping = alignments.around(), alignments.skipping()  # (B, n, m), (B, n)
-        replaced = (around + self.floor.log()[source][:, None]).logsumexp(-1)
+        erased = (source == ERASED)[:, None]
+        floor = self.floor.log()[source.clamp(min=0)][:, None].masked_fill(erased, 0.0)
+        replaced = (around + floor).logsumexp(-1)
         whatever = torch.logaddexp(skipping, replaced)  # the word is
-        top = around.amax(-1, keepdim=True).clamp(min=NEVER)
+        read = around.masked_fill(erased, -math.inf)
+        top = read.amax(-1, keepdim=True).clamp(min=NEVER)
         kept = around.new_zeros(*skipping.shape, len(self.prior))
-        kept = kept.scatter_add(-1, source[:, None].expand(around.shape), (around - top).exp()).log() + top
+        index = source.clamp(min=0)[:, None].expand(read.shape)
+        kept = kept.scatter_add(-1, index, (read - top).exp()).log() + top
         return torch.logaddexp(whatever[..., None], kept + self.log_keep).to(log_q)
 
     def match(self, log_q: Tensor, source: Tensor) -> Tensor:
         """log probability that position i, if taken, is written as the source's word j. (B, n, m)"""
-        return torch.logaddexp(log_q + self.log_keep, self.floor.log()[source][:, None].to(log_q))
+        match = torch.logaddexp(log_q + self.log_keep, self.floor.log()[source.clamp(min=0)][:, None].to(log_q))
+        return match.masked_fill((source == ERASED)[:, None], 0.0)
 
     def alignments(self, match: Tensor, source: Tensor, sizes: Tensor, lengths: Tensor) -> Alignments:
-        insert = precise(self.prior.log()[source]) + math.log(self.inserted)  # (B, m)
+        log_prior = self.prior.log()[source.clamp(min=0)].masked_fill(source == ERASED, 0.0)
+        insert = precise(log_prior) + math.log(self.inserted)  # (B, m)
         return Alignments(self, precise(match), F.pad(insert.cumsum(1), (1, 0)), sizes, lengths)
 
 

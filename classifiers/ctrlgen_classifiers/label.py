@@ -29,7 +29,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.labels import label_key, label_text, loose_key, read_labels
 from ctrlgen.training.heads import load_head, starting_point, train_head
-from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, train_oracle
+from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, likeliest, train_oracle
 from ctrlgen_classifiers.labelled import (
     MIN_COUNT,
     OPEN,
@@ -227,6 +227,13 @@ class Label(Classifier):
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         return self.head.log_prob(denoised, encoded)
+
+    def aside(self, denoised: Denoised, targets: Sequence[Sequence[Target]]) -> Tensor:
+        """The values of the other fields. (B, K)"""
+        values = likeliest(self.head(denoised))
+        for row, asked in zip(values, targets, strict=True):
+            row[[target.field for target in asked]] = OPEN
+        return values
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
         verdicts = []

@@ -6,6 +6,7 @@ keeping, replacing, inserting and deleting words. It needs no training. The orac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -17,21 +18,23 @@ from torch import Tensor
 from ctrlgen.alignment import common_words
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
+from ctrlgen.controls.template import word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
-from ctrlgen.tokenizer import detokenize
+from ctrlgen.joining import detokenize
 from ctrlgen_classifiers.channel import Channel
 
 LEAST_KEPT = 0.5  # share of the source's words in a text that is like it
 LENGTH_RATE = 1.0  # nats that a text loses for every word that it is longer or shorter
+BLANK = re.compile("_{3,}")
 UNIFORM = 0.001  # share of the prior that every word has alike
 
 
 @dataclass(frozen=True)
 class Source:
-    """The words of the given text."""
+    """The words of the given text, None for one that may be any."""
 
-    words: tuple[str, ...]
+    words: tuple[str | None, ...]
 
 
 class Like(Classifier):
@@ -45,8 +48,6 @@ class Like(Classifier):
     def __init__(self, model: DiffusionLM):
         self.tokenizer, self.fixed_length = model.tokenizer, model.fixed_length
         self.longest, self.places = model.longest, model.places
-        folded = enumerate(map(str.casefold, model.tokenizer.words))
-        self.ids = {word: id for id, word in reversed(list(folded))}  # of case variants the most frequent
         self.channel = Channel(word_frequencies(model))
 
     @classmethod
@@ -67,7 +68,7 @@ class Like(Classifier):
         return tuple(self.tokenizer.split(value[1:-1] if quoted else value))
 
     def parse(self, value: str) -> Source:
-        words = self.split(value)
+        words = tuple(None if BLANK.fullmatch(word) else word for word in self.split(value))
         if not words:
             raise UsageError("like: no text is given; write for example `like: The Vaults is a cheap pub .`")
         if len(words) > self.longest:
@@ -91,12 +92,9 @@ class Like(Classifier):
             row[: 1 + len(ids)] = torch.tensor([len(ids), *ids])
         return encoded.to(self.channel.prior.device)
 
-    def source_ids(self, words: Sequence[str]) -> list[int]:
-        """As the model would write the source: a word in another case counts as the same, an unknown one as <unk>."""
-        ids = [
-            id if id != self.tokenizer.unk_id else self.ids.get(word.casefold(), id)
-            for word, id in zip(words, self.tokenizer.ids(words), strict=True)
-        ]
+    def source_ids(self, words: Sequence[str | None]) -> list[int]:
+        """As the model would write the source; an unknown word as <unk>."""
+        ids = word_ids(words, self.tokenizer)
         return self.tokenizer.filled(ids, self.places) if self.fixed_length else ids
 
     def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
@@ -111,7 +109,7 @@ class Like(Classifier):
         """log p(position i holds the source's word j) (B, n, m), the source (B, m), its size and the text's (B,)."""
         sizes, source = encoded[:, 0], encoded[:, 1:]
         log_p = denoised.logits.log_softmax(-1)
-        index = source[:, None].expand(-1, log_p.shape[1], -1)
+        index = source.clamp(min=0)[:, None].expand(-1, log_p.shape[1], -1)
         log_q = log_p.gather(-1, index)
         unknown = index == self.tokenizer.unk_id  # may stand where it is kept, but nobody can be drawn to it
         log_q = torch.where(unknown, log_q.detach(), log_q)
@@ -120,10 +118,11 @@ class Like(Classifier):
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Source]) -> list[Verdict]:
         return [self.verdict(words, target.words) for words, target in zip(texts, targets, strict=True)]
 
-    def verdict(self, words: Sequence[str], source: Sequence[str]) -> Verdict:
-        kept = len(common_words(source, words))
-        share = kept / len(source)
-        return Verdict(share >= LEAST_KEPT, f"{kept} of {len(source)} words kept", correct=share, parts=len(source))
+    def verdict(self, words: Sequence[str], source: Sequence[str | None]) -> Verdict:
+        read = [word for word in source if word is not None]
+        kept = len(common_words(read, words))
+        share = kept / max(1, len(read))
+        return Verdict(share >= LEAST_KEPT, f"{kept} of {len(read)} words kept", correct=share, parts=len(read))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typer.exceptions import Abort, TyperException
 from ctrlgen.cli import (
     controls,
     demo,
+    edit,
     evaluate,
     generate,
     import_,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("import")(import_.import_)
 app.command("infill")(infill.infill)
+app.command("edit")(edit.edit)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)

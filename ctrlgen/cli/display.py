@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
@@ -16,7 +17,9 @@ from ctrlgen.cli.telling import duration, tell_log, waiting
 from ctrlgen.joining import Written, detokenize
 
 if TYPE_CHECKING:
+    from ctrlgen.alignment import Change
     from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
+    from ctrlgen.generation.edits import Edited
     from ctrlgen.generation.request import ControlResult, Sample, Step
     from ctrlgen.training.fit import Progress as TrainingProgress
 
@@ -32,12 +35,12 @@ def console(file: TextIO) -> Console:
     return Console(file=file, width=PLAIN_WIDTH, highlight=False)
 
 
-def marked_text(sample: Sample) -> Text:
-    """The sample's text with the words that failed a control in red."""
+def marked_text(sample: Sample, new: Set[int] = frozenset()) -> Text:
+    """The sample's text with the words that failed a control in red, and others that are new in bold."""
     text, failed = Text(), sample.failed
     for position, (space, word) in enumerate(sample.written.words()):
         text.append(space)
-        text.append(word, style="bold red" if position in failed else "")
+        text.append(word, style="bold red" if position in failed else "bold cyan" if position in new else "")
     return text
 
 
@@ -68,12 +71,35 @@ def heading(result: ControlResult) -> str:
     return f"not {said.name}" if said.negated else said.name
 
 
-def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
-    """A table of texts; with controls, a tick or a cross for each and what failed.
+def said_change(words: Sequence[str], change: Change) -> str:
+    """What was changed in a source of these words: `riverside → city centre`, `+ cheap`, `- cheap`."""
+    before, after = detokenize(words[change.start : change.end]), detokenize(change.words)
+    return f"{before} → {after}" if before and after else f"+ {after}" if after else f"- {before}"
+
+
+def show_edits(edits: Sequence[Edited], file: TextIO) -> None:
+    """A table of the new texts: verdicts, the share of the words that were kept, and what was changed."""
+    more = {
+        "kept": [f"{edited.kept:.0%}" for edited in edits],
+        "changes": ["; ".join(said_change(e.source.words, c) for c in e.changes) or "none" for e in edits],
+    }
+    show_samples(
+        [edited.sample for edited in edits], file, [marked_text(edited.sample, edited.new) for edited in edits], more
+    )
+
+
+def show_samples(
+    samples: Iterable[Sample],
+    file: TextIO,
+    texts: Sequence[Text] | None = None,
+    more: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
+    """A table of texts; with controls, a tick or a cross for each and what failed; `more` columns by their titles.
 
     Controls that would take more than half of the width share a column.
     """
     samples, out = list(samples), console(file)
+    texts = [marked_text(sample) for sample in samples] if texts is None else texts
     if not any(sample.controls for sample in samples):
         for sample in samples:
             out.print(Text(sample.text), soft_wrap=True)
@@ -85,6 +111,8 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
     crowded = sum(len(name) + 2 for name in names) > out.width // 2
     for name in ["controls"] if crowded else names:
         table.add_column(Text(name), justify="left" if crowded else "center")
+    for title in more:
+        table.add_column(title, overflow="fold")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
     details = [
         [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]
@@ -95,7 +123,7 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
         table.add_column("draws", justify="right")
     if any(details):
         table.add_column("why", style="dim", ratio=1)
-    for sample, why in zip(samples, details, strict=True):
+    for row, (sample, why) in enumerate(zip(samples, details, strict=True)):
         marks = []
         for name in names:
             verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
@@ -104,7 +132,8 @@ def show_samples(samples: Iterable[Sample], file: TextIO) -> None:
             named = (Text.assemble(mark, f" {name}") for mark, name in zip(marks, names, strict=True) if mark)
             marks = [Text("\n").join(named)]
         draws = [str(sample.attempts)] if redrawn else []
-        table.add_row(marked_text(sample), *marks, *draws, *(["; ".join(why)] if any(details) else []))
+        cells = [column[row] for column in more.values()]
+        table.add_row(texts[row], *marks, *map(Text, cells), *draws, *(["; ".join(why)] if any(details) else []))
     out.print(table)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)

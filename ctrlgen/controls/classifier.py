@@ -211,6 +211,13 @@ class Classifier(ABC):
         """
         return None
 
+    def aside(self, denoised: Denoised, targets: Sequence[Sequence[Any]]) -> Tensor | None:
+        """What the guide reads in texts beside these targets, encoded: an edit is to leave it. None where nothing is.
+
+        targets: for each text those that are asked for, of any classifiers of this `group`.
+        """
+        return None
+
     @abstractmethod
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
         """The oracle: whether each finished text has its target. Never used to guide or to choose."""

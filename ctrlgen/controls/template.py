@@ -154,9 +154,8 @@ def parse_blank(found: re.Match[str]) -> Blank:
 
 def word_ids(words: Sequence[str | None], tokenizer: WordTokenizer) -> list[int]:
     """The ids of given words, of the same word in another case where only that is known; NO_WORD for None."""
-    folded = {word.casefold(): id for id, word in reversed(list(enumerate(tokenizer.words)))}
     ids = []
     for word, id in zip(words, tokenizer.ids([word or "" for word in words]), strict=True):
-        other = folded.get(word.casefold(), id) if word is not None else NO_WORD
+        other = tokenizer.folded.get(word.casefold(), id) if word is not None else NO_WORD
         ids.append(id if word is not None and id != tokenizer.unk_id else other)
     return ids

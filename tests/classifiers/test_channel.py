@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrlgen_classifiers.channel import Channel
+from ctrlgen_classifiers.channel import ERASED, Channel
 
 PRIOR = torch.tensor([0.6, 0.3, 0.1], dtype=torch.double)
 CHANNEL = Channel(PRIOR, inserted=0.2, deleted=0.3, replaced=0.15, rarely=0.5)
@@ -67,6 +67,18 @@ def test_the_recursion_is_the_sum_over_all_texts(length: int) -> None:
             for text in itertools.product(WORDS, repeat=n)
         )
         assert float(found[row].exp()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_erased_word_may_have_been_any() -> None:
+    log_p = random_log_p(1, 3)
+    source = torch.tensor([[0, ERASED, 2]])
+    size, length = torch.tensor([3]), torch.tensor([3])
+    erased = CHANNEL.log_prob(positions(log_p, source.clamp(min=0)), source, size, length)
+    each = [torch.tensor([[0, word, 2]]) for word in WORDS]
+    total = sum(float(CHANNEL.log_prob(positions(log_p, s), s, size, length).exp()) for s in each)
+    assert float(erased.exp()) == pytest.approx(total, rel=1e-9)
+    given_words = CHANNEL.word_log_prob(positions(log_p, source.clamp(min=0)), source, size, length)
+    assert torch.allclose((given_words + log_p).logsumexp(-1), erased, atol=1e-9)
 
 
 def test_the_probability_given_each_word() -> None:

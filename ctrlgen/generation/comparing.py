@@ -1,0 +1,146 @@
+"""How good versions of a text are, by the model and the guides: never by an oracle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ctrlgen.controls.classifier import Classifier
+from ctrlgen.controls.language import check
+from ctrlgen.controls.template import NO_WORD, word_ids
+from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.blame import blame
+from ctrlgen.generation.edits import LIKE, Task, Version, Words, near
+from ctrlgen.generation.guidance import joint_log_prob
+from ctrlgen.generation.jobs import Job
+from ctrlgen.generation.judging import calibrated
+from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.workers import Workers
+
+HELD = 0.5  # a guide's least probability of a control that a text obeys
+MOST_READ = 8  # versions of a text whose own probability is asked for
+FLUENCY = 3.0  # weight of log p(text)
+STRIDE = 4  # of words hidden together to see how likely they are
+
+Beside = tuple[Tensor | None, ...]  # what each group of classifiers reads in a text, encoded (...)
+
+
+def read(reader: Reader, jobs: Sequence[Job]) -> list[tuple[bool, list[float], Beside]]:
+    """Of each finished text: whether it obeys, what each word takes from the controls in nats, what else it says."""
+    reader = reader.of(jobs[0].request)
+    batch = Batch(reader.model, jobs)
+    ids = filled(reader, batch)
+    clean = reader.clean(ids, batch.lengths)
+    taken = blame(reader.model, ids, batch.lengths, batch.terms).tolist()
+    rows = zip(obeying(batch, clean), taken, batch.sizes, read_beside(batch, clean), strict=True)
+    return [(obeys, nats[:size], beside) for obeys, nats, size, beside in rows]
+
+
+def ids_of(reader: Reader, job: Job) -> list[int]:
+    """The ids of a finished text's words."""
+    return word_ids(complete(job), reader.of(job.request).model.tokenizer)
+
+
+def filled(reader: Reader, batch: Batch[Job]) -> Tensor:
+    """The ids of finished texts, filled up with padding. (B, n)"""
+    return batch.fill({job: ids_of(reader, job) for job in batch.jobs})
+
+
+def complete(job: Job) -> Words:
+    """The words of a job that has none left to write."""
+    return tuple(word for word in job.kept if word is not None)
+
+
+@torch.no_grad()
+def obeying(batch: Batch[Job], clean: Denoised) -> list[bool]:
+    """Whether each text obeys all controls but `like`, by the guides or by an exact rule."""
+    held = [True] * len(batch.jobs)
+    for position, term in enumerate(batch.terms):
+        controls = [job.controls[position] for job in batch.jobs]
+        if controls[0].statement.name == LIKE:
+            continue
+        if term.classifier.trained:
+            holds = (calibrated(term.log_prob(clean).exp(), term.classifier.score_temperature) > HELD).tolist()
+        else:
+            holds = [verdict.success is True for verdict in check(controls, [complete(job) for job in batch.jobs])]
+        held = [one and other for one, other in zip(held, holds, strict=True)]
+    return held
+
+
+@torch.no_grad()
+def read_beside(batch: Batch[Job], clean: Denoised) -> list[Beside]:
+    """What each text says beside the controls' targets, by each group of classifiers."""
+    columns = []
+    for classifier in groups(batch):
+        targets = [
+            [c.target for c in job.controls if c.classifier.group == classifier.group and not c.complement]
+            for job in batch.jobs
+        ]
+        encoded = classifier.aside(clean, targets)
+        columns.append([None] * len(targets) if encoded is None else list(encoded))
+    return list(zip(*columns, strict=True)) if columns else [()] * len(batch.jobs)
+
+
+def groups(batch: Batch[Job]) -> list[Classifier]:
+    """One classifier of each group."""
+    return list({c.classifier.group: c.classifier for c in batch.jobs[0].controls}.values())
+
+
+def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterable[Words]]) -> dict[Task, Version]:
+    """Of each source's versions the likeliest of those that obey, or of all where none does."""
+    tasks = {
+        task.job(words, more=[near(task.source.like, task.source.words)]): task
+        for task in found
+        for words in found[task]
+    }
+    likely = workers.map(lambda jobs, _: likelihoods(reader, jobs, tasks), list(tasks))
+    of_task: dict[Task, list[Job]] = defaultdict(list)
+    for job, task in tasks.items():
+        of_task[task].append(job)
+    short = [
+        job for jobs in of_task.values() for job in sorted(jobs, key=lambda job: likely[job], reverse=True)[:MOST_READ]
+    ]
+    fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), short)
+    best: dict[Task, Version] = {}
+    for job in short:
+        obeys, log_p = likely[job]
+        version, task = Version(complete(job), obeys, log_p + FLUENCY * fluent[job]), tasks[job]
+        best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
+    return best
+
+
+@torch.no_grad()
+def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[bool, float]]:
+    """Whether each text obeys, and the sum of log p(controls | text), weighted, log p(source | text) and
+    log p(what the source says beside | text)."""
+    reader = reader.of(jobs[0].request)
+    batch = Batch(reader.model, jobs)
+    clean = reader.clean(filled(reader, batch), batch.lengths)
+    log_p = joint_log_prob(batch.terms, clean)
+    for place, classifier in enumerate(groups(batch)[:-1]):  # the last is `like`
+        encoded = [tasks[job].beside[place] for job in jobs]
+        known = [row for row in encoded if row is not None]
+        if known:
+            log_p = log_p + classifier.log_prob(clean, torch.stack(known))
+    return list(zip(obeying(batch, clean), log_p.tolist(), strict=True))
+
+
+@torch.no_grad()
+def fluencies(reader: Reader, jobs: Sequence[Job]) -> list[float]:
+    """For log p(text) the sum of log p(word | the others), over the words that the model knows."""
+    reader = reader.of(jobs[0].request)
+    batch = Batch(reader.model, jobs)
+    ids = filled(reader, batch)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    within = place < torch.tensor(batch.sizes, device=ids.device)[:, None]
+    known = within & (ids != reader.model.tokenizer.unk_id)
+    total = torch.zeros(len(jobs), device=ids.device)
+    for first in range(STRIDE):
+        hidden = known & (place % STRIDE == first)
+        log_p = reader.hidden(ids.masked_fill(hidden, NO_WORD), batch.lengths)  # (B, n, V)
+        total += (log_p.gather(-1, ids[..., None]).squeeze(-1) * hidden).sum(1)
+    return total.tolist()

@@ -1,0 +1,161 @@
+"""Edits: what obeys comes back as it was, what does not is changed in few words, what must stay stays."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from ctrlgen.errors import UsageError
+from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.blame import blame, most_to_blame
+from ctrlgen.generation.comparing import filled
+from ctrlgen.generation.editing import Editor
+from ctrlgen.generation.edits import Edited
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.jobs import Job
+from ctrlgen.generation.proposals import drafts, rewritings, spans
+from ctrlgen.generation.request import Settings
+
+QUICK = Settings(steps=8)
+LENGTHS = frozenset(range(1, 13))
+
+
+@pytest.fixture(scope="module")
+def editor(generator: Generator) -> Editor:
+    return Editor(generator)
+
+
+@pytest.fixture(scope="module")
+def texts(generator: Generator) -> list[str]:
+    """Texts of seven words that the toy model has written."""
+    return [sample.text for sample in generator.generate([generator.request(["length: 7"], n=6)])]
+
+
+def edited(editor: Editor, text: str, controls: Sequence[str], keep: Sequence[str] = ()) -> Edited:
+    (one,) = editor.edit([editor.source(text, controls, keep)], QUICK)
+    return one
+
+
+def word_of(editor: Editor, text: str) -> str:
+    """A word in the middle of a text."""
+    return editor.model.tokenizer.split(text)[3]
+
+
+def test_what_obeys_already_comes_back_to_the_character(editor: Editor, texts: list[str]) -> None:
+    text = f"  {texts[0]}\t"
+    one = edited(editor, text, [f"words: {word_of(editor, text)}", "length: 7"])
+    assert one.sample.text == text
+    assert (one.kept, one.changes, one.new, one.sample.success) == (1.0, [], set(), True)
+
+
+def test_a_word_to_avoid_is_changed_and_little_else(editor: Editor, texts: list[str]) -> None:
+    for text in texts:
+        word = word_of(editor, text)
+        one = edited(editor, text, [f"not words: {word}"])
+        assert one.sample.success
+        assert one.kept >= 0.5
+        assert word not in one.sample.tokens
+
+
+def test_a_length_that_is_asked_for_is_kept_to(editor: Editor, texts: list[str]) -> None:
+    one = edited(editor, texts[1], ["length: 5"])
+    assert len(one.sample.tokens) == 5
+    assert one.kept >= 3 / 7
+
+
+def test_phrases_to_keep_and_unknown_words_stay(editor: Editor, texts: list[str]) -> None:
+    words = editor.model.tokenizer.split(texts[2])
+    text = " ".join([*words[:2], "Zorkel", *words[2:]])
+    for keep in (words[0], " ".join(words[:2])):
+        one = edited(editor, text, [f"not words: {words[4]}"], [keep.upper()])
+        assert one.sample.text.startswith(keep)
+        assert "Zorkel" in one.sample.tokens
+        assert one.sample.success
+
+
+def test_edits_do_not_depend_on_their_company(editor: Editor, texts: list[str]) -> None:
+    sources = [editor.source(text, [f"not words: {word_of(editor, text)}"], seed=i) for i, text in enumerate(texts)]
+    together = [one.sample.text for one in editor.edit(sources, QUICK)]
+    assert [editor.edit([source], QUICK)[0].sample.text for source in sources] == together
+
+
+def test_several_edits_of_one_text(editor: Editor, texts: list[str]) -> None:
+    source = editor.source(texts[3], [f"not words: {word_of(editor, texts[3])}"], n=3, seed=5, id="x")
+    found = editor.edit([source], QUICK)
+    assert [(one.sample.id, one.sample.index, one.sample.seed) for one in found] == [("x", i, 5 + i) for i in range(3)]
+
+
+def test_the_answer_as_json_says_what_was_changed(editor: Editor, texts: list[str]) -> None:
+    word = word_of(editor, texts[4])
+    said = edited(editor, texts[4], [f"not words: {word}"]).as_json()
+    assert said["source"] == texts[4]
+    assert any(word in change["from"] for change in said["changes"])
+    assert 0 < said["kept"] < 1
+
+
+def test_what_cannot_be_edited_is_refused(editor: Editor) -> None:
+    with pytest.raises(UsageError, match="no text to edit"):
+        editor.source("  ", ["length: 5"])
+    with pytest.raises(UsageError, match="has 13 words; this model writes at most 12"):
+        editor.source("the " * 13, ["length: 5"])
+    with pytest.raises(UsageError, match="'dog' is to be kept, but the text does not have it"):
+        editor.source("the cat", ["length: 5"], keep=["dog"])
+
+
+def test_words_that_speak_against_a_control_are_to_blame(editor: Editor, texts: list[str]) -> None:
+    text = texts[0]
+    words = editor.model.tokenizer.split(text)
+    request = editor.generator.request([f"not words: {words[3]}"])
+    batch = Batch(editor.model, [Job(request, 0, 0, 0, 0, len(words), tuple(words))])
+    taken = blame(editor.model, filled(editor.generator.reader, batch), batch.lengths, batch.terms)
+    assert taken.shape == (1, len(words))
+    assert words[int(taken[0].argmax())] == words[3]
+    assert bool((taken >= 0).all())
+    assert not blame(editor.model, filled(editor.generator.reader, batch), None, []).any()
+
+
+def test_little_blame_is_none_and_kept_words_have_none() -> None:
+    assert most_to_blame([0.0, 10.0, 0.1, 5.0], set()) == (0.0, 10.0, 0.0, 5.0)
+    assert most_to_blame([0.0, 10.0, 0.1, 5.0], {1}) == (0.0, 0.0, 0.0, 5.0)
+
+
+def test_spans_join_across_one_word_that_is_not_fixed() -> None:
+    assert spans({1, 2, 4, 7}, set()) == [(1, 5), (7, 8)]
+    assert spans({1, 2, 4, 7}, {3}) == [(1, 3), (4, 5), (7, 8)]
+
+
+def test_rewritings_open_only_words_to_blame_or_beside_the_worst() -> None:
+    words = list("abcdef")
+    found = rewritings(words, [0, 0, 2.0, 0, 0, 1.0], {1}, LENGTHS)
+    assert all(template[:2] == ("a", "b") for template in found)
+    assert ("a", "b", None, "d", "e", "f") in found
+    assert ("a", "b", None, None, "d", "e", "f") in found
+    assert ("a", "b", None, "d", "e", None) in found
+    assert rewritings(words, [0.0] * 6, set(), LENGTHS) == []
+    assert rewritings(words, [0, 1.0, 0, 0, 0, 0], {0, 2}, frozenset([6])) == [("a", None, "c", "d", "e", "f")]
+
+
+def test_drafts_have_about_as_many_words_and_the_fixed_ones_in_place() -> None:
+    found = list(drafts(list("abcd"), {0, 3}, 2, LENGTHS))
+    assert sorted(map(len, found)) == [3, 4, 5, 6]
+    assert all(template[0] == "a" and template[-1] == "d" for template in found)
+    assert all(word is None for template in found for word in template[1:-1])
+    assert [len(template) for template in drafts(list("abcd"), set(), 4, frozenset([9]))] == [9]
+
+
+def test_a_model_of_fixed_length_cannot_edit(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(generator.model), "fixed_length", property(lambda model: True))
+    with pytest.raises(UsageError, match="one fixed length"):
+        Editor(generator)
+
+
+def test_blame_is_finite_where_rows_differ_in_length(editor: Editor, texts: list[str]) -> None:
+    rows = [editor.model.tokenizer.split(text)[:size] for text, size in zip(texts, (7, 5, 6), strict=False)]
+    jobs = [
+        Job(editor.generator.request([f"not words: {words[0]}"]), i, 0, 0, 0, len(words), tuple(words))
+        for i, words in enumerate(rows)
+    ]
+    batch = Batch(editor.model, jobs)
+    taken = blame(editor.model, filled(editor.generator.reader, batch), batch.lengths, batch.terms)
+    assert bool(torch.isfinite(taken).all())
+    assert not taken[1, 5:].any()
