@@ -55,11 +55,9 @@ class Editor:
         words = [piece.text for piece in pieces]
         request, known = self.generator.request(controls, n, seed, id), self.generator.controls
         if self.model.opens:  # the text's own words that the vocabulary lacks are taken in
-            more = tuple(
-                dict.fromkeys([*request.words, *(word for _, word in unknown_words(words, self.model.tokenizer))])
-            )
-            known = known.with_words(more)
-            request = replace(request, controls=known.parse(controls), words=more)
+            more = dict.fromkeys(request.words) | dict.fromkeys(unknown_words(words, self.model.tokenizer).values())
+            known = known.with_words(tuple(more))
+            request = replace(request, controls=known.parse(controls), words=tuple(more))
         found = {phrase: self.places(phrase, words) for phrase in keep}
         for phrase, places in found.items():
             if not places:
@@ -69,7 +67,7 @@ class Editor:
             pieces,
             request,
             kept=frozenset(chain.from_iterable(found.values())),
-            unknown=frozenset(place for place, _ in unknown_words(words, known.model.tokenizer)),
+            unknown=frozenset(unknown_words(words, known.model.tokenizer)),
             lengths=frozenset(allowed_lengths(self.model, request.controls)),
             like=known.classifier(LIKE),
         )
@@ -158,10 +156,10 @@ class Editor:
         }
 
 
-def unknown_words(words: Sequence[str], tokenizer: WordTokenizer) -> list[tuple[int, str]]:
-    """The places of words that the vocabulary lacks in any case, and the words."""
+def unknown_words(words: Sequence[str], tokenizer: WordTokenizer) -> dict[int, str]:
+    """The words that the vocabulary lacks in any case, by their places."""
     ids = word_ids(words, tokenizer)
-    return [(place, words[place]) for place, id in enumerate(ids) if id == tokenizer.unk_id]
+    return {place: words[place] for place, id in enumerate(ids) if id == tokenizer.unk_id}
 
 
 def versions(source: Source, words: Sequence[str]) -> list[Words]:

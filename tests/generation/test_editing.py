@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from toy_grammar import toy_sentences
 
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
@@ -26,9 +27,9 @@ def editor(generator: Generator) -> Editor:
 
 
 @pytest.fixture(scope="module")
-def texts(generator: Generator) -> list[str]:
-    """Texts of seven words that the toy model has written."""
-    return [sample.text for sample in generator.generate([generator.request(["length: 7"], n=6)])]
+def texts() -> list[str]:
+    """Texts of seven words of the toy grammar."""
+    return [" ".join(words) for words, _ in toy_sentences(40, seed=9) if len(words) == 7][:6]
 
 
 def edited(editor: Editor, text: str, controls: Sequence[str], keep: Sequence[str] = ()) -> Edited:
