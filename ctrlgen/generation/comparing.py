@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ctrlgen.alignment import common_words
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import check
 from ctrlgen.controls.template import NO_WORD, word_ids
@@ -107,10 +108,21 @@ def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterabl
     fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), short)
     best: dict[Task, Version] = {}
     for job in short:
-        obeys, log_p = likely[job]
-        version, task = Version(complete(job), obeys, log_p + FLUENCY * fluent[job]), tasks[job]
+        task, words, (obeys, log_p) = tasks[job], complete(job), likely[job]
+        worst = min((fluent[job][place] for place in at_changes(task.source.words, words)), default=0.0)
+        version = Version(words, obeys, log_p + FLUENCY * sum(fluent[job]), worst)
         best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
     return best
+
+
+def at_changes(source: Words, words: Words) -> set[int]:
+    """The places of new words, and of those beside which something was changed."""
+    old = {new: place for place, new in common_words(source, words)} | {-1: -1, len(words): len(source)}
+    return {
+        new
+        for new in range(len(words))
+        if new not in old or old.get(new - 1) != old[new] - 1 or old.get(new + 1) != old[new] + 1
+    }
 
 
 @torch.no_grad()
@@ -130,17 +142,16 @@ def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) 
 
 
 @torch.no_grad()
-def fluencies(reader: Reader, jobs: Sequence[Job]) -> list[float]:
-    """For log p(text) the sum of log p(word | the others), over the words that the model knows."""
+def fluencies(reader: Reader, jobs: Sequence[Job]) -> list[list[float]]:
+    """log p(word | the others) of each text's words, 0 for a word that the model does not know."""
     reader = reader.of(jobs[0].request)
     batch = Batch(reader.model, jobs)
     ids = filled(reader, batch)
     place = torch.arange(ids.shape[1], device=ids.device)
-    within = place < torch.tensor(batch.sizes, device=ids.device)[:, None]
-    known = within & (ids != reader.model.tokenizer.unk_id)
-    total = torch.zeros(len(jobs), device=ids.device)
+    known = ids != reader.model.tokenizer.unk_id
+    fluent = torch.zeros(ids.shape, device=ids.device)
     for first in range(STRIDE):
         hidden = known & (place % STRIDE == first)
         log_p = reader.hidden(ids.masked_fill(hidden, NO_WORD), batch.lengths)  # (B, n, V)
-        total += (log_p.gather(-1, ids[..., None]).squeeze(-1) * hidden).sum(1)
-    return total.tolist()
+        fluent = torch.where(hidden, log_p.gather(-1, ids[..., None]).squeeze(-1), fluent)
+    return [row[:size] for row, size in zip(fluent.tolist(), batch.sizes, strict=True)]

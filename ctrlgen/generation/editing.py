@@ -67,7 +67,7 @@ class Editor:
             pieces,
             request,
             kept=frozenset(chain.from_iterable(found.values())),
-            unknown=frozenset(unknown_words(words, known.model.tokenizer)),
+            unknown=frozenset(unknown_words(words, self.model.tokenizer)),
             lengths=frozenset(allowed_lengths(self.model, request.controls)),
             like=known.classifier(LIKE),
         )
@@ -117,7 +117,7 @@ class Editor:
             proposed = {
                 replace(job, candidate=job.candidate + (attempt * settings.candidates + again) * MOST_PROPOSALS): task
                 for task in tasks
-                if task not in best or not best[task].obeys
+                if task not in best or not best[task].settled
                 for again in range(settings.candidates)
                 for job in propose(task)
             }

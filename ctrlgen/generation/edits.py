@@ -18,6 +18,8 @@ from ctrlgen.splitting import Piece
 LIKE = "like"  # the control that asks for nearness to a text
 ANY_WORD = "___"  # in its value
 
+LEAST_LIKELY = -7.0  # log p of a word, given all others, in a text that reads well
+
 Words = tuple[str, ...]
 
 
@@ -77,11 +79,17 @@ def near(like: Classifier, words: Sequence[str | None], weight: float = 1.0) -> 
 
 @dataclass(frozen=True)
 class Version:
-    """A way to change a source, whether it obeys, and how good it is."""
+    """A way to change a source."""
 
     words: Words
     obeys: bool
-    score: float
+    score: float  # log p(text) + log p(source | text) + log p(controls | text), weighted
+    worst: float  # log p of the least likely word at a change, given all others
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing better need be looked for."""
+        return self.obeys and self.worst > LEAST_LIKELY
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from toy_grammar import toy_sentences
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame, most_to_blame
-from ctrlgen.generation.comparing import filled
+from ctrlgen.generation.comparing import at_changes, filled
 from ctrlgen.generation.editing import Editor
 from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
@@ -160,3 +160,11 @@ def test_blame_is_finite_where_rows_differ_in_length(editor: Editor, texts: list
     taken = blame(editor.model, filled(editor.generator.reader, batch), batch.lengths, batch.terms)
     assert bool(torch.isfinite(taken).all())
     assert not taken[1, 5:].any()
+
+
+def test_places_at_changes() -> None:
+    source = ("a", "b", "c", "d")
+    assert at_changes(source, source) == set()
+    assert at_changes(source, ("a", "x", "c", "d")) == {0, 1, 2}
+    assert at_changes(source, ("a", "c", "d")) == {0, 1}
+    assert at_changes(source, ("a", "b", "c", "d", "x")) == {3, 4}
