@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctrlgen.cli.sampling import UNSUCCESSFUL, SamplingOptions, Tally, output, with_sampling_options, write_lines
+from ctrlgen.cli.sampling import (
+    BATCH_WINDOW,
+    SamplingOptions,
+    Tally,
+    conclude,
+    output,
+    with_sampling_options,
+    write_lines,
+)
+from ctrlgen.cli.telling import waiting
+from ctrlgen.controls.language import parse_statement
 from ctrlgen.errors import UsageError
+from ctrlgen.settings import Settings
 
 if TYPE_CHECKING:
     from ctrlgen.generation.editing import Editor
-    from ctrlgen.generation.edits import Source
+    from ctrlgen.generation.edits import Edited, Source
 
-WINDOW = 64  # texts edited at a time
 MOST_NAMED = 3  # rows in an error
 
 
 @with_sampling_options
 def edit(
     options: SamplingOptions,
+    settings: Settings,
     text: Annotated[str | None, typer.Argument(help="The text to edit.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option(help="Edit each text of a file (csv, jsonl, txt) or data set.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of --data that holds the texts.")] = None,
@@ -36,30 +47,39 @@ def edit(
         raise UsageError("--text-column is a column of --data: give --data as well")
     if not options.control:
         raise UsageError("say what to change: -c CONTROL")
-    if options.explain:
-        raise UsageError("--explain follows texts that are written from noise: leave it out")
+    if settings.explain or options.scorer is not None:
+        raise UsageError("--explain and --scorer are for texts that are written from noise: leave them out")
+    for control in options.control:
+        parse_statement(control)  # what is no control is refused before torch is imported
     with output(options.out) as file:
         from ctrlgen.cli.common import find_device
-        from ctrlgen.cli.display import sampling_progress, show_edits
+        from ctrlgen.cli.display import show_edits
         from ctrlgen.generation.editing import Editor
         from ctrlgen.generation.generator import Generator
 
-        settings = options.settings()
         texts = [text] if text is not None else read_texts(str(data), text_column)
         editor = Editor(Generator(options.model, find_device(options.device)))
-        sources = read_sources(editor, texts, keep or [], options, data)
         tally = Tally()
-        for start in range(0, len(sources), WINDOW):
-            with sampling_progress() as watch:
-                edits = editor.edit(sources[start : start + WINDOW], settings, watch)
-            lines = [edited.as_json() for edited in edits]
+        for edits in edited(editor, read_sources(editor, texts, keep or [], options, data), settings):
+            lines = [one.as_json() for one in edits]
             tally.count(lines)
             if options.as_json:
                 write_lines(lines, file)
             else:
                 show_edits(edits, file)
-    if options.require_success and tally.failed:
-        raise typer.Exit(UNSUCCESSFUL)
+    conclude(tally, options, settings)
+
+
+def edited(editor: Editor, sources: Sequence[Source], settings: Settings) -> Iterator[list[Edited]]:
+    """What becomes of the sources, a window at a time, with a progress bar on a terminal."""
+    from ctrlgen.cli.display import sampling_progress
+
+    with waiting("editing") as tell:
+        for start in range(0, len(sources), BATCH_WINDOW):
+            tell(f"{start:,} of {len(sources):,} texts edited")
+            with sampling_progress() as watch:
+                edits = editor.edit(sources[start : start + BATCH_WINDOW], settings, watch)
+            yield edits
 
 
 def read_texts(data: str, text_column: str | None) -> list[str]:

@@ -25,7 +25,8 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job, allowed_lengths, longest_text
 from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.proposals import drafts, rewritings
-from ctrlgen.generation.request import Sample, Settings, Watch
+from ctrlgen.generation.request import Sample, Watch
+from ctrlgen.settings import Settings
 from ctrlgen.tokenizer import WordTokenizer
 
 REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source

@@ -15,7 +15,7 @@ from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.proposals import drafts, rewritings, spans
-from ctrlgen.generation.request import Settings
+from ctrlgen.settings import Settings
 
 QUICK = Settings(steps=8)
 LENGTHS = frozenset(range(1, 13))
