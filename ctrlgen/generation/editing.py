@@ -22,7 +22,7 @@ from ctrlgen.generation.blame import most_to_blame
 from ctrlgen.generation.comparing import best_versions, ids_of, read
 from ctrlgen.generation.edits import LIKE, Edited, Source, Task, Version, Words, near
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.jobs import Job, allowed_lengths, longest_text
+from ctrlgen.generation.jobs import Job, allowed_lengths
 from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.proposals import drafts, rewritings
 from ctrlgen.generation.request import Sample, Watch
@@ -48,7 +48,7 @@ class Editor:
         self, text: str, controls: Sequence[str], keep: Sequence[str] = (), n: int = 1, seed: int = 0, id: Any = None
     ) -> Source:
         """Parse what is asked. Raises UsageError where no text can obey, or the text lacks a phrase to be kept."""
-        pieces, longest = tuple(self.model.tokenizer.pieces(text)), longest_text(self.model)
+        pieces, longest = tuple(self.model.tokenizer.pieces(text)), self.model.longest
         if not pieces:
             raise UsageError("there is no text to edit")
         if len(pieces) > longest:
