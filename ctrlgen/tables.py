@@ -165,6 +165,8 @@ def pairs_to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_json(file: Peekable, name: str) -> pyarrow.Table:
     """A list of objects, an object of lists of one length, or JSON Lines under the name of .json."""
     text = "".join(decoded_lines(file, name))
+    if not text.strip():
+        return json_table([])
     try:
         rows = json.loads(text, object_pairs_hook=pairs_to_object)
         json.dumps(rows, ensure_ascii=False).encode()

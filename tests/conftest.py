@@ -24,8 +24,11 @@ TOY_DIRECTORY = Path(__file__).parent / "toy_model"
 TINY = {"vocab_size": 11, "embedding_dim": 4, "width": 16, "layers": 2, "heads": 2, "max_length": 12}
 
 
-SLOW = ("test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_importing", "test_label",
-        "test_language_model", "test_readme", "test_training", "test_tree", "test_writing")  # fmt: skip
+SLOW = (
+    "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
+    "test_importing", "test_label", "test_language_model", "test_published", "test_readme", "test_training",
+    "test_tree", "test_writing",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,7 +184,7 @@ def test_opposition_is_that_of_gradients() -> None:
     others = [term(0.0, 1.0), term(-0.2, 1.0), term(-1.0, 0.5), term(1.0, 0.0), term(-1.0, 0.0, window=(0.5, 1.0))]
     opposition = Opposition(term(1.0, 0.0), others, Guidance())
     for progress in (0.0, 1.0, 1.0):
-        opposition(lambda x_t: x_t, torch.zeros(2, 1, 2), progress)
+        opposition(lambda x_t: SimpleNamespace(text=x_t), torch.zeros(2, 1, 2), progress)
     assert torch.stack(opposition.cosines)[:, 1, 4].tolist() == [0.0, -1.0, -1.0]
     assert opposition.strongest(0, 1) == 2
     assert opposition.strongest(1, 2) == 4
