@@ -1,7 +1,7 @@
 """Particles: any function of texts can steer, for it needs no gradient.
 
 Several drafts of a text, its particles, are denoised side by side. At a few noise levels each is scored by its
-likeliest words, and drawn anew in proportion to exp(standardised score): good drafts go on in several copies, which
+likeliest words, and drawn anew in proportion to exp(2 standardised score): good drafts go on in several copies, which
 fresh noise makes different again, bad ones end. The best-scored finished particle is the text. This is a particle
 filter with a potential function (Singhal et al. 2025, "A general framework for inference-time scaling and steering of
 diffusion models").
@@ -20,6 +20,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.settings import Scorer
 
 LEVELS = (0.3, 0.45, 0.7, 0.85)  # shares of the steps after which particles are drawn anew
+SHARPNESS = 2.0  # of a score's deviations from the mean, in nats each
 _one_at_a_time = Lock()  # a user's function need not be safe in threads
 MOST_DOUBT = 1.0  # nats: of the finished particles only those whose controls are held so nearly as likely as the best's
 
@@ -45,7 +46,8 @@ class Particles:
         if self.moves not in self.due:
             return None
         groups = self.scores(ids).split(self.count)
-        chosen = [systematic(standardised(group), rng) for group, rng in zip(groups, self.rngs, strict=True)]
+        weights = [SHARPNESS * standardised(group) for group in groups]
+        chosen = [systematic(group, rng) for group, rng in zip(weights, self.rngs, strict=True)]
         return torch.cat([row * self.count + order for row, order in enumerate(chosen)]).to(ids.device)
 
     def scores(self, ids: Tensor) -> Tensor:
