@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ctrlgen.errors import UsageError
 from ctrlgen.tokenizer import WordTokenizer
@@ -99,6 +101,7 @@ def test_a_list_is_split_at_its_commas(value: str, patterns: list[str]) -> None:
         ("/x+/", "character 1: no word of this model's vocabulary matches /x+/ as a whole; .* stands for any charac"),
         ("cat\\", "character 4: nothing stands after this backslash; write it twice for itself"),
         ("the km-h~", "character 9: 'km-h' is 3 words here; put one, or brackets"),
+        ("the\n(cat\t.", "character 5: this bracket is not closed; write \\( for the mark itself: the >(<cat ."),
         ("the kat", "the word 'kat' is not in this model's vocabulary. Did you mean cat?"),
         ("a " * 30 + "(" + " b" * 30, "character 61: this bracket is not closed; write \\( for the mark itself: ..."),
         ("(" * (MOST_DEEP + 1) + "a", f"character {MOST_DEEP + 1}: more than {MOST_DEEP} brackets within each other"),
@@ -133,6 +136,31 @@ def test_long_values_are_read_in_linear_time() -> None:
         with pytest.raises(UsageError):
             WORDS.parse(20_000 * value + "x")
     assert len(WORDS.parse(20_000 * "a b, ").patterns) == 20_000
+
+
+PIECES = '( ) | * ... ? + {2} {1,3} { } ~ cat the / /c.*/ < " , .'.split()
+
+
+def refusal(kind: Words, value: str) -> str | None:
+    """What is said of a value that is refused."""
+    try:
+        kind.automaton(kind.parse(value))
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+@given(st.lists(st.sampled_from([*PIECES, " ", " ", "\\", "\n", "\0"]), min_size=1, max_size=12).map("".join))
+def test_anything_is_read_or_refused_in_one_line(value: str) -> None:
+    texts = [["the", "cat", "."], ["cat"], ["the", "the", "cats"]]
+    for kind in (MATCHES, WORDS):
+        said = refusal(kind, value)
+        if said is not None:
+            assert "\n" not in said
+            continue
+        target = kind.parse(value)
+        for text, verdict in zip(texts, kind.check(texts, [target] * len(texts)), strict=True):
+            assert kind.automaton(target).accepts(MODEL.tokenizer.ids(text)) is verdict.success
 
 
 def test_a_tag_is_a_set_of_words() -> None:

@@ -159,10 +159,11 @@ class Parser:
 
     def error(self, at: int, message: str) -> UsageError:
         """A mistake, in one line that points at the character."""
-        before, after = self.text[:at], self.text[at + 1 :]
+        text = "".join(character if character.isprintable() else " " for character in self.text)
+        before, after = text[:at], text[at + 1 :]
         before = before if len(before) <= SHOWN else f"... {before[-SHOWN:]}"
         after = after if len(after) <= SHOWN else f"{after[:SHOWN]} ..."
-        return UsageError(f"{self.kind}: character {at + 1}: {message}: {before}>{self.text[at : at + 1]}<{after}")
+        return UsageError(f"{self.kind}: character {at + 1}: {message}: {before}>{text[at : at + 1]}<{after}")
 
     def choice(self) -> Node | None:
         """Chains separated by bars. None where nothing stands."""
