@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM, from_pretrained, save_pretrained
-    from ctrlgen.controls.classifier import Classifier, Verdict
+    from ctrlgen.controls.classifier import Asks, Classifier, Verdict
     from ctrlgen.controls.language import Control
+    from ctrlgen.diffusion.denoiser import Denoised
     from ctrlgen.errors import CtrlgenError, UsageError
     from ctrlgen.evaluation.evaluation import Evaluation
     from ctrlgen.evaluation.plan import Plan
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
     from ctrlgen.generation.request import Request, Sample
     from ctrlgen.settings import Guidance, Settings
+    from ctrlgen.training.heads import Example, Head, mix_layers
+    from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 
 # Before torch is imported: a matrix product's rows must not depend on how many rows there are, or a text would
 # depend on the batch it was drawn in.
@@ -34,8 +37,9 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "checkpoint": ("DiffusionLM", "from_pretrained", "save_pretrained"),
-    "controls.classifier": ("Classifier", "Verdict"),
+    "controls.classifier": ("Asks", "Classifier", "Verdict"),
     "controls.language": ("Control",),
+    "diffusion.denoiser": ("Denoised",),
     "errors": ("CtrlgenError", "UsageError"),
     "evaluation.evaluation": ("Evaluation",),
     "evaluation.plan": ("Plan",),
@@ -43,25 +47,35 @@ _HOMES = {
     "generation.generator": ("Generator",),
     "generation.request": ("Request", "Sample"),
     "settings": ("Guidance", "Settings"),
+    "training.heads": ("Example", "Head", "mix_layers"),
+    "training.trained": ("Lessons", "TrainedClassifier", "TrainingData"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Asks",
     "Classifier",
     "Control",
     "CtrlgenError",
+    "Denoised",
     "DiffusionLM",
     "Editor",
     "Evaluation",
+    "Example",
     "Generator",
     "Guidance",
+    "Head",
+    "Lessons",
     "Plan",
     "Request",
     "Sample",
     "Settings",
+    "TrainedClassifier",
+    "TrainingData",
     "UsageError",
     "Verdict",
     "from_pretrained",
+    "mix_layers",
     "save_pretrained",
 ]
 

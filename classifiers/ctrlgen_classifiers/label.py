@@ -10,25 +10,24 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
+from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.language import QUOTES
-from ctrlgen.controls.registry import check_name, find_trained, fold, weights_fingerprint
+from ctrlgen.controls.registry import check_name, fold
 from ctrlgen.data import find_text_column
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.labels import label_key, label_text, loose_key, read_labels
-from ctrlgen.training.heads import load_head, starting_point, train_head
+from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, likeliest, train_oracle
 from ctrlgen_classifiers.labelled import (
     MIN_COUNT,
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from ctrlgen.training.heads import Start
 
 HEAD_SIZE = {"width": 96}
-ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 32, "width": 128}
 LEAST_EXPLAINED = 0.05  # of the labels' entropy; a head that knows less cannot steer
 
@@ -63,7 +61,7 @@ class Target:
     value: int
 
 
-class Label(Classifier):
+class Label(TrainedClassifier):
     kind = "label"
     summary = "any label that your data has"
     syntax = "NAME: VALUE, after `ctrlgen train-classifier label --label-column COLUMN --name NAME`"
@@ -76,10 +74,14 @@ class Label(Classifier):
     task: ClassVar[str | None] = "semantic content"
     may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
 
-    def __init__(self, model: DiffusionLM, name: str, values: Values, head: LabelHead, judge: CleanClassifier):
-        self.tokenizer = model.tokenizer
-        self.all_values = values
-        self.head, self.judge = head, judge
+    head: LabelHead
+    judge: CleanClassifier
+
+    def __init__(
+        self, model: DiffusionLM, name: str, config: Mapping[str, Any], head: LabelHead, judge: CleanClassifier
+    ):
+        super().__init__(model, name, config, head, judge)
+        self.all_values = values_in(config)
         self.answer(name)
 
     def answer(self, name: str) -> None:
@@ -100,26 +102,14 @@ class Label(Classifier):
         return id(self.head)
 
     @classmethod
-    def load(cls, model: DiffusionLM, name: str) -> Label:
-        directory, config = find_trained(model, name)
-        try:
-            values = {field: [str(value) for value in values] for field, values in config["values"].items()}
-            head, judge = cls.networks(model, values, config["head"], config["oracle"]["size"])
-            classifier = cls(model, name, values, head, judge)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a {cls.kind} classifier") from error
-        load_head(head, directory).to(model.device)
-        load_head(judge, directory, ORACLE)
-        return classifier
+    def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> LabelHead:
+        sizes, trunk = list(map(len, values_in(config).values())), model.config
+        return LabelHead(sizes, len(model.tokenizer), trunk.layers, trunk.width, **config["head"])
 
-    @staticmethod
-    def networks(
-        model: DiffusionLM, values: Values, head: dict[str, int], oracle: dict[str, int]
-    ) -> tuple[LabelHead, CleanClassifier]:
-        """Guide and oracle, untrained."""
-        sizes, trunk = [len(of_field) for of_field in values.values()], model.config
-        guide = LabelHead(sizes, len(model.tokenizer), trunk.layers, trunk.width, **head)
-        return guide, CleanClassifier(sizes, len(model.tokenizer), **oracle)
+    @classmethod
+    def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> CleanClassifier:
+        sizes = list(map(len, values_in(config).values()))
+        return CleanClassifier(sizes, len(model.tokenizer), **config["oracle"]["size"])
 
     @classmethod
     def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
@@ -131,21 +121,11 @@ class Label(Classifier):
         return [{name: value} if value else {} for value in read_labels(data, label_column)]
 
     @classmethod
-    def train(
-        cls,
-        model: DiffusionLM,
-        name: str,
-        data: Dataset,
-        text_column: str,
-        label_column: str | None,
-        config: TrainingConfig,
-        directory: Path,
-    ) -> Iterator[Progress]:
-        torch.manual_seed(config.seed)
-        rows = cls.read_rows(name, data, text_column, label_column)
-        texts = [text.strip() if isinstance(text, str) else "" for text in data[text_column]]
+    def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
+        rows = cls.read_rows(data.name, data.rows, data.text_column, data.label_column)
+        texts = [text.strip() if isinstance(text, str) else "" for text in data.rows[data.text_column]]
         if not any(texts):
-            raise CtrlgenError(f"the column {text_column!r} holds no text")
+            raise CtrlgenError(f"the column {data.text_column!r} holds no text")
         values = learnable_values([row for row, text in zip(rows, texts, strict=True) if text], cls.may_be_absent)
         if not values:
             seen = Counter(value for row in rows for value in row.values()).most_common(3)
@@ -156,34 +136,57 @@ class Label(Classifier):
         examples = make_examples(model, texts, rows, values, cls.may_be_absent)
         if cls.may_be_absent:
             examples = forget_contradicted(examples, values, model.tokenizer)
-        guides, oracles = halves(examples, config.seed)
-        head, judge = cls.networks(model, values, HEAD_SIZE, ORACLE_SIZE)
-        frequencies = Frequencies.of(guides, head.sizes)
+        guides, oracles = halves(examples, data.seed)
+        frequencies = Frequencies.of(guides, list(map(len, values.values())))
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
-        counts = {"guide": len(guides), "oracle": len(oracles), "skipped": len(texts) - len(examples)}
-        start = starting_point(config, cls.kind)
-        exchanged = partial(counterfactuals, phrases=literal_phrases(guides, values, model.tokenizer), seed=config.seed)
-        if start is None:
-            head.count([*guides, *exchanged(guides)])
-            phrases = literal_phrases(oracles, values, model.tokenizer)
-            right = dict(zip(values, train_oracle(judge, oracles, phrases, config.seed), strict=True))
-        else:  # its oracle reads clean texts, whatever the denoiser
-            refuse_other_texts(start, values, counts, config.seed)
-            load_head(judge, start.directory, ORACLE)
-            right = start.said("oracle", "accuracy")
-        description = {
-            "kind": cls.kind,
-            "names": list(values),
-            "head": HEAD_SIZE,
-            "oracle": {"size": ORACLE_SIZE, "accuracy": right},
-            "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
-            "texts": counts,
-            "trained_on": weights_fingerprint(model),
-            "values": values,
-        }
-        for progress in train_head(model, head, guides, config, directory, description, exchanged):
-            yield compared_with_guessing(progress, description) if progress.validation else progress
-        write_weights(directory / ORACLE, judge.state_dict())
+        skipped = len(texts) - len(examples)
+        phrases = literal_phrases(guides, values, model.tokenizer)
+        return Lessons(
+            guides,
+            oracles,
+            networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE}, "values": values},
+            facts={
+                "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
+                "texts": {"guide": len(guides), "oracle": len(oracles), "skipped": skipped},
+            },
+            names=list(values),
+            notes=[f"{skipped} rows skipped: no text, no usable label, or too long"] if skipped else [],
+            augment=partial(counterfactuals, phrases=phrases, seed=data.seed),
+        )
+
+    @classmethod
+    def train_oracle(
+        cls, model: DiffusionLM, oracle: CleanClassifier, lessons: Lessons, config: Mapping[str, Any], seed: int
+    ) -> Generator[Progress, None, dict[str, Any]]:
+        values = values_in(config)
+        phrases = literal_phrases(lessons.oracle, values, model.tokenizer)
+        right = train_oracle(oracle, lessons.oracle, phrases, seed)
+        yield from ()
+        return {"accuracy": dict(zip(values, right, strict=True))}
+
+    @classmethod
+    def refuse_start(cls, start: Start, config: Mapping[str, Any], training: TrainingConfig) -> None:
+        """The oracle that is kept must never have seen the guide's texts: same data, same halves."""
+        known = (start.said("values"), start.said("texts"), start.said("training", "seed"))
+        if known != (config["values"], config["texts"], training.seed):
+            raise CtrlgenError(
+                f"{start.directory}: was trained on other texts or with another seed; train without --init"
+            )
+
+    @classmethod
+    def report(cls, validation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """What guessing is worth, and what cannot steer or cannot be trusted."""
+        guessing = config["guessing"]
+        explained = 1.0 - validation["validation_loss"] / guessing["validation_loss"]
+        base = sum(guessing["accuracy"].values()) / len(guessing["accuracy"])
+        notes = []
+        if explained < LEAST_EXPLAINED:
+            notes.append("warning: the head knows no more than how frequent each value is, so it cannot steer")
+        for field, right in config["oracle"]["accuracy"].items():
+            notes.append(f"oracle of {field}: accuracy {right:.3f}, guessing {guessing['accuracy'][field]:.3f}")
+            if not right > guessing["accuracy"][field]:
+                notes.append(f"warning: the oracle of {field} is no better than guessing; its verdicts mean little")
+        return {"base_rate": base, "explained": explained}, notes
 
     def parse(self, value: str) -> Target:
         """A value, whatever its case, spaces and hyphens; numbers are the same where they are equal."""
@@ -223,10 +226,7 @@ class Label(Classifier):
         encoded = torch.full((len(targets), len(self.all_values)), OPEN)
         for row, target in enumerate(targets):
             encoded[row, target.field] = target.value
-        return encoded.to(self.head.frequency.device)
-
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        return self.head.log_prob(denoised, encoded)
+        return encoded
 
     def aside(self, denoised: Denoised, targets: Sequence[Sequence[Target]]) -> Tensor:
         """The values of the other fields. (B, K)"""
@@ -255,25 +255,6 @@ def written(value: Any) -> str:
         return ""
 
 
-def refuse_other_texts(start: Start, values: Values, counts: dict[str, int], seed: int) -> None:
-    """The oracle that is kept must never have seen the guide's texts: same data, same halves."""
-    if (start.said("values"), start.said("texts"), start.said("training", "seed")) != (values, counts, seed):
-        raise CtrlgenError(f"{start.directory}: was trained on other texts or with another seed; train without --init")
-
-
-def compared_with_guessing(progress: Progress, description: dict[str, Any]) -> Progress:
-    """Add what guessing is worth to a validation, and in words at the end what cannot steer or cannot be trusted."""
-    measured, guessing = progress.validation or {}, description["guessing"]
-    explained = 1.0 - measured["validation_loss"] / guessing["validation_loss"]
-    base = sum(guessing["accuracy"].values()) / len(guessing["accuracy"])
-    notes = []
-    if progress.step == progress.steps:
-        if description["texts"]["skipped"]:
-            notes.append(f"{description['texts']['skipped']} rows skipped: no text, no usable label, or too long")
-        if explained < LEAST_EXPLAINED:
-            notes.append("warning: the head knows no more than how frequent each value is, so it cannot steer")
-        for field, right in description["oracle"]["accuracy"].items():
-            notes.append(f"oracle of {field}: accuracy {right:.3f}, guessing {guessing['accuracy'][field]:.3f}")
-            if not right > guessing["accuracy"][field]:
-                notes.append(f"warning: the oracle of {field} is no better than guessing; its verdicts mean little")
-    return replace(progress, validation=measured | {"base_rate": base, "explained": explained, "notes": notes})
+def values_in(config: Mapping[str, Any]) -> Values:
+    """Each field's values, as config.json has them."""
+    return {field: [str(value) for value in values] for field, values in config["values"].items()}

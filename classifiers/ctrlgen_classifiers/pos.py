@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,19 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM
+from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
-from ctrlgen.controls.registry import find_trained, weights_fingerprint
 from ctrlgen.data import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.training.heads import Example, Head, load_head, mix_layers, train_head
+from ctrlgen.training.heads import Example, Head, mix_layers
+from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from spacy.language import Language
-
-    from ctrlgen.training.fit import Progress, TrainingConfig
 
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 PENN = tuple(  # as spaCy writes them
@@ -157,7 +154,7 @@ class PosHead(Head):
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
         return torch.tensor([pattern.ids(max(lengths)) for pattern in targets])
 
-    def learn_lexicon(self, examples: Sequence[Example[Pattern]]) -> None:
+    def count(self, examples: Sequence[Example[Pattern]]) -> None:
         """p(tag | word), counted in the training texts."""
         counts = torch.full((len(self.lexicon), TAG_COUNT - 1), SMOOTHING)
         for example in examples:
@@ -168,7 +165,7 @@ class PosHead(Head):
         self.lexicon.copy_(torch.cat([c / c.sum(-1, keepdim=True) for c in (universal, penn)], -1))
 
 
-class Pos(Classifier):
+class Pos(TrainedClassifier):
     kind = "pos"
     summary = "the part of speech of every word"
     syntax = "pos: TAG TAG ... (Universal or Penn tags; * any one tag; ... any tail)"
@@ -178,43 +175,16 @@ class Pos(Classifier):
     composed_with: ClassVar[tuple[str, ...]] = ("field",)
     task: ClassVar[str | None] = "parts of speech"
 
-    def __init__(self, head: PosHead):
-        self.head = head
+    head: PosHead
 
     @classmethod
-    def load(cls, model: DiffusionLM, name: str) -> Pos:
-        directory, config = find_trained(model, name)
-        try:
-            head = cls.new_head(model, **config["head"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a pos classifier") from error
-        return cls(load_head(head, directory).to(model.device))
+    def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> PosHead:
+        return PosHead(len(model.tokenizer), model.config.layers, model.config.width, **config["head"])
 
     @classmethod
-    def new_head(cls, model: DiffusionLM, width: int) -> PosHead:
-        return PosHead(len(model.tokenizer), model.config.layers, model.config.width, width)
-
-    @classmethod
-    def train(
-        cls,
-        model: DiffusionLM,
-        name: str,
-        data: Dataset,
-        text_column: str,
-        label_column: str | None,
-        config: TrainingConfig,
-        directory: Path,
-    ) -> Iterator[Progress]:
-        torch.manual_seed(config.seed)
-        head = cls.new_head(model, **HEAD_SIZE)
-        examples = training_examples(model, data, text_column, label_column)
-        head.learn_lexicon(examples)
-        description = {
-            "kind": cls.kind,
-            "head": HEAD_SIZE,
-            "trained_on": weights_fingerprint(model),
-        }
-        yield from train_head(model, head, examples, config, directory, description)
+    def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
+        examples = training_examples(model, data.rows, data.text_column, data.label_column)
+        return Lessons(examples, networks={"head": HEAD_SIZE})
 
     def parse(self, value: str) -> Pattern:
         return parse_pattern(value)
@@ -248,12 +218,6 @@ class Pos(Classifier):
 
     def allows_length(self, target: Pattern, length: int) -> bool:
         return length >= len(target.tags) if target.open_end else length == len(target.tags)
-
-    def encode(self, targets: Sequence[Pattern], lengths: Sequence[int]) -> Tensor:
-        return self.head.encode(targets, lengths).to(self.head.lexicon.device)
-
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        return self.head.log_prob(denoised, encoded)
 
     def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
         """log p(tag_i | w) from the lexicon; 0 where the tag is open. (B, n, V)"""

@@ -13,26 +13,24 @@ of clean text, another network trained apart on the same trees, which are as goo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
+from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
-from ctrlgen.controls.registry import find_trained, trained_classifiers, weights_fingerprint
-from ctrlgen.data import find_text_column, fitting
+from ctrlgen.controls.registry import trained_classifiers
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.training.heads import Example, load_head, starting_point, train_head
+from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 from ctrlgen_classifiers.brackets import (
     ANY,
-    Bracketing,
     Chain,
     Constituent,
     frequent_chains,
@@ -49,16 +47,13 @@ from ctrlgen_classifiers.chart import Labels, fill_chart
 from ctrlgen_classifiers.parser import CleanParser, train_parser
 from ctrlgen_classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen_classifiers.tree_head import TreeHead
+from ctrlgen_classifiers.treebank import training_examples, tree_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from ctrlgen.training.fit import Progress
 
-    from ctrlgen.training.fit import Progress, TrainingConfig
-
-TREE_COLUMNS = ("tree", "trees", "parse")
 MIN_COUNT = 5  # a chain seen less often is taken for its beginning
 HEAD_SIZE = {"width": 128, "layers": 1}
-ORACLE = "oracle.safetensors"
 ORACLE_SIZE = {"dim": 64, "width": 128}
 TAGS = frozenset(UNIVERSAL + PENN)
 EMPTY_WEIGHT = 0.1  # of a span that should be no constituent, where 1 is that of a constituent
@@ -78,84 +73,78 @@ class Syntax:
     tags: Pattern | None = None
 
 
-class Tree(Classifier):
+@dataclass(frozen=True)
+class Asked:
+    """A batch of targets. n words at most."""
+
+    chart: Tensor  # asks, see `Labels` (B, n, n)
+    words: Tensor  # ids, NO_WORD for any (B, n)
+    tags: Tensor | None = None  # ids (B, n), where any row asks for tags
+
+
+class Tree(TrainedClassifier):
     kind = "tree"
     summary = "the syntax tree of the whole text"
     syntax = "tree: (LABEL ... ) with words, POS tags or * as leaves, and * as any label"
     example = "tree: (S (NP * *) (VP serves (NP * food)) .)"
     oracle = "a parser trained apart, on clean texts"
+    trained_as: ClassVar[str | None] = "tree"
     names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
     suite: ClassVar[str | None] = "tree"
     composed_with: ClassVar[tuple[str, ...]] = ("field",)
     task: ClassVar[str | None] = "syntax tree"
 
-    def __init__(self, model: DiffusionLM, head: TreeHead, parser: CleanParser):
-        self.model = model
-        self.tokenizer = model.tokenizer
-        self.labels, self.head, self.parser = head.labels, head, parser
-        self.pos: Pos | None = None  # loaded when a tag is asked for
+    head: TreeHead
+    judge: CleanParser
+
+    def __init__(self, model: DiffusionLM, name: str, config: Mapping[str, Any], head: TreeHead, judge: CleanParser):
+        super().__init__(model, name, config, head, judge)
+        self.labels = head.labels
+        self.tagger = cache(partial(self.load_tagger, model))
 
     @classmethod
-    def load(cls, model: DiffusionLM, name: str) -> Tree:
-        directory, config = find_trained(model, name)
-        try:
-            labels = Labels([str(chain) for chain in config["chains"]])
-            head, parser = cls.networks(model, labels, config["head"], config["oracle"]["size"])
-        except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-            raise CtrlgenError(f"{directory / CONFIG}: not the settings of a tree classifier") from error
-        load_head(head, directory).to(model.device)
-        load_head(parser, directory, ORACLE)
-        return cls(model, head, parser)
+    def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> TreeHead:
+        trunk = model.config
+        return TreeHead(labels_in(config), trunk.layers, trunk.width, len(model.tokenizer), **config["head"])
+
+    @classmethod
+    def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> CleanParser:
+        words = model.tokenizer
+        return CleanParser(labels_in(config), len(words), words.unk_id, **config["oracle"]["size"])
+
+    @classmethod
+    def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
+        examples = training_examples(model, data.rows, data.label_column)
+        chains = frequent_chains((e.target for e in examples), MIN_COUNT)
+        if not chains:
+            raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
+        skipped = len(data.rows) - len(examples)
+        return Lessons(
+            examples,
+            examples,
+            networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE}, "chains": chains},
+            facts={"trees": len(examples)},
+            names=cls.names if data.name in cls.names else (),
+            notes=[f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else [],
+        )
+
+    @classmethod
+    def train_oracle(
+        cls, model: DiffusionLM, oracle: CleanParser, lessons: Lessons, config: Mapping[str, Any], seed: int
+    ) -> Generator[Progress, None, dict[str, Any]]:
+        measured = yield from train_parser(oracle, lessons.oracle, seed)
+        return {"measured": measured}
+
+    @classmethod
+    def report(cls, validation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        of_oracle = config["oracle"]["measured"]
+        note = f"oracle: labelled F1 {of_oracle['f1']:.3f} on {of_oracle['sentences']} trees held out"
+        return {}, [note]
 
     @staticmethod
-    def networks(
-        model: DiffusionLM, labels: Labels, head: dict[str, int], oracle: dict[str, int]
-    ) -> tuple[TreeHead, CleanParser]:
-        """Guide and oracle, untrained."""
-        trunk, words = model.config, model.tokenizer
-        guide = TreeHead(labels, trunk.layers, trunk.width, len(words), **head)
-        return guide, CleanParser(labels, len(words), words.unk_id, **oracle)
-
-    @classmethod
-    def train(
-        cls,
-        model: DiffusionLM,
-        name: str,
-        data: Dataset,
-        text_column: str,
-        label_column: str | None,
-        config: TrainingConfig,
-        directory: Path,
-    ) -> Iterator[Progress]:
-        torch.manual_seed(config.seed)
-        examples = training_examples(model, data, label_column)
-        start = starting_point(config, Tree.kind)
-        if start is None:
-            chains = frequent_chains((e.target for e in examples), MIN_COUNT)
-            if not chains:
-                raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
-            size = HEAD_SIZE
-            head, parser = cls.networks(model, Labels(chains), size, ORACLE_SIZE)
-            measured = yield from train_parser(parser, examples, config.seed)
-        else:  # its oracle reads clean texts, whatever the denoiser
-            chains, size, measured = start.said("chains"), start.said("head"), start.said("oracle", "measured")
-            head, parser = cls.networks(model, Labels(chains), size, ORACLE_SIZE)
-            load_head(parser, start.directory, ORACLE)
-        skipped = len(data) - len(examples)
-        notes = [f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else []
-        notes.append(f"oracle: labelled F1 {measured['f1']:.3f} on {measured['sentences']} trees held out")
-        description = {
-            "kind": Tree.kind,
-            "names": list(cls.names if name in cls.names else (name,)),
-            "head": size,
-            "oracle": {"size": ORACLE_SIZE, "measured": measured},
-            "trees": len(examples),
-            "trained_on": weights_fingerprint(model),
-            "chains": chains,
-        }
-        for progress in train_head(model, head, examples, config, directory, description):
-            yield with_notes(progress, notes)
-        write_weights(directory / ORACLE, parser.state_dict())
+    def load_tagger(model: DiffusionLM) -> Pos:
+        """The model's POS classifier, for tags at leaves."""
+        return Pos.load(model, Pos.kind)
 
     def parse(self, value: str) -> Syntax:
         tree = read_tree(value)
@@ -207,13 +196,11 @@ class Tree(Classifier):
         asked = [tag for tag in tags if tag != ANY]
         if not asked:
             return None
-        if self.pos is None:
-            if Pos.kind not in trained_classifiers(self.model):
-                raise UsageError(
-                    f"{self.kind}: the tag {asked[0]!r} needs the model's pos classifier: "
-                    "run `ctrlgen train-classifier pos` first, or write `*`"
-                )
-            self.pos = Pos.load(self.model, Pos.kind)
+        if Pos.kind not in trained_classifiers(self.model):
+            raise UsageError(
+                f"{self.kind}: the tag {asked[0]!r} needs the model's pos classifier: "
+                "run `ctrlgen train-classifier pos` first, or write `*`"
+            )
         return parse_pattern(" ".join(tags))
 
     def values_of(
@@ -221,7 +208,7 @@ class Tree(Classifier):
     ) -> list[str | None]:
         """From the data's trees where it has them, else from the oracle's."""
         given = [tree_of(row, words) for row, words in zip(rows, texts, strict=True)]
-        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        parsed = self.judge.parse([self.tokenizer.ids(words) for words in texts])
         trees = [parsed_tree if tree is None else tree for tree, parsed_tree in zip(given, parsed, strict=True)]
         return [self.value_of(tree, len(words), rng) for tree, words in zip(trees, texts, strict=True)]
 
@@ -250,9 +237,9 @@ class Tree(Classifier):
         words = [
             Syntax((), words=(*(None,) * place, word)) for place, word in enumerate(target.words) if word is not None
         ]
-        if self.pos is None or target.tags is None:
+        if target.tags is None:
             return constituents + words
-        return constituents + words + [Syntax((), tags=part) for part in self.pos.parts_of(target.tags)]
+        return constituents + words + [Syntax((), tags=part) for part in self.tagger().parts_of(target.tags)]
 
     def contradiction(self, target: Syntax, other: Classifier, others_target: Any) -> str | None:
         if isinstance(other, Pos):
@@ -273,35 +260,35 @@ class Tree(Classifier):
             return length == target.length
         return length >= max(c.end for c in target.constituents)
 
-    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> Tensor:
-        """A chart of asks, below it the ids of words (NO_WORD for any) and of tags. (B, n + 2, n)"""
+    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> Asked:
         n = max(lengths)
         cells = [[(c.start, c.end, self.labels.asks_for[c.chain]) for c in target.constituents] for target in targets]
         chart = fill_chart(cells, [target.length or 0 for target in targets], n)
-        leaves = torch.tensor([[NO_WORD] * n, [0] * n]).repeat(len(targets), 1, 1)  # (B, 2, n)
-        for row, target in enumerate(targets):
+        words = torch.full((len(targets), n), NO_WORD)
+        for row, target in zip(words, targets, strict=True):
             for place, word in enumerate(target.words[:n]):
                 if word is not None:
-                    leaves[row, 0, place] = self.tokenizer.ids([word], whole=place == 0)[0]
-            if target.tags is not None:
-                leaves[row, 1] = torch.tensor(target.tags.ids(n))
-        return torch.cat([chart, leaves], 1).to(self.model.device)
+                    row[place] = self.tokenizer.ids([word], whole=place == 0)[0]
+        if all(target.tags is None for target in targets):
+            return Asked(chart, words)
+        tags = [[0] * n if target.tags is None else target.tags.ids(n) for target in targets]
+        return Asked(chart, words, torch.tensor(tags))
 
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        chart, words, tags = encoded[:, :-2], encoded[:, -2], encoded[:, -1]
-        log_p = self.head.log_prob(denoised, chart, EMPTY_WEIGHT)
-        log_words = denoised.logits.log_softmax(-1).gather(-1, words.clamp(min=0)[..., None]).squeeze(-1)  # (B, n)
-        log_p = log_p + (log_words * (words != NO_WORD)).sum(-1)
-        return log_p if self.pos is None else log_p + self.pos.log_prob(denoised, tags)
+    def log_prob(self, denoised: Denoised, encoded: Asked) -> Tensor:
+        log_p = self.head.log_prob(denoised, encoded.chart, EMPTY_WEIGHT)
+        ids = encoded.words.clamp(min=0)
+        log_words = denoised.logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)  # (B, n)
+        log_p = log_p + (log_words * (encoded.words != NO_WORD)).sum(-1)
+        return log_p if encoded.tags is None else log_p + self.tagger().log_prob(denoised, encoded.tags)
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Syntax]) -> list[Verdict]:
-        parsed = self.parser.parse([self.tokenizer.ids(words) for words in texts])
+        parsed = self.judge.parse([self.tokenizer.ids(words) for words in texts])
         return [
-            combine(self.judge(words, got, target), self.judge_tags(words, target))
+            combine(self.judge_syntax(words, got, target), self.judge_tags(words, target))
             for words, got, target in zip(texts, parsed, targets, strict=True)
         ]
 
-    def judge(self, words: Sequence[str], got: Sequence[Constituent], target: Syntax) -> Verdict:
+    def judge_syntax(self, words: Sequence[str], got: Sequence[Constituent], target: Syntax) -> Verdict:
         """The verdict on constituents and words."""
         lacking = missing(target.constituents, got)
         details = []
@@ -321,9 +308,7 @@ class Tree(Classifier):
         return labelled_f1(target.constituents, got)
 
     def judge_tags(self, words: Sequence[str], target: Syntax) -> Verdict:
-        if self.pos is None or target.tags is None:
-            return Verdict(True)
-        return self.pos.check([words], [target.tags])[0]
+        return Verdict(True) if target.tags is None else self.tagger().check([words], [target.tags])[0]
 
 
 class Span(Tree):
@@ -368,38 +353,5 @@ def combine(one: Verdict, other: Verdict) -> Verdict:
     return Verdict(success, "; ".join(details) or None, failed, one.correct, one.parts)
 
 
-def with_notes(progress: Progress, notes: list[str]) -> Progress:
-    """The last validation tells what users should know."""
-    if progress.validation is None or progress.step < progress.steps:
-        return progress
-    return replace(progress, validation=progress.validation | {"notes": notes})
-
-
-def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
-    """The constituents of the tree that a row of data brings, if it is of these words."""
-    text = next((row[name] for name in TREE_COLUMNS if row.get(name)), None)
-    if text is None:
-        return None
-    tree = read_tree(text)
-    return tree.constituents if len(tree.leaves) == len(words) else None
-
-
-def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:
-    """The trees of a column as texts with their constituents; those longer than the model's texts are left out.
-
-    The words are the trees' own leaves. Raises CtrlgenError where a tree cannot be read.
-    """
-    column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
-    find_text_column(data.column_names, column, "the data")
-    examples = []
-    for number, text in enumerate(data[column], start=1):
-        if not isinstance(text, str) or not text.strip():
-            continue
-        try:
-            tree = read_tree(text)
-        except UsageError as error:
-            raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
-        examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
-    longest, encoded = model.config.max_length, [example.tokens for example in examples]
-    fitting(encoded, 1, longest, model.tokenizer.unk_id, f"the data, trees of column {column!r}")
-    return [example for example in examples if len(example.tokens) <= longest]
+def labels_in(config: Mapping[str, Any]) -> Labels:
+    return Labels([str(chain) for chain in config["chains"]])

@@ -193,17 +193,18 @@ class Classifier(ABC):
         return self
 
     @abstractmethod
-    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
-        """One tensor for a batch of targets, first dimension B, for texts of these lengths.
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Any:
+        """A batch of targets as a tensor, or a tuple or frozen dataclass of tensors, for texts of these lengths.
 
-        A dimension that runs over words has max(lengths) of them; `log_prob` must ignore those beyond a row's end.
+        The first dimension of each tensor is B. They may lie on the CPU: they are moved to the model's device. A
+        dimension that runs over words has max(lengths) of them; `log_prob` must ignore those beyond a row's end.
         """
 
     @abstractmethod
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+    def log_prob(self, denoised: Denoised, encoded: Any) -> Tensor:
         """log p(target | x_t) in nats, differentiable in x_t through `denoised`. -> (B,)"""
 
-    def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor | None:
+    def word_log_prob(self, denoised: Denoised, encoded: Any) -> Tensor | None:
         """log p(target | word) at each position where it has a closed form, for `exact` guidance. (B, n, V) or None
 
         Of a target that asks something of each position alone, that position's share. Under `not` the shares are

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.contradiction import automata_of
+from ctrlgen.controls.encoded import encode
 from ctrlgen.controls.language import Control
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term
@@ -35,7 +36,8 @@ class Batch(Generic[J]):
         in_company = sum(not control.classifier.structural for control in self.jobs[0].controls) > 1
         for position, control in enumerate(self.jobs[0].controls):
             controls = [job.controls[position] for job in self.jobs]
-            encoded = control.classifier.encode([c.target for c in controls], self.text_sizes)
+            targets = [c.target for c in controls]
+            encoded = encode(control.classifier, targets, self.text_sizes, self.model.device)
             own = control.classifier.weight_in_company if in_company else control.classifier.weight
             said, negated = control.statement, control.complement
             impossible = self.impossible(controls) if negated else None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ctrlgen.controls.encoded import encode
 from ctrlgen.controls.language import Control, check
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
@@ -104,7 +105,8 @@ def explain_batch(
     batch = Batch(reader.model, failed)
     position = failed[0].position
     others = list(batch.terms)
-    encoded = others[position].classifier.encode([part.target for part in failed], batch.text_sizes)
+    targets = [part.target for part in failed]
+    encoded = encode(others[position].classifier, targets, batch.text_sizes, reader.model.device)
     term = replace(others.pop(position), encoded=encoded)
     clean = reader.clean(batch.fill(texts), batch.lengths)
     explanations = [

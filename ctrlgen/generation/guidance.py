@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ctrlgen.automata.automaton import Automaton
 from ctrlgen.controls.classifier import Classifier
+from ctrlgen.controls.encoded import Encoded, take_rows
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
 from ctrlgen.diffusion.schedule import alpha_sigma
@@ -39,7 +40,7 @@ class Term:
     """One control of a batch: a classifier with its encoded targets, one a row."""
 
     classifier: Classifier
-    encoded: Tensor  # (B, ...)
+    encoded: Encoded  # first dimension B
     weight: float = 1.0
     negated: bool = False
     window: tuple[float, float] = (0.0, 1.0)
@@ -50,8 +51,7 @@ class Term:
         """The term of these rows (M,) of its batch."""
         impossible = None if self.impossible is None else self.impossible[rows]
         automata = None if self.automata is None else tuple(self.automata[row] for row in rows.tolist())
-        encoded = self.encoded[rows.to(self.encoded.device)]
-        return replace(self, encoded=encoded, impossible=impossible, automata=automata)
+        return replace(self, encoded=take_rows(self.encoded, rows), impossible=impossible, automata=automata)
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import WEIGHTS
+from ctrlgen.controls.encoded import on_device
 from ctrlgen.diffusion.precision import has_fast_bfloat16
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.files import append_line, make_directory, read_lines, to_json, write_text
@@ -170,7 +171,7 @@ def fit(
             rng = torch.Generator().manual_seed(config.seed * 1_000_000_007 + step)
             torch.manual_seed(config.seed * 1_000_000_007 + step)  # dropout
             batch, tokens = task.batch(indices, rng, rows)
-            batch = tuple(part.to(accelerator.device) for part in batch)
+            batch = on_device(batch, accelerator.device)
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bfloat16):
                 loss, statistics = module(*batch)
             total = loss.sum() / len(indices)  # this process's share of the batch's mean

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, read_config, read_weights, write_weights
+from ctrlgen.controls.encoded import Encoded, on_device, take_rows
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.losses import denoise
 from ctrlgen.diffusion.process import draw_noise, q_sample
@@ -71,16 +72,19 @@ class Head(nn.Module, ABC):
     """log p(target | x_t) from what the denoiser knows. Kept float32-small: its file lies beside the model's."""
 
     @abstractmethod
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        """(B,), in nats."""
+    def log_prob(self, denoised: Denoised, encoded: Encoded) -> Tensor:
+        """log p(target | x_t) in nats, differentiable in x_t. (B,)"""
 
     @abstractmethod
-    def accuracy(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+    def accuracy(self, denoised: Denoised, encoded: Encoded) -> Tensor:
         """Share of each row's target that the head's own best guess gets right, in [0, 1]. (B,)"""
 
     @abstractmethod
-    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Tensor:
-        """Targets as a tensor, first dimension B; see `Classifier.encode`."""
+    def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Encoded:
+        """Targets with first dimension B, see `Classifier.encode`."""
+
+    def count(self, examples: Sequence[Example[Any]]) -> None:
+        """Take in, before training, what can be counted in the training texts."""
 
 
 class HeadLoss(nn.Module):
@@ -101,7 +105,7 @@ class HeadLoss(nn.Module):
             return denoise(model.denoiser, x_t, told, None, bool(self_condition))
 
     def forward(
-        self, tokens: Tensor, encoded: Tensor, t: Tensor, offset: Tensor, eps: Tensor, self_condition: Tensor
+        self, tokens: Tensor, encoded: Encoded, t: Tensor, offset: Tensor, eps: Tensor, self_condition: Tensor
     ) -> tuple[Tensor, Tensor]:
         denoised = self.denoise(tokens, t, offset, eps, self_condition).text
         return -self.head.log_prob(denoised, encoded) / tokens.shape[1], t.new_zeros(0)
@@ -146,13 +150,13 @@ class HeadTask:
     def epoch(self, number: int) -> list[list[int]]:
         return self.batches.epoch(number)
 
-    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
+    def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Any, ...], int]:
         tokens = self.batches.tokens(indices)
         batch, length = tokens.shape
         noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
         encoded = self.encode([self.examples[i] for i in indices], length)
         offset = self.offsets.draw(batch, rng)
-        by_row = (part[rows] for part in (tokens, encoded, noise.t, offset, noise.eps))
+        by_row = (take_rows(part, rows) for part in (tokens, encoded, noise.t, offset, noise.eps))
         return (*by_row, noise.self_condition), tokens.numel()
 
     def observe(self, statistics: Tensor) -> None:
@@ -169,14 +173,14 @@ class HeadTask:
         for indices in batches.epoch(0):
             tokens = batches.tokens(indices)
             batch, length = tokens.shape
-            encoded = self.encode([self.held_out[i] for i in indices], length)
             noise = draw_noise(batch, length, self.model.config.embedding_dim, rng)
             device = self.model.device
+            encoded = on_device(self.encode([self.held_out[i] for i in indices], length), device)
             offset = torch.full((batch,), self.offsets.validation)
             parts = [p.to(device) for p in (tokens, noise.t, offset, noise.eps, torch.tensor(True))]
             denoised = module.denoise(*parts).text
-            costs += (-module.head.log_prob(denoised, encoded.to(device)) / tokens.shape[1]).tolist()
-            right = module.head.accuracy(denoised, encoded.to(device))
+            costs += (-module.head.log_prob(denoised, encoded) / tokens.shape[1]).tolist()
+            right = module.head.accuracy(denoised, encoded)
             log_snrs = self.model.schedule.log_snr(noise.t.to(device)).tolist()
             for log_snr, share in zip(log_snrs, right.tolist(), strict=True):
                 by_level[noise_label(math.exp(-log_snr / 2))].append(share)

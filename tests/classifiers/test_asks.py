@@ -47,8 +47,9 @@ def syntax(kind: type[Tree]) -> Tree:
         config=SimpleNamespace(layers=1, width=8, max_length=12), device=torch.device("cpu"),
         tokenizer=["cat", "sees"],
     )  # fmt: skip
-    head, parser = SimpleNamespace(labels=Labels(["NP", "S", "VP"])), None
-    return kind(model, head, parser)  # type: ignore[arg-type]
+    head: Any = SimpleNamespace(labels=Labels(["NP", "S", "VP"]))
+    parser: Any = None
+    return kind(model, kind.kind, {}, head, parser)
 
 
 def test_spans_and_words_of_syntax() -> None:

@@ -29,9 +29,10 @@ from ctrlgen.labels import read_labels
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head
+from ctrlgen.training.trained import ORACLE
 from ctrlgen_classifiers import label
 from ctrlgen_classifiers.field import Field, is_literal, read_meaning
-from ctrlgen_classifiers.label import ORACLE, Label
+from ctrlgen_classifiers.label import Label
 from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, likeliest, train_oracle
 from ctrlgen_classifiers.labelled import (
     ABSENT,
@@ -558,7 +559,8 @@ def test_fields_match_whatever_their_case_and_spaces(generator: Generator, name:
 
 def classifier_of(model: DiffusionLM, values: Sequence[str]) -> Label:
     known = {"area": list(values)}
-    return Label(model, "area", known, *Label.networks(model, known, label.HEAD_SIZE, label.ORACLE_SIZE))
+    sizes = {"head": label.HEAD_SIZE, "oracle": {"size": label.ORACLE_SIZE}}
+    return Label.untrained(model, "area", {"values": known, **sizes})
 
 
 def test_marks_count_where_only_they_tell_values_apart(toy: DiffusionLM) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
@@ -165,7 +164,7 @@ def test_an_open_pattern_is_certain(head: PosHead, denoised: Callable[[int, int]
 
 def test_an_untrained_head_asks_the_lexicon(denoised: Callable[[int, int], Denoised]) -> None:
     head = PosHead(vocab_size=11, trunk_layers=2, trunk_width=16, width=8).eval()
-    head.learn_lexicon([Example([4, 5, 5], Pattern(("DET", "NOUN", "VERB"), "Universal"))])
+    head.count([Example([4, 5, 5], Pattern(("DET", "NOUN", "VERB"), "Universal"))])
     said = denoised(1, 3)
     noun = TAG_IDS["Universal"]["NOUN"]
     universal = (said.probs @ head.lexicon)[..., : len(UNIVERSAL)]
@@ -181,7 +180,7 @@ def test_the_lexicon_counts_tags_of_words() -> None:
         Example([5, 4], Pattern(("NOUN", "*"), "Universal")),
         Example([5], Pattern(("NN",), "Penn")),
     ]
-    head.learn_lexicon(examples)
+    head.count(examples)
     universal, penn = head.lexicon.split([len(UNIVERSAL), len(PENN)], -1)
     torch.testing.assert_close(universal.sum(-1), torch.ones(6))
     torch.testing.assert_close(penn.sum(-1), torch.ones(6))
@@ -205,7 +204,7 @@ def test_accuracy_counts_the_positions_asked_for(head: PosHead, denoised: Callab
 
 
 def test_lengths() -> None:
-    untrained = Pos(None)  # type: ignore[arg-type]
+    untrained = Pos(None, "pos", {}, None)  # type: ignore[arg-type]
     whole, tail = parse_pattern("DET NOUN *"), parse_pattern("DET NOUN * ...")
     assert [n for n in range(1, 7) if untrained.allows_length(whole, n)] == [3]
     assert [n for n in range(1, 7) if untrained.allows_length(tail, n)] == [3, 4, 5, 6]
@@ -213,7 +212,7 @@ def test_lengths() -> None:
 
 def test_the_closed_form_reads_the_lexicon(head: PosHead, denoised: Callable[[int, int], Denoised]) -> None:
     encoded = torch.tensor([[TAG_IDS["Universal"]["DET"], 0, TAG_IDS["Penn"]["NN"]]])
-    log_p = Pos(head).word_log_prob(denoised(1, 3), encoded)
+    log_p = Pos(None, "pos", {}, head).word_log_prob(denoised(1, 3), encoded)
     assert log_p.shape == (1, 3, 11)
     torch.testing.assert_close(log_p[0, 0], head.lexicon[:, TAG_IDS["Universal"]["DET"] - 1].log())
     assert torch.equal(log_p[0, 1], torch.zeros(11))
@@ -245,7 +244,7 @@ def test_the_guide_knows_the_tags_of_clean_text(generator: Generator) -> None:
     clean = generator.reader.clean(ids, None)
 
     def probability(target: Pattern) -> float:
-        encoded: Tensor = control.classifier.encode([target], [6])
+        encoded = control.classifier.encode([target], [6])
         return float(control.classifier.log_prob(clean, encoded).exp().detach())
 
     assert probability(control.target) > 0.5
@@ -309,7 +308,7 @@ def test_text_without_tags_needs_spacy_and_says_how_to_get_it(toy: DiffusionLM, 
 
 @pytest.mark.usefixtures("no_spacy")
 def test_without_spacy_nothing_is_claimed() -> None:
-    verdicts = Pos(None).check([WORDS, WORDS], [parse_pattern("DET ...")] * 2)  # type: ignore[arg-type]
+    verdicts = Pos(None, "pos", {}, None).check([WORDS, WORDS], [parse_pattern("DET ...")] * 2)  # type: ignore[arg-type]
     assert [verdict.success for verdict in verdicts] == [None, None]
     assert "pip install" in (verdicts[0].detail or "")
 
@@ -322,7 +321,7 @@ def test_data_that_cannot_be_learned_from(toy: DiffusionLM, tmp_path: Path) -> N
     with pytest.raises(CtrlgenError, match="fewer than 20 different usable texts"):
         brief_training(toy, [{"text": "the cat", "tags": "DET NOUN"}] * 3, tmp_path / "pos")
     too_long: dict[str, object] = {"text": "the " * 13, "tags": "DET " * 13}
-    with pytest.raises(CtrlgenError, match="fewer than 20 different usable texts"):
+    with pytest.raises(CtrlgenError, match="30 longer than 12 words: too little is left"):
         brief_training(toy, [too_long] * 30, tmp_path / "pos")
     assert not (tmp_path / "pos").exists()
 
@@ -363,7 +362,7 @@ def spacy_installed() -> None:
 @pytest.mark.usefixtures("spacy_installed")
 def test_the_oracle_tags_whole_texts() -> None:
     patterns = [parse_pattern(p) for p in ("DET NOUN VERB PUNCT", "DT JJ VBZ .", "DET ...")]
-    first, second, third = Pos(None).check([WORDS, WORDS, ["Cats"]], patterns)  # type: ignore[arg-type]
+    first, second, third = Pos(None, "pos", {}, None).check([WORDS, WORDS, ["Cats"]], patterns)  # type: ignore[arg-type]
     assert first == Verdict(True, None, (), 1.0, 4)
     assert second == Verdict(False, "position 2 'cat': wanted JJ, got NN", (1,), 0.75, 4)
     assert third.success is False

@@ -25,12 +25,13 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.heads import Example
+from ctrlgen.training.trained import ORACLE
 from ctrlgen_classifiers import parser, pos, tree
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, Leaf, labelled_f1, missing, read_spans, read_tree
 from ctrlgen_classifiers.chart import EMPTY, OPEN, Labels, SpanScorer, best_trees, fill_chart, square, upper
 from ctrlgen_classifiers.parser import CleanParser, agreement
 from ctrlgen_classifiers.pos import parse_pattern
-from ctrlgen_classifiers.tree import ORACLE, Span, Syntax, Tree
+from ctrlgen_classifiers.tree import Span, Syntax, Tree
 from ctrlgen_classifiers.tree_head import TreeHead
 
 MakeModel = Callable[..., Denoiser]
@@ -640,7 +641,7 @@ def test_guide_and_oracle_know_nothing_of_each_other(taught: Path) -> None:
     assert {verdict.success for verdict in judged} == {True, False}
     again = Generator(str(taught)).request(["span: NP 1-3"]).controls[0].classifier
     assert isinstance(again, Span)
-    wipe(again.parser)
+    wipe(again.judge)
     assert torch.equal(again.log_prob(clean, encoded), guided)
 
 
@@ -654,11 +655,11 @@ def test_the_parser_reads_texts_of_all_lengths_at_once(generator: Generator) -> 
     assert isinstance(classifier, Tree)
     tokenizer = generator.model.tokenizer
     given = [(tokenizer.ids(words), read_tree(toy_tree(words, tags))) for words, tags in toy_sentences(50, seed=11)]
-    parsed = classifier.parser.parse([ids for ids, _ in given])
-    assert parsed == [classifier.parser.parse([ids])[0] for ids, _ in given]
+    parsed = classifier.judge.parse([ids for ids, _ in given])
+    assert parsed == [classifier.judge.parse([ids])[0] for ids, _ in given]
     right = sum(one == of_grammar.constituents for one, (_, of_grammar) in zip(parsed, given, strict=True))
     assert right >= 45
-    measured = agreement(classifier.parser, [Example(ids, of_grammar) for ids, of_grammar in given])
+    measured = agreement(classifier.judge, [Example(ids, of_grammar) for ids, of_grammar in given])
     assert measured["exact"] == pytest.approx(right / 50)
     assert (measured["f1"] == 1.0) == (right == 50)
 

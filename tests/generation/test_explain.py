@@ -20,7 +20,6 @@ from ctrlgen.generation.request import ControlResult, Explanation, Request, Samp
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen_classifiers import pos
 from ctrlgen_classifiers.brackets import Constituent
-from ctrlgen_classifiers.chart import Labels
 from ctrlgen_classifiers.length import Length
 from ctrlgen_classifiers.pos import parse_pattern
 from ctrlgen_classifiers.tree import Syntax, Tree
@@ -236,11 +235,10 @@ def test_words_and_negated_controls(generator: Generator) -> None:
 
 def test_trees(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     model = generator.model
-    labels = Labels(["NP", "S", "VP"])
+    sizes = {"head": {"width": 8, "layers": 1}, "oracle": {"size": {"dim": 4, "width": 8}}}
     with torch.random.fork_rng(devices=[]):
-        tree = Tree(model, *Tree.networks(model, labels, {"width": 8, "layers": 1}, {"dim": 4, "width": 8}))
-    monkeypatch.setattr(tree, "pos", generator.controls.classifier("pos"))
-    monkeypatch.setattr(tree.parser, "parse", lambda texts: [[Constituent(0, 2, ("NP",))]] * len(texts))
+        tree = Tree.untrained(model, "tree", {"chains": ["NP", "S", "VP"], **sizes})
+    monkeypatch.setattr(tree.judge, "parse", lambda texts: [[Constituent(0, 2, ("NP",))]] * len(texts))
     asked = control(tree, "tree: (S (NP the NOUN) (VP sees *))")
     (verdict,) = tree.check([["the", "cat", "a", "sees"]], [asked.target])
     parts = missing_parts(ControlResult(asked, verdict, 0.0), ["the", "cat", "a", "sees"])

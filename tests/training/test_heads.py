@@ -13,7 +13,11 @@ from ctrlgen.settings import Settings
 from ctrlgen.tokenizer import WordTokenizer
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example, HeadTask, TimeOffsets, hold_out, noise_label, noise_labels
-from ctrlgen_classifiers.pos import Pos, parse_pattern
+from ctrlgen_classifiers.pos import Pos, PosHead, parse_pattern
+
+
+def new_head(model: DiffusionLM) -> PosHead:
+    return Pos.make_head(model, {"head": {"width": 8}})
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def task(toy_model: Path) -> HeadTask:
     nouns = ("cat", "dog", "house", "river")
     texts = [f"the {a} {verb} a {b} .".split() for a in nouns for b in nouns for verb in ("sees", "likes")]
     examples = [Example(model.tokenizer.ids(t), parse_pattern(" ".join(tags))) for t in texts * 2]
-    return HeadTask(model, Pos.new_head(model, 8), examples, TrainingConfig(tokens_per_batch=4096))
+    return HeadTask(model, new_head(model), examples, TrainingConfig(tokens_per_batch=4096))
 
 
 def test_heads_see_the_denoiser_as_sampling_asks_it(task: HeadTask) -> None:
@@ -92,7 +96,7 @@ def test_a_model_of_fixed_length_shows_heads_what_it_samples() -> None:
     model = DiffusionLM(Denoiser(config).eval(), make_schedule("sqrt"), tokenizer, DiffusionConfig("sqrt"))
     texts = [list(text) for n in (2, 3, 4) for text in itertools.permutations(words, n)]
     examples = [Example(tokenizer.ids(text), parse_pattern("NOUN " * len(text))) for text in texts]
-    task = HeadTask(model, Pos.new_head(model, 8), examples, TrainingConfig(tokens_per_batch=4096))
+    task = HeadTask(model, new_head(model), examples, TrainingConfig(tokens_per_batch=4096))
     assert {len(e.tokens) for e in [*task.examples, *task.held_out]} == {4}
     assert len(task.examples) + len(task.held_out) == 5 * 4 + 5 * 4 * 3
     (indices,) = task.epoch(0)

@@ -1,0 +1,47 @@
+"""Trees that rows of data bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.data import find_text_column, fitting
+from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.training.heads import Example
+from ctrlgen_classifiers.brackets import Bracketing, Constituent, read_tree
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TREE_COLUMNS = ("tree", "trees", "parse")
+
+
+def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
+    """The constituents of the tree that a row of data brings, if it is of these words."""
+    text = next((row[name] for name in TREE_COLUMNS if row.get(name)), None)
+    if text is None:
+        return None
+    tree = read_tree(text)
+    return tree.constituents if len(tree.leaves) == len(words) else None
+
+
+def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:
+    """The trees of a column as texts with their constituents; those longer than the model's texts are left out.
+
+    The words are the trees' own leaves. Raises CtrlgenError where a tree cannot be read.
+    """
+    column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
+    find_text_column(data.column_names, column, "the data")
+    examples = []
+    for number, text in enumerate(data[column], start=1):
+        if not isinstance(text, str) or not text.strip():
+            continue
+        try:
+            tree = read_tree(text)
+        except UsageError as error:
+            raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
+        examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
+    longest, encoded = model.config.max_length, [example.tokens for example in examples]
+    fitting(encoded, 1, longest, model.tokenizer.unk_id, f"the data, trees of column {column!r}")
+    return [example for example in examples if len(example.tokens) <= longest]
