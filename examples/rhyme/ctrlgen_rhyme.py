@@ -1,0 +1,49 @@
+"""`rhyme: pub`: the last word is spelled like the given one from its last vowels on, and is another word."""
+
+import re
+
+import torch
+
+from ctrlgen import Classifier, UsageError, Verdict
+
+
+def ending(word):
+    found = re.search(r"[aeiouy]+[^aeiouy]*e?$", word.casefold())
+    return found[0] if found else None
+
+
+class Rhyme(Classifier):
+    summary, syntax, example = "the last word rhymes, by its spelling", "rhyme: WORD", "rhyme: clear"
+    oracle, trained = "comparing the letters", False
+
+    def __init__(self, words, device):
+        self.words = words
+        self.marks = torch.tensor([not word.isalpha() for word in words], device=device)  # (V,)
+
+    @classmethod
+    def load(cls, model, name):
+        return cls(model.tokenizer.words, model.device)
+
+    def parse(self, value):
+        target = value.strip().casefold()
+        if not any(self.rhymes(word, target) for word in self.words):
+            raise UsageError(f"rhyme: no word of this model rhymes with {value[:40]!r}")
+        return target
+
+    def rhymes(self, word, target):
+        return word.isalpha() and word.casefold() != target and ending(word) == ending(target) is not None
+
+    def encode(self, targets, lengths):
+        return torch.tensor([[self.rhymes(word, target) for word in self.words] for target in targets])  # (B, V)
+
+    def log_prob(self, denoised, rhyming):
+        """log(p(it stands at the end) + p(a mark stands there, and it before))."""
+        p, rows, last = denoised.probs, torch.arange(len(rhyming)), denoised.lengths - 1
+        at_end, before = p[rows, last], p[rows, (last - 1).clamp(min=0)]  # (B, V)
+        closed = (at_end * self.marks).sum(-1) * (before * rhyming).sum(-1) * (last > 0)
+        return ((at_end * rhyming).sum(-1) + closed).clamp(min=1e-9).log()
+
+    def check(self, texts, targets):
+        lasts = [next((word for word in reversed(words[-2:]) if word.isalpha()), "") for words in texts]
+        pairs = zip(lasts, targets, strict=True)
+        return [Verdict(self.rhymes(last, target), f"ends in {last!r}") for last, target in pairs]
