@@ -142,7 +142,7 @@ class HeadTask:
         rows = self.model.rows([e.tokens for e in examples])
         return [replace(e, tokens=row) for e, row in zip(examples, rows, strict=True)]
 
-    def encode(self, examples: Sequence[Example[Any]], length: int) -> Tensor:
+    def encode(self, examples: Sequence[Example[Any]], length: int) -> Encoded:
         """The targets of texts in rows of `length`."""
         size = length - len(self.model.tokenizer.opening)
         return self.module.head.encode([e.target for e in examples], [size] * len(examples))
