@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -91,7 +92,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except CtrlgenError as error:
         code = fail(str(error), FAILURE)
     except TyperException as error:
-        code = fail(error.format_message() if hasattr(error, "format_message") else str(error), USAGE)
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        code = fail(message + missing_option(message), USAGE)
     except (Abort, KeyboardInterrupt):
         code = fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -102,6 +104,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         code = fail(f"{error.filename or 'output'}: {error.strerror or error}", FAILURE)
     sys.exit(code or OK)
+
+
+def missing_option(message: str) -> str:
+    """What to write where a control was given without its option."""
+    found = re.search(r"unexpected extra argument\S* \((.*:.*)\)", message)
+    return f' Controls are given with -c: -c "{found[1]}"' if found else ""
 
 
 def end_as_interrupted() -> None:

@@ -20,12 +20,13 @@ from toy_grammar import toy_meaning, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
 from ctrlgen.cli import main
+from ctrlgen.controls.language import parse_statement, write_statement
 from ctrlgen.data import with_class_names
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws
-from ctrlgen.labels import read_labels
+from ctrlgen.labels import label_key, read_labels
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head
@@ -590,6 +591,36 @@ def test_unknown_names_and_values(generator: Generator, control: str, start: str
     assert message.startswith(start)
     assert message.endswith(end)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "asked"),
+    [
+        (["0", "1"], [0, 1, None, 1.0, False], ["0", "1", None, "1", None]),
+        (["False", "True"], [False, True, "true", 1], ["False", "True", "true", None]),
+        (["1", "10"], ["1.0", "10", 10.0, "100"], ["1.0", "10", "10", None]),
+        (["1234567", "1234568"], [1234567.0, None, 1234568], ["1234567", None, "1234568"]),
+        (["a@b", "not x@y"], ["a@b", "not x@y", ["a@b"]], ["a@b", "not x@y", None]),
+    ],
+)
+def test_k2_evaluation_asks_for_what_training_learned(
+    toy: DiffusionLM, values: list[str], given: list[Any], asked: list[str | None]
+) -> None:
+    classifier = classifier_of(toy, values)
+    found = classifier.values_of([()] * len(given), [{"area": value} for value in given], Random(0))
+    assert found == asked
+    for value in filter(None, found):
+        statement = parse_statement(write_statement("area", value))
+        target = classifier.parse(statement.value)
+        assert label_key(classifier.written(target)) == label_key(value)
+
+
+def test_k2_numbers_are_matched_exactly(toy: DiffusionLM) -> None:
+    classifier = classifier_of(toy, ["1", "10"])
+    assert classifier.written(classifier.parse("1.0")) == "1"
+    for value in ("100", "01", "1-0", "1 0"):
+        with pytest.raises(UsageError, match="unknown value"):
+            classifier.parse(value)
 
 
 def test_of_many_values_the_first_and_the_nearest_are_named(toy: DiffusionLM) -> None:

@@ -574,6 +574,7 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         ("infill -m $place/model -c", "pos: DET", 2, ["template"]),
         ("controls -m", "$place/nowhere", 1, ["$place/nowhere"]),
         ("generat", "-n", 2, ["generat"]),
+        (GENERATE, "food: Italian", 2, ['Controls are given with -c: -c "food: Italian"']),
         ("train --out", "$place/new", 2, ["recipe", "--data"]),
         ("train", "$place/good.toml", 2, ["--out"]),
         ("train $place/key.toml --out", "$place/new", 2, ["[training]", "'step'", "Did you mean steps?"]),
