@@ -189,7 +189,7 @@ def test_opposition_is_that_of_gradients() -> None:
     assert opposition.strongest(1, 2) == 4
     assert Opposition(term(1.0, 0.0), others[3:4], Guidance()).strongest(0, 1) is None
     weak = Opposition(term(1.0, 0.0), others[:1], Guidance())
-    weak(lambda x_t: x_t, torch.zeros(1, 1, 2), 0.0)
+    weak(lambda x_t: SimpleNamespace(text=x_t), torch.zeros(1, 1, 2), 0.0)
     assert weak.strongest(0, 1) is None
 
 
