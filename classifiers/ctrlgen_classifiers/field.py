@@ -2,27 +2,32 @@
 
 One classifier answers for all fields of a data set. They come from a meaning representation
 (`food[Japanese], area[riverside]`, as in E2E) or from label columns. A field that a text does not mention has the value
-`absent`, which the head learns like any other.
+`absent`, which the head learns like any other. A value that no training text had is asked for in words (`unseen.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import fold
 from ctrlgen.data import find_columns
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.labels import read_labels
 from ctrlgen.tokenizer import detokenize
 from ctrlgen_classifiers.label import Label, Target
 from ctrlgen_classifiers.labelled import ABSENT, Row, log
+from ctrlgen_classifiers.patterns.syntax import without_quotes
+from ctrlgen_classifiers.unseen import UnseenValue
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from ctrlgen.checkpoint import DiffusionLM
 
 SLOT = re.compile(r"([^\[\],]+)\[([^\]]*)\]")  # food[Japanese]
 
@@ -36,6 +41,7 @@ class Field(Label):
     example = "food: Japanese"
     weight: ClassVar[float] = 3.0  # its values stand in single words, which need less of a push than a tone does
     may_be_absent: ClassVar[bool] = True
+    wider: DiffusionLM | None = None  # the model with the words of a value that is new
 
     @classmethod
     def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
@@ -56,6 +62,36 @@ class Field(Label):
             for row, value in zip(rows, values, strict=True):
                 row.update(read_meaning(value) if is_meaning else {column: value})
         return [{field: value for field, value in row.items() if value} for row in rows]
+
+    def for_value(self, value: str) -> Classifier:
+        """Itself for the values that it has learned; another is asked for in words, unless it resembles one of them."""
+        if not self.is_unseen(value):
+            return self
+        known = [value for value in self.values if value != ABSENT]
+        return UnseenValue(self.wider or self.model, self.name, known)
+
+    def is_unseen(self, value: str) -> bool:
+        try:
+            self.parse(value)
+        except UsageError:
+            inner = without_quotes(value)
+            words = self.tokenizer.split(inner)
+            if not 0 < len(words) < self.model.config.max_length:
+                return False
+            resembles = inner == value and bool(did_you_mean(inner, self.values))
+            return not resembles and (self.model.opens or all(word in self.tokenizer for word in words))
+        return False
+
+    def new_words(self, value: str) -> list[str]:
+        if not self.is_unseen(value):
+            return []
+        return [word for word in self.tokenizer.split(without_quotes(value)) if word not in self.tokenizer]
+
+    def for_model(self, model: DiffusionLM) -> Field:
+        """What has been learned stays with the trained vocabulary."""
+        other = copy.copy(self)
+        other.wider = model
+        return other
 
     def value_in(self, row: Mapping[str, Any]) -> str | None:
         """From a column of that name, or from a meaning representation."""

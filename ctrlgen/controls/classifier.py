@@ -184,6 +184,10 @@ class Classifier(ABC):
         """Whether a text of these words, with any words in its blanks, can have this target."""
         return True
 
+    def for_value(self, value: str) -> Classifier:
+        """The classifier that reads a value: itself, or another where this one has not learned it."""
+        return self
+
     def new_words(self, value: str) -> Sequence[str]:
         """The words of a value that the vocabulary lacks, where a text could be asked to have them. As written."""
         return ()

@@ -208,4 +208,4 @@ class Controls:
         if len(texts) > MOST_CONTROLS:
             raise UsageError(f"a request has at most {MOST_CONTROLS} controls, this one {len(texts)}")
         statements = map(parse_statement, texts)
-        return tuple(make_control(statement, self.classifier(statement.name)) for statement in statements)
+        return tuple(make_control(said, self.classifier(said.name).for_value(said.value)) for said in statements)

@@ -1,0 +1,77 @@
+"""A value of a field that no training text had: `name: Chez Marcel`.
+
+No head can know it. It is asked for in words: the phrase occurs, and no other value of the field does. The guide is an
+automaton, and the words are certain (see `words.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ctrlgen.automata.automaton import MAX_STATES, Automaton, intersect
+from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.controls.classifier import Classifier, Verdict
+from ctrlgen.tokenizer import detokenize
+from ctrlgen_classifiers.patterns.compiling import compile_pattern
+from ctrlgen_classifiers.patterns.syntax import Choice, Node, Parser, Pattern, escape, without_quotes
+from ctrlgen_classifiers.words import Wanted, Words
+
+
+class UnseenValue(Words):
+    kind = "field"
+    summary = "a value of a field that no training text had"
+    syntax = 'FIELD: VALUE, or FIELD: "VALUE" where it resembles another'
+    example = "name: Chez Marcel"
+    oracle = "matching"
+    suite: ClassVar[str | None] = None
+
+    def __init__(self, model: DiffusionLM, field: str, values: Sequence[str]):
+        """values: those of the field that training texts had."""
+        super().__init__(model)
+        self.field, self.values = field, values
+
+    def patterns(self, parser: Parser) -> list[Pattern]:
+        """The value as it stands: no mark in it means a pattern."""
+        value = without_quotes(parser.text)
+        return [Pattern(self.phrase(value), value)]
+
+    def phrase(self, value: str) -> Node:
+        pattern = Parser(self.kind, escape(detokenize(self.tokenizer.split(value))), self.tokenizer.split).pattern()
+        assert pattern is not None
+        return pattern.node
+
+    def others(self, value: str) -> dict[str, Node]:
+        """The other values of the field that are no part of this one, nor it of them."""
+        said = self.fold(value)
+        return {other: self.phrase(other) for other in self.values if not overlap(self.fold(other), said)}
+
+    def fold(self, value: str) -> str:
+        return f" {' '.join(self.tokenizer.split(value)).casefold()} "
+
+    def compile(self, target: Wanted) -> Automaton:
+        (pattern,) = target.patterns
+        there = compile_pattern(self.around(pattern.node), self.words)
+        if target.avoided:
+            return there.complement()
+        others = self.others(pattern.text)
+        if not others:
+            return there
+        elsewhere = compile_pattern(self.around(Choice(tuple(others.values()))), self.words)
+        return intersect([there, elsewhere.complement()], MAX_STATES)
+
+    def contradiction(self, target: Wanted, other: Classifier, others_target: Any) -> str | None:
+        if getattr(other, "name", getattr(other, "field", None)) == self.field and target != others_target:
+            return f"a text has one {self.field}"
+        return super().contradiction(target, other, others_target)
+
+    def verdict(self, words: Sequence[str], target: Wanted) -> Verdict:
+        verdict = super().verdict(words, target)
+        if target.avoided or not verdict.success:
+            return verdict
+        found = [other for other, node in self.others(target.patterns[0].text).items() if self.find(words, node)]
+        return Verdict(not found, f"reads as {found[0]}" if found else None)
+
+
+def overlap(one: str, other: str) -> bool:
+    return one in other or other in one

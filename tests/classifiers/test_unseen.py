@@ -1,0 +1,58 @@
+"""Values of a field that no training text had, on the bundled model, whose vocabulary has their words."""
+
+import pytest
+
+from ctrlgen.errors import UsageError
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
+
+BRIEF = Settings(steps=8)
+
+
+@pytest.fixture(scope="module")
+def e2e() -> Generator:
+    return Generator("e2e")
+
+
+def test_the_phrase_occurs_and_no_other_value_of_the_field(e2e: Generator) -> None:
+    samples = e2e.generate([e2e.request(["name: The Green House", "food: Italian"], n=6)], BRIEF)
+    assert all("the green house" in sample.text.lower() for sample in samples)
+    others = ("The Vaults", "Blue Spice", "The Mill", "Alimentum", "Zizzi", "Cotto")
+    assert not any(other in sample.text for sample in samples for other in others)
+    assert all(sample.controls[0].verdict.success for sample in samples)
+
+
+def test_the_oracle_knows_another_value(e2e: Generator) -> None:
+    (control,) = e2e.request(["name: The Green House"]).controls
+    texts = ["The Green House is a pub .", "The Vaults is near The Green House .", "The Vaults is a pub ."]
+    verdicts = control.classifier.check([text.split() for text in texts], [control.target] * 3)
+    assert [verdict.success for verdict in verdicts] == [True, False, False]
+    assert verdicts[1].detail == "reads as The Vaults"
+
+
+def test_values_that_contain_each_other_do_not_rule_each_other_out(e2e: Generator) -> None:
+    (sample,) = e2e.generate([e2e.request(['name: "The Vaults House"'])], BRIEF)
+    assert "the vaults house" in sample.text.lower()
+
+
+def test_learned_values_stay_what_they_were(e2e: Generator) -> None:
+    (control,) = e2e.request(["name: the vaults"]).controls
+    assert type(control.classifier).__name__ == "Field"
+
+
+def test_what_resembles_a_value_is_refused_unless_it_is_quoted(e2e: Generator) -> None:
+    with pytest.raises(UsageError, match="Did you mean"):
+        e2e.request(["name: The Vault"])
+    with pytest.raises(UsageError, match="unknown value"):
+        e2e.request(["name: Zorblax"])  # no word of this model
+
+
+def test_not_an_unseen_value(e2e: Generator) -> None:
+    samples = e2e.generate([e2e.request(["not name: The Green House"], n=2)], BRIEF)
+    assert all("the green house" not in sample.text.lower() for sample in samples)
+
+
+def test_a_field_has_one_value(e2e: Generator) -> None:
+    for pair in (["name: The Green House", "name: Zizzi"], ["name: The Green House", "name: The Blue House"]):
+        with pytest.raises(UsageError):
+            e2e.request(pair)
