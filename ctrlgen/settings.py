@@ -83,7 +83,7 @@ class Settings:
         0.0, "At which the last step draws its words, jointly; 0 chooses the likeliest text.", 0.0, 1000.0
     )
     time_offset: float = setting(
-        -1.0, "Added to the log-SNR that the denoiser is told; below 0 it writes likelier texts.", -20.0, 20.0
+        -1.0, "Added to the log-SNR that the denoiser is given; below 0 it writes likelier texts.", -20.0, 20.0
     )
     restart: float = setting(
         0.5, "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.", 0.0, 1.0

@@ -55,7 +55,7 @@ def kind_of(file: str) -> str:
         return "data"
     try:
         first: Any = json.loads(next(filter(str.strip, read_lines(path)), ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return "batch"
     return "batch" if isinstance(first, dict) and set(first) <= set(BATCH_KEYS) else "data"
 

@@ -1,4 +1,4 @@
-"""What is looked at when a classifier is registered, so that a mistake in one is told in one line before it is used."""
+"""What is checked when a classifier is registered, so that a mistake in it is one line of error before it is used."""
 
 from __future__ import annotations
 

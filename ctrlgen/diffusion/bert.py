@@ -1,8 +1,8 @@
 """Diffusion-LM's own denoiser (Li et al. 2022): transformers' BERT encoder between two projections.
 
 Equal to the original's number for number, so that published checkpoints can be used (`ctrlgen import`). It predicts x_0
-and rounds it by a linear layer that shares its weights with the embeddings. It is told the index of a discrete noise
-level, found from the log-SNR, so that samplers and guidance see no difference.
+and rounds it by a linear layer that shares its weights with the embeddings. Its time input is the index of a discrete
+noise level, found from the log-SNR, so that samplers and guidance see no difference.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class BertDenoiserConfig:
     intermediate: int = 3072
     positions: int = 512
     time_features: int = 128
-    time_scale: float = 0.5  # noise level i is told as the time time_scale * i; the original's is 1000 / steps
+    time_scale: float = 0.5  # noise level i has the time time_scale * i; the original's is 1000 / steps
     max_length: int = 64
     dropout: float = 0.1
     padding: Literal["pad", "block"] = "pad"

@@ -31,5 +31,5 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here: use auto or cpu") from error
+        raise UsageError(f"device {name!r} is not available here: use auto or cpu") from error
     return device

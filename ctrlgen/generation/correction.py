@@ -1,7 +1,7 @@
 """Correction: words that the rest of a finished text makes unlikely are replaced by likelier ones.
 
 Denoising decides all words at once, each from its own distribution, so that two which are likely alone may not go
-together. Here every fourth word is hidden in turn; the denoiser, told the others as in infilling, says what should
+together. Here every fourth word is hidden in turn; the denoiser, given the others as in infilling, says what should
 stand there. Compare mask-predict (Ghazvininejad et al. 2019) and the correctors of discrete diffusion (Campbell et al.
 2022, section 4.4). No change is made that the guides mind, or that the automata of controls do not accept.
 """
@@ -20,7 +20,7 @@ from ctrlgen.generation.guarantee import accepted, free
 from ctrlgen.generation.guidance import MARGIN, Term
 from ctrlgen.generation.reading import Reader
 
-STRIDE = 4  # of hidden words; nearer ones would be told too little of each other
+STRIDE = 4  # of hidden words; of nearer ones the denoiser would see too few neighbours
 LEAST_GAIN = 3.0  # nats
 
 OnHidden = Callable[[Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)

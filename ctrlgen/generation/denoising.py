@@ -57,7 +57,7 @@ class Predictor:
         if self.model.fixed_length and any(job.kept for job in batch.jobs):  # where the text ends is given
             in_text = torch.tensor([bool(job.kept) for job in batch.jobs], device=self.model.device)
             self.forbidden = torch.where(in_text[:, None, None], reader.forbidden_in_text, reader.forbidden)
-        self.best: Prediction | None = None  # the text so far, of which a restart is told
+        self.best: Prediction | None = None  # the text so far, from which a restart goes on
         self.latest: Prediction | None = None
         self.order: Tensor | None = None  # (B,), the rows that rows go on from, once particles are drawn anew
 
@@ -76,14 +76,14 @@ class Predictor:
         if previous is not None and self.order is not None:
             previous, self.order = previous.rows(self.order), None
         self_condition = previous.x0_hat if previous is not None else None
-        told = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
+        given = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
         with autocast(model.device):
             if self.observe is not None:
-                more = {"log_snr": told, "self_condition": self_condition, "lengths": self.batch.lengths}
+                more = {"log_snr": given, "self_condition": self_condition, "lengths": self.batch.lengths}
                 self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
             embeddings = self.reader.embeddings if model.config.objective == "mse" else None
             denoised, shift = steer(
-                self.denoiser, x_t, told, self_condition, self.batch.lengths, terms, self.guidance, embeddings
+                self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings
             )
         final = bool(log_snr == last)
         jointly = final and self.chooses_jointly(terms)

@@ -63,7 +63,7 @@ class Generator:
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Sample]:
-        """Samples in request order. The same seeds give the same texts in any company."""
+        """Samples in request order. A seed gives the same text whatever else is drawn with it."""
         draws = Draws(self.model, requests, settings.candidates)
         texts, samples = self.answer(draws.first(), settings, watch)
         for attempt in range(1, settings.until_success + 1):

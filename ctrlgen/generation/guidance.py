@@ -26,7 +26,7 @@ from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.errors import UsageError
 from ctrlgen.settings import Guidance
 
-Denoise = Callable[..., Denoised]  # a Denoiser, or one that is told of kept words
+Denoise = Callable[..., Denoised]  # a Denoiser, or one whose kept words are fixed
 
 LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
 MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
@@ -118,7 +118,7 @@ def steer(
 ) -> tuple[Denoised, Tensor]:
     """One call of the denoiser, steered by `terms`.
 
-    x_t (B, n, d), log_snr (1,), the noise level that the denoiser is told for all rows, at which the gradient is taken
+    x_t (B, n, d), log_snr (1,), the noise level that the denoiser is given for all rows, at which the gradient is taken
     and scaled. Returns what the denoiser said, its logits corrected where the method corrects words, and the shift to
     add to x0_hat (B, n, d). `paper` and `published` steer elsewhere, in `refine`. embeddings (V, d) are those of a
     denoiser that predicts x_0 and not words: under `exact` its x0_hat moves as the mean embedding of its words does.

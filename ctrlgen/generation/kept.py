@@ -1,4 +1,4 @@
-"""Words that are given: the denoiser is told of them, and is certain of them.
+"""Words that are given: the denoiser reads them as clean positions, and its answer there is certain.
 
 They are clean positions: at each call x_t is their embedding there, so that no gradient, noise or correction reaches
 them, and every control and sampler works as before. Diffusion-LM's own way is here as well: `replaced`.
@@ -24,7 +24,7 @@ CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that gu
 
 @dataclass(frozen=True)
 class KeptWords:
-    """The words of a batch that are given; a denoiser told of them takes them as clean and is certain of them."""
+    """The words of a batch that are given."""
 
     ids: Tensor  # (B, n), NO_WORD where a word is to be written
 
@@ -56,7 +56,7 @@ class KeptWords:
         return denoise
 
     def replaced(self, denoiser: Denoise, embeddings: Tensor, noisiest: Tensor) -> Denoise:
-        """The denoiser with kept words put back at each step, as Diffusion-LM fills blanks; it is told of nothing.
+        """The denoiser with kept words put back at each step, as Diffusion-LM fills blanks; none is marked as clean.
 
         At the first call, at the log-SNR `noisiest`, they are noised as everything is: x_T = alpha x_0 + sigma eps.
         """

@@ -41,6 +41,7 @@ def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Pat
         ("a.toml", "[data]\ntrain = 'none.csv'\n[training]\nstep = 3\n", "Did you mean steps?"),
         ("a.jsonl", '{"n": 1}\n{"n": 0}\n{"controls": ["pso: DET"]}\n', "(2 bad lines"),
         ("a.jsonl", "not json\n", "line 1: not JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("a.csv", "text,mood\na,b,c\n", "line 2: 3 fields"),
         ("missing.csv", None, "no such file"),
     ],
