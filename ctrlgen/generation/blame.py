@@ -42,8 +42,13 @@ def blame(model: DiffusionLM, ids: Tensor, lengths: Tensor | None, terms: Sequen
     return taken.clamp(min=0.0)
 
 
-def most_to_blame(taken: Sequence[float], kept: Set[int]) -> tuple[float, ...]:
-    """The same, but 0 for words that are kept, and for those that speak against the controls only a little."""
+def most_to_blame(taken: Sequence[float], kept: Set[int], unknown: Set[int]) -> tuple[float, ...]:
+    """The same, but 0 for words that are kept, and for those that speak against the controls only a little.
+
+    Guides read unknown words badly: unless the word most to blame is one, none of them is.
+    """
     free = [0.0 if place in kept else nats for place, nats in enumerate(taken)]
+    if free.index(max(free)) not in unknown:
+        free = [0.0 if place in unknown else nats for place, nats in enumerate(free)]
     least = LEAST_SHARE * sum(free)
     return tuple(nats if nats >= least else 0.0 for nats in free)

@@ -9,10 +9,10 @@ channel (`comparing.py`): by log p(text) + log p(source | text) + log p(controls
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 from ctrlgen.alignment import changed, changes, selections, written
@@ -68,7 +68,7 @@ class Editor:
             pieces,
             request,
             kept=frozenset(chain.from_iterable(found.values())),
-            unknown=frozenset(unknown_words(words, self.model.tokenizer)),
+            unknown=names_of(words, unknown_words(words, self.model.tokenizer)),
             lengths=frozenset(allowed_lengths(self.model, request.controls)),
             like=known.classifier(LIKE),
         )
@@ -98,7 +98,7 @@ class Editor:
         tasks = []
         for job, source in given.items():
             obeys, taken, beside = known[job]
-            tasks.append(Task(source, job, obeys, most_to_blame(taken, source.kept), beside))
+            tasks.append(Task(source, job, obeys, most_to_blame(taken, source.kept, source.unknown), beside))
         samples = self.judged({task: task.source.words for task in tasks if task.obeys})
         waiting = [task for task in tasks if not task.obeys]
         for attempt in range(1 + settings.until_success):
@@ -161,6 +161,16 @@ def unknown_words(words: Sequence[str], tokenizer: WordTokenizer) -> dict[int, s
     """The words that the vocabulary lacks in any case, by their places."""
     ids = word_ids(words, tokenizer)
     return {place: words[place] for place, id in enumerate(ids) if id == tokenizer.unk_id}
+
+
+def names_of(words: Sequence[str], unknown: Iterable[int]) -> frozenset[int]:
+    """The places of unknown words, and of the words with capitals beside one that has a capital: `Zorkel Inn`."""
+    found = set(unknown)
+    for capital, group in groupby(range(len(words)), key=lambda place: words[place][0].isupper()):
+        run = set(group)
+        if capital and run & found:
+            found |= run
+    return frozenset(found)
 
 
 def versions(source: Source, words: Sequence[str]) -> list[Words]:

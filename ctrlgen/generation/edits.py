@@ -31,7 +31,7 @@ class Source:
     pieces: tuple[Piece, ...]
     request: Request
     kept: frozenset[int]
-    unknown: frozenset[int]  # words that the model does not know
+    unknown: frozenset[int]  # words that the model does not know, and names that they are part of
     lengths: frozenset[int]  # numbers of words that the controls allow
     like: Classifier  # which says how near texts are to it
 

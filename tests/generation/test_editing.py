@@ -10,7 +10,7 @@ from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame, most_to_blame
 from ctrlgen.generation.comparing import at_changes, filled
-from ctrlgen.generation.editing import Editor
+from ctrlgen.generation.editing import Editor, names_of
 from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job
@@ -116,8 +116,19 @@ def test_words_that_speak_against_a_control_are_to_blame(editor: Editor, texts: 
 
 
 def test_little_blame_is_none_and_kept_words_have_none() -> None:
-    assert most_to_blame([0.0, 10.0, 0.1, 5.0], set()) == (0.0, 10.0, 0.0, 5.0)
-    assert most_to_blame([0.0, 10.0, 0.1, 5.0], {1}) == (0.0, 0.0, 0.0, 5.0)
+    assert most_to_blame([0.0, 10.0, 0.1, 5.0], set(), set()) == (0.0, 10.0, 0.0, 5.0)
+    assert most_to_blame([0.0, 10.0, 0.1, 5.0], {1}, set()) == (0.0, 0.0, 0.0, 5.0)
+
+
+def test_unknown_words_are_to_blame_only_where_one_of_them_is_most() -> None:
+    assert most_to_blame([0.0, 10.0, 0.0, 5.0], set(), {3}) == (0.0, 10.0, 0.0, 0.0)
+    assert most_to_blame([0.0, 10.0, 0.0, 5.0], set(), {1, 3}) == (0.0, 10.0, 0.0, 5.0)
+
+
+def test_a_name_with_an_unknown_word_is_unknown_as_a_whole() -> None:
+    assert names_of("at The Zorkel Inn it is Qux".split(), [2, 6]) == {1, 2, 3, 6}
+    assert names_of("the zorkel Inn".split(), [1]) == {1}
+    assert names_of([], []) == set()
 
 
 def test_spans_join_across_one_word_that_is_not_fixed() -> None:
