@@ -121,7 +121,7 @@ VARIETY_COLUMNS: dict[str, Column] = {
     "calls": lambda row, human: Cell("" if row.evaluations is None else str(row.evaluations)),
 }
 
-FULL_ONLY = ("distinct-1", "distinct-2", "entropy", "shared words")
+FULL_ONLY = ("distinct-1", "distinct-2", "entropy", "self-BLEU", "shared words")
 
 
 def gap_column(name: str) -> Column:
