@@ -6,6 +6,7 @@ They grow in `NAME.partial`, whose first line says what they answer, and take th
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,9 @@ def journal(path: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Iterato
     with partial.open("r+b") as file:
         if CAN_LOCK and not lock(file.fileno()):
             raise CtrlgenError(f"{path}: another run is writing it")
+        if is_finished(file, path):  # a run was killed between giving the name and removing this
+            file.truncate(0)
+        file.seek(0)
         found = recover(file, partial, job, sizes)
         try:
             yield found
@@ -65,6 +69,14 @@ def journal(path: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Iterato
             while piece := file.read(1 << 20):
                 out.write(piece)
         partial.unlink()
+
+
+def is_finished(file: BufferedRandom, path: Path) -> bool:
+    """Whether the answers that grew here are those that bear the final name."""
+    first = file.readline()
+    if not first or not path.is_file() or path.stat().st_size != os.fstat(file.fileno()).st_size - len(first):
+        return False
+    return file.read() == path.read_bytes()
 
 
 def recover(file: BufferedRandom, partial: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Journal:

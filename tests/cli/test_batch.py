@@ -71,6 +71,14 @@ def test_another_job_is_refused(tmp_path: Path) -> None:
         answer(tmp_path)
 
 
+def test_a_run_killed_at_its_very_end_stands_in_nobodys_way(tmp_path: Path) -> None:
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    out.write_bytes(WHOLE)
+    partial.write_bytes(header(JOB) + WHOLE)
+    assert answer(out, JOB | {"settings": "c"}) == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_nothing_is_left_where_nothing_was_answered(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         answer(tmp_path / "out.jsonl", stop_before=0)
