@@ -80,7 +80,7 @@ def is_finished(file: BufferedRandom, path: Path) -> bool:
 
 
 def recover(file: BufferedRandom, partial: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Journal:
-    """What a run before has answered; the file stands behind the last whole request then."""
+    """What an earlier run has answered; the file's position is then behind the last whole request."""
     first = file.readline()
     if not first.endswith(b"\n"):
         file.seek(0)
@@ -95,7 +95,10 @@ def recover(file: BufferedRandom, partial: Path, job: Mapping[str, str], sizes: 
         lines = [file.readline() for _ in range(size)]
         if not all(line.endswith(b"\n") for line in lines):
             break
-        kept += map(json.loads, lines)
+        try:
+            kept += [json.loads(line) for line in lines]
+        except ValueError:  # what a machine that lost its power may leave
+            break
         done, end = done + 1, file.tell()
     file.seek(end)
     file.truncate()

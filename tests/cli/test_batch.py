@@ -43,6 +43,14 @@ def test_a_job_goes_on_wherever_it_was_killed(size: int, tmp_path: Path) -> None
     assert (tmp_path / "out.jsonl").read_bytes() == WHOLE
 
 
+def test_a_damaged_line_is_answered_again(tmp_path: Path) -> None:
+    whole = header(JOB) + WHOLE
+    at = len(header(JOB)) + 1
+    (tmp_path / "out.jsonl.partial").write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])
+    assert answer(tmp_path / "out.jsonl") == [0, 1, 2]
+    assert (tmp_path / "out.jsonl").read_bytes() == WHOLE
+
+
 def test_what_was_answered_is_not_answered_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("of an earlier job")
