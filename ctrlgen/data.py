@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
+from ctrlgen.labels import read_labels
 from ctrlgen.tables import STANDARD_INPUT, kind_of, read_table
 
 if TYPE_CHECKING:
@@ -97,11 +98,14 @@ def with_class_names(data: Dataset) -> Dataset:
 
 
 def remaining(data: Dataset, leave_out: Mapping[str, Sequence[str]] | None) -> Dataset:
-    """The rows that have no value of `leave_out` in its column. Raises UsageError where there is no such column."""
+    """The rows that have no value of `leave_out` in its column; values are compared as labels are.
+
+    Raises UsageError where there is no such column, or it holds no labels.
+    """
     for column, values in (leave_out or {}).items():
         if column not in data.column_names:
             raise UsageError(f"leave_out: the data has no column {column!r}; columns: {listed(data.column_names)}")
-        kept = [index for index, value in enumerate(data[column]) if value not in values]
+        kept = [index for index, value in enumerate(read_labels(data, column)) if value not in values]
         data = data.select(kept)
     return data
 

@@ -273,3 +273,9 @@ def test_tokens_of_a_batch_are_its_sentences() -> None:
     tokens = LengthBatches([[1, 2], [3], [4, 5]], 10, 0).tokens([2, 0])
     assert tokens.dtype == torch.int64
     assert tokens.tolist() == [[4, 5], [1, 2]]
+
+
+def test_rows_are_left_out_by_their_labels_whatever_their_type(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {n}", "part": n % 3}) + "\n" for n in range(6)))
+    assert read_texts(str(path), leave_out={"part": ["1", "2"]}) == ["text 0", "text 3"]
