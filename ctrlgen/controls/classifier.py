@@ -78,9 +78,10 @@ class Classifier(ABC):
     enumerable: ClassVar[bool] = False  # whether its values are few: each is asked for, beside all texts that have it
     task: ClassVar[str | None] = None  # the task's name in the literature, where others have published figures
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, base: bool = False, **options: Any) -> None:
+        """With `base` the class is no kind itself, only what kinds inherit from."""
         super().__init_subclass__(**options)
-        if not hasattr(cls, "kind"):
+        if not base and not hasattr(cls, "kind"):
             cls.kind = cls.__name__.lower()
 
     @classmethod

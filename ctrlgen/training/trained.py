@@ -58,7 +58,7 @@ class Lessons:
     augment: Augment | None = None  # gives more examples for those that the head learns from
 
 
-class TrainedClassifier(Classifier):
+class TrainedClassifier(Classifier, base=True):
     """A classifier whose `log_prob` is a trained head's."""
 
     trained_as: ClassVar[str | None] = None  # the kind in config.json, where kinds share a training; else its own
