@@ -12,7 +12,6 @@ of clean text, another network trained apart on the same trees, which are as goo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -47,7 +46,7 @@ from ctrlgen_classifiers.chart import Labels, fill_chart
 from ctrlgen_classifiers.parser import CleanParser, train_parser
 from ctrlgen_classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen_classifiers.tree_head import TreeHead
-from ctrlgen_classifiers.treebank import training_examples, tree_of
+from ctrlgen_classifiers.treebank import open_leaves, training_examples, tree_of
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress
@@ -58,8 +57,6 @@ ORACLE_SIZE = {"dim": 64, "width": 128}
 TAGS = frozenset(UNIVERSAL + PENN)
 EMPTY_WEIGHT = 0.1  # of a span that should be no constituent, where 1 is that of a constituent
 NO_WORD = -1  # a leaf that may be any word
-PRETERMINAL = re.compile(r"\([^\s()]+\s+(?:[^\s()]+|\\n)\s*\)")  # of Diffusion-LM's files
-NEWLINE = re.compile(r"\([^\s()]+\s*\\?n?\s*\)")
 MOST_LISTED = 3  # missing constituents named in a verdict
 
 
@@ -100,7 +97,7 @@ class Tree(TrainedClassifier):
     def __init__(self, model: DiffusionLM, name: str, config: Mapping[str, Any], head: TreeHead, judge: CleanParser):
         super().__init__(model, name, config, head, judge)
         self.labels = head.labels
-        self.tagger = cache(partial(self.load_tagger, model))
+        self.tagger = cache(partial(Pos.load, model, Pos.kind))  # for tags at leaves
 
     @classmethod
     def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> TreeHead:
@@ -140,11 +137,6 @@ class Tree(TrainedClassifier):
         of_oracle = config["oracle"]["measured"]
         note = f"oracle: labelled F1 {of_oracle['f1']:.3f} on {of_oracle['sentences']} trees held out"
         return {}, [note]
-
-    @staticmethod
-    def load_tagger(model: DiffusionLM) -> Pos:
-        """The model's POS classifier, for tags at leaves."""
-        return Pos.load(model, Pos.kind)
 
     def parse(self, value: str) -> Syntax:
         tree = read_tree(value)
@@ -228,8 +220,7 @@ class Tree(TrainedClassifier):
 
     @classmethod
     def published_value(cls, line: Mapping[str, Any], inside: Sequence[int]) -> str | None:
-        """The leaves open, without that of the newline at the end."""
-        return PRETERMINAL.sub("*", NEWLINE.sub("", str(line["tree"]))) if "tree" in line else None
+        return open_leaves(str(line["tree"])) if "tree" in line else None
 
     def parts_of(self, target: Syntax) -> list[Syntax]:
         """Each constituent, each word and each tag alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TREE_COLUMNS = ("tree", "trees", "parse")
+PRETERMINAL = re.compile(r"\([^\s()]+\s+(?:[^\s()]+|\\n)\s*\)")
+NEWLINE = re.compile(r"\([^\s()]+\s*\\?n?\s*\)")
 
 
 def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
@@ -45,3 +48,8 @@ def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> 
     longest, encoded = model.config.max_length, [example.tokens for example in examples]
     fitting(encoded, 1, longest, model.tokenizer.unk_id, f"the data, trees of column {column!r}")
     return [example for example in examples if len(example.tokens) <= longest]
+
+
+def open_leaves(tree: str) -> str:
+    """A tree of Diffusion-LM's files with its leaves open, without that of the newline at the end."""
+    return PRETERMINAL.sub("*", NEWLINE.sub("", tree))
