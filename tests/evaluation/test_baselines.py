@@ -21,7 +21,7 @@ from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.baselines import best_of, finetuned, fudge, make_baselines, training
 from ctrlgen.evaluation.baselines.best_of import PermittedEnds, guide_log_probs
 from ctrlgen.evaluation.baselines.finetuned import PROMPTS, ConditionalLoss, Finetuned, pieces, prompted_costs
-from ctrlgen.evaluation.baselines.fudge import STRENGTHS, Asking, Fudge, Future, reweight
+from ctrlgen.evaluation.baselines.fudge import LENGTH_STRENGTH, TAG_STRENGTH, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.baselines.rejection import Rejection
 from ctrlgen.evaluation.baselines.training import Known, constituents
@@ -234,7 +234,10 @@ def test_a_perfect_prefix_classifier_gives_the_conditional_distribution() -> Non
 def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: LanguageModel) -> None:
     """Word by word with cached states, as with the whole text at once."""
     outputs = Outputs(
-        Known({"pos": "pos", "food": "field"}, {"food": ["Thai", "French"]}), ["DET", "NOUN"], ["food"], ["NP", "S+VP"]
+        Known({"pos": "pos", "food": "field"}, {"food": ["Thai", "French"]}, []),
+        ["DET", "NOUN"],
+        ["food"],
+        ["NP", "S+VP"],
     )
     torch.manual_seed(0)
     size = {"width": fudge.SIZE["width"], "span_width": 8}
@@ -259,8 +262,8 @@ def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: L
             lm.lm.model(input_ids=torch.cat([torch.tensor([lm.tokenizer.end_id]), text[:place]])[None])
             got = future.log_prob(text[None, :place], word[None, None], torch.tensor([0]))
             expected = 3.0 * labels[place, 1]
-            expected += STRENGTHS["length"] * remaining[place, 5 - place] if place < 6 else 0.0
-            asked = {0: (1, 1.0), 1: (2, 2.0), 6: (END_TAG, STRENGTHS["pos"])}
+            expected += LENGTH_STRENGTH * remaining[place, 5 - place] if place < 6 else 0.0
+            asked = {0: (1, 1.0), 1: (2, 2.0), 6: (END_TAG, TAG_STRENGTH)}
             for ahead in range(LOOKAHEAD):
                 if place + ahead in asked:
                     tag, weight = asked[place + ahead]
@@ -336,10 +339,10 @@ def test_prompted_costs_are_those_of_drawing(baselines: dict[str, Any]) -> None:
 
 
 def test_pieces_of_values() -> None:
-    assert pieces("words", "cheap, St. John's") == ["cheap", ",", "St", ".", "John", "'", "s"]
-    assert pieces("tree", "(TOP (S (NP * *) *))") == ["(TOP(S(NP*", "*)", "*))"]
-    assert pieces("span", "NP 2-3") == ["(TOP*", "(NP*", "*))"]
-    assert pieces("span", "NP 2-3, VP 2-4") == ["(TOP*", "(VP(NP*", "*)", "*))"]
+    assert pieces("cheap, St. John's", False) == ["cheap", ",", "St", ".", "John", "'", "s"]
+    assert pieces("(TOP (S (NP * *) *))", True) == ["(TOP(S(NP*", "*)", "*))"]
+    assert pieces("NP 2-3", True) == ["(TOP*", "(NP*", "*))"]
+    assert pieces("NP 2-3, VP 2-4", True) == ["(TOP*", "(VP(NP*", "*)", "*))"]
 
 
 def test_training_is_done_once(

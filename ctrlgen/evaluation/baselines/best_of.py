@@ -1,4 +1,4 @@
-"""What all peers share: they draw texts while the seconds last, and keep the best. No oracle is ever asked.
+"""What all baselines share: they draw texts while the seconds last, and keep the best. No oracle is ever asked.
 
 The best is chosen by what may choose: the diffusion model's own guides, log p(controls | text) of the finished text,
 and the language model's cost where they see no difference.
@@ -54,7 +54,7 @@ class BestOf(ABC):
     def __init__(self, generator: Generator, lm: LanguageModel):
         self.generator, self.lm = generator, lm
         self.longest = generator.model.longest
-        self.notes: list[str] = []  # what this peer cannot be asked, each said once
+        self.notes: list[str] = []  # what this baseline cannot be asked, each said once
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
         """The best texts drawn within `seconds`, but one draw a text at least; none for requests it cannot obey."""
@@ -99,7 +99,7 @@ class BestOf(ABC):
             draws = max(0, min(affordable, max(1, ROUND // len(texts))))
 
     def obeys(self, request: Request) -> bool:
-        """Whether this peer can be asked; otherwise it is told why, once."""
+        """Whether this baseline can be asked; otherwise it is told why, once."""
         reason = "it fills no blanks" if request.template is not None else self.refuses(request)
         if reason is None:
             return True
@@ -118,7 +118,7 @@ class BestOf(ABC):
 
     @abstractmethod
     def refuses(self, request: Request) -> str | None:
-        """Why this peer has no way to obey a request, or None."""
+        """Why this baseline has no way to obey a request, or None."""
 
     @abstractmethod
     def draw(self, requests: Sequence[Request], seeds: Sequence[int]) -> list[list[str]]:

@@ -64,9 +64,9 @@ LEAF = re.compile(r"[^*]*\*\)*")  # of a tree, with the brackets around it
 Prompted = tuple[list[int], list[int]]  # the ids of a prompt, and of its text
 
 
-def pieces(kind: str, value: str) -> list[str]:
-    """Words and marks; of a tree, or of spans written as one, its leaves with their brackets."""
-    if kind not in ("tree", "span"):
+def pieces(value: str, is_bracketed: bool) -> list[str]:
+    """Words and marks; of constituents, written as a tree, its leaves with their brackets."""
+    if not is_bracketed:
         return PIECE.findall(value)
     tree = value if value.startswith("(") else write_tree(list(constituents(value)))
     return [leaf.replace(" ", "") for leaf in LEAF.findall(tree)]
@@ -96,7 +96,7 @@ class Prompts:
             piece
             for name, of_texts in corpus.values.items()
             for value in filter(None, of_texts)
-            for piece in pieces(known.kinds[name], value)
+            for piece in pieces(value, name in known.bracketed)
         )
         others = [piece for piece, _ in seen.most_common() if piece not in tokenizer][:MOST_PIECES]
         names = [f"<{name}>" for name in known.kinds]
@@ -104,7 +104,9 @@ class Prompts:
 
     def ids(self, controls: Mapping[str, str]) -> list[int]:
         """Values by control name, in whatever order: here the longest is first, the one that says most of each word."""
-        written = [[*pieces(self.known.kinds[name], value), f"<{name}>"] for name, value in sorted(controls.items())]
+        written = [
+            [*pieces(value, name in self.known.bracketed), f"<{name}>"] for name, value in sorted(controls.items())
+        ]
         in_order = chain(*sorted(written, key=len, reverse=True))
         ids = [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in in_order]
         return ids + [self.tokenizer.pad_id] * (-len(ids) % PROMPT_STEP)

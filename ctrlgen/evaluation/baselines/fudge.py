@@ -8,7 +8,6 @@ over its places, of which the next few are foreseen.
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +36,6 @@ from ctrlgen.evaluation.baselines.training import (
     Follow,
     Known,
     baseline_directory,
-    constituents,
     name_of,
     reading,
     train_once,
@@ -53,10 +51,9 @@ FUDGE_TRAINING = TrainingConfig(
     steps=2000, tokens_per_batch=4096, lr=0.002, matrix_lr=0.0, ema=0.99, log_every=20, validate_every=500
 )
 SIZE = {"width": 256, "span_width": 128}
-STRENGTHS = {"pos": 2.0, "length": 2.0, "words": 2.0, "span": 4.0, "tree": 2.0}  # λ, of each kind
-LABEL_STRENGTH = 3.0
+TAG_STRENGTH = LENGTH_STRENGTH = WORD_STRENGTH = SPAN_STRENGTH = 2.0  # λ, of each kind of output
+LABEL_STRENGTH, ONE_SPAN_STRENGTH = 3.0, 4.0
 CANDIDATES = 100  # of the next word, the likeliest
-TAIL = ("...", "…")
 OPEN = (UNKNOWN, 0.0)  # what is not asked for, with its weight
 
 
@@ -72,11 +69,11 @@ class Asking:
 
     def at_places(self, lengths: Sequence[int]) -> dict[int, tuple[int, float]]:
         """The tags, and that the text ends where it must."""
-        return self.tags | ({lengths[0]: (END_TAG, STRENGTHS["pos"])} if self.tags and len(lengths) == 1 else {})
+        return self.tags | ({lengths[0]: (END_TAG, TAG_STRENGTH)} if self.tags and len(lengths) == 1 else {})
 
 
 class CannotAskError(Exception):
-    """Why a control is beyond this peer."""
+    """Why a control is beyond this baseline."""
 
 
 class Fudge(BestOf):
@@ -120,64 +117,62 @@ class Fudge(BestOf):
 
     def ask(self, control: Control, asking: Asking) -> None:
         """Add one control."""
-        name, kind = name_of(self.generator, control), control.classifier.kind
-        value, weight = control.statement.value, control.statement.weight * STRENGTHS.get(kind, LABEL_STRENGTH)
-        if control.statement.negated and not control.classifier.structural:
+        name, classifier = name_of(self.generator, control), control.classifier
+        if control.statement.negated and not classifier.structural:
             raise CannotAskError(f"it knows no `not {name}`")
-        if kind == "pos":
-            asking.tags |= {place: (tag, weight) for place, tag in self.tags(value).items()}
-        elif name in self.outputs.labels:
-            known = self.outputs.known.value(control, name)
-            if known is None:
-                raise CannotAskError(f"it never saw {control.text}")
-            value_id = self.outputs.known.labels[name].index(known)
-            asking.labels[self.outputs.labels.index(name)] = (value_id, weight)
-        elif kind == "words":
-            asking.words += [(ids, weight) for ids in self.single_words(value)]
-        elif kind == "starts":
-            asking.begins += [self.variants[word.casefold()] for word in self.lm.tokenizer.split(value.strip("\"'"))]
-        elif kind in ("tree", "span"):
-            asking.spans += [(span, weight) for span in self.spans(value)]
-        elif not control.classifier.structural:  # lengths are asked of every request
-            raise CannotAskError(f"it has no output for {kind}")
+        asks, factor = classifier.asks(control.target), control.statement.weight
+        if asks is None:
+            if not classifier.structural:  # lengths are asked of every request
+                raise CannotAskError(f"it has no output for {classifier.kind}")
+            return
+        if asks.words:
+            raise CannotAskError(f"it foresees constituents, not the leaf {next(iter(asks.words.values()))!r}")
+        asking.tags |= {place: (self.tag(tag), factor * TAG_STRENGTH) for place, tag in asks.tags.items()}
+        asking.words += [(self.single_word(phrase), factor * WORD_STRENGTH) for phrase in asks.phrases]
+        asking.begins += [self.variants[word.casefold()] for word in asks.begins]
+        strength = factor * (ONE_SPAN_STRENGTH if len(asks.spans) == 1 else SPAN_STRENGTH)
+        asking.spans += [(self.span(span), strength) for span in asks.spans]
+        if asks.value is not None:
+            label, value = self.label(control, name)
+            asking.labels[label] = (value, factor * LABEL_STRENGTH)
 
-    def tags(self, value: str) -> dict[int, int]:
-        pieces = [piece.upper() for piece in value.split() if piece not in TAIL]
-        unknown = [piece for piece in pieces if piece != "*" and piece not in self.outputs.tags]
-        if unknown:
-            raise CannotAskError(f"it learned no tag {unknown[0]!r}")
-        return {place: 1 + self.outputs.tags.index(tag) for place, tag in enumerate(pieces) if tag != "*"}
+    def tag(self, tag: str) -> int:
+        if tag not in self.outputs.tags:
+            raise CannotAskError(f"it learned no tag {tag!r}")
+        return 1 + self.outputs.tags.index(tag)
 
-    def single_words(self, value: str) -> list[list[int]]:
-        phrases = [self.lm.tokenizer.split(text) for text in next(csv.reader([value], skipinitialspace=True))]
-        if any(len(phrase) > 1 for phrase in phrases):
+    def single_word(self, phrase: Sequence[str]) -> list[int]:
+        if len(phrase) > 1:
             raise CannotAskError("it foresees words, not phrases")
-        return [self.variants[phrase[0].casefold()] for phrase in phrases if phrase]
+        return self.variants[phrase[0].casefold()]
 
-    def spans(self, value: str) -> list[tuple[int, int, int]]:
-        try:
-            asked = list(constituents(value))
-        except ValueError as error:
-            raise CannotAskError(f"it foresees constituents, not the leaf {str(error)!r}") from error
-        unknown = [chain for *_, chain in asked if chain not in self.outputs.chains]
-        if unknown:
-            raise CannotAskError(f"it learned no constituent {unknown[0]!r}")
-        return [(start, end, self.outputs.chains.index(chain)) for start, end, chain in asked]
+    def span(self, span: tuple[int, int, str]) -> tuple[int, int, int]:
+        start, end, chain = span
+        if chain not in self.outputs.chains:
+            raise CannotAskError(f"it learned no constituent {chain!r}")
+        return start, end, self.outputs.chains.index(chain)
+
+    def label(self, control: Control, name: str) -> tuple[int, int]:
+        """The numbers of a label and of its value."""
+        known = self.outputs.known.value(control, name) if name in self.outputs.labels else None
+        if known is None:
+            raise CannotAskError(f"it never saw {control.text}")
+        return self.outputs.labels.index(name), self.outputs.known.labels[name].index(known)
 
 
 class Future:
     """An `Adjust`: the reweighting of one batch of draws. Row r of the batch asks what `asking[r]` does."""
 
-    def __init__(self, peer: Fudge, asking: Sequence[Asking], lengths: Sequence[Sequence[int]]):
-        self.classifier = peer.classifier
-        self.embeddings, self.end_id = peer.lm.lm.model.embed_tokens.weight, peer.lm.tokenizer.end_id
+    def __init__(self, baseline: Fudge, asking: Sequence[Asking], lengths: Sequence[Sequence[int]]):
+        self.classifier = baseline.classifier
+        self.embeddings, self.end_id = baseline.lm.lm.model.embed_tokens.weight, baseline.lm.tokenizer.end_id
         self.hidden = self.embeddings[:0]  # the LM's, after the words so far, see `watching`
         device = self.embeddings.device
         self.evidence = torch.full((len(asking), SIZE["width"]), -torch.inf, device=device)  # the strongest so far
-        self.lengths = torch.full((len(asking), 2 * peer.longest + 2), -torch.inf, device=device)  # 0 where allowed
+        self.lengths = torch.full((len(asking), 2 * baseline.longest + 2), -torch.inf, device=device)  # 0 where allowed
         for row, allowed in enumerate(lengths):
             self.lengths[row, list(allowed)] = 0.0
-        places, labels = range(peer.longest + LOOKAHEAD), range(len(peer.outputs.labels))
+        places, labels = range(baseline.longest + LOOKAHEAD), range(len(baseline.outputs.labels))
         of_places = [asked.at_places(allowed) for asked, allowed in zip(asking, lengths, strict=True)]
         self.tags = torch.tensor([[of.get(i, OPEN)[0] for i in places] for of in of_places], device=device)
         self.tag_weights = torch.tensor([[of.get(i, OPEN)[1] for i in places] for of in of_places], device=device)
@@ -225,7 +220,7 @@ class Future:
         after = self.hidden[:, None].float(), self.evidence[rows, None]
         features = self.classifier.features(*after, self.embeddings[candidates].float())
         lengths = self.lengths[rows, written + 1 : written + 2 + self.classifier.longest]
-        log_p = STRENGTHS["length"] * (self.classifier.log_remaining(features) + lengths[:, None]).logsumexp(-1)
+        log_p = LENGTH_STRENGTH * (self.classifier.log_remaining(features) + lengths[:, None]).logsumexp(-1)
         log_p = log_p.masked_fill(candidates == self.end_id, 0.0)  # it is allowed here or not a candidate
         log_p = log_p + self.of_tags(features, written, rows) + self.of_labels(features, rows)
         return log_p + self.of_words(features, words, candidates, rows) + self.of_spans(features, written, rows)

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, write_weights
-from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known, constituents, held_out
+from ctrlgen.controls.classifier import Asks
+from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known, held_out
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.files import write_text
 from ctrlgen.tokenizer import WordTokenizer
@@ -45,18 +47,11 @@ class Outputs:
 
     @classmethod
     def of(cls, corpus: Corpus) -> Outputs:
-        known, values = Known.of(corpus), corpus.values
-
-        def pieces(name: str) -> list[str]:
-            return sorted({piece for value in filter(None, values.get(name, [])) for piece in value.split()})
-
-        chains = {
-            chain
-            for name in ("tree", "span")
-            for value in filter(None, values.get(name, []))
-            for *_, chain in constituents(value)
-        }
-        return cls(known, pieces("pos"), list(known.labels), sorted(chains))
+        known = Known.of(corpus)
+        asked = [asks for of_texts in corpus.asks.values() for asks in of_texts if asks is not None]
+        tags = {tag for asks in asked for tag in asks.tags.values()}
+        chains = {chain for asks in asked for *_, chain in asks.spans}
+        return cls(known, sorted(tags), list(known.labels), sorted(chains))
 
     def sizes(self) -> list[int]:
         return [len(self.known.labels[name]) for name in self.labels]
@@ -293,20 +288,20 @@ def make_lessons(tokenizer: WordTokenizer, outputs: Outputs, corpus: Corpus) -> 
     tag_ids = {tag: 1 + i for i, tag in enumerate(outputs.tags)}
     chain_ids = {chain: i for i, chain in enumerate(outputs.chains)}
     label_ids = [{value: i for i, value in enumerate(outputs.known.labels[name])} for name in outputs.labels]
-    nothing: list[str | None] = [None] * len(corpus.texts)
     lessons = []
     for number, words in enumerate(corpus.texts):
-        tags = [tag_ids[tag] for tag in (values.get("pos", nothing)[number] or "").split()]
-        tree = values.get("tree", nothing)[number] or values.get("span", nothing)[number]
+        of_text = [of_texts[number] or Asks() for of_texts in corpus.asks.values()]
+        tags = dict(chain.from_iterable(asks.tags.items() for asks in of_text))
+        spans = max((asks.spans for asks in of_text), key=len, default=())
         lessons.append(
             Lesson(
                 tokenizer.ids(words),
-                tags if len(tags) == len(words) else [UNKNOWN] * len(words),
+                [tag_ids[tags[place]] if len(tags) == len(words) else UNKNOWN for place in range(len(words))],
                 [
                     ids.get(values[name][number] or "", UNKNOWN)
                     for ids, name in zip(label_ids, outputs.labels, strict=True)
                 ],
-                [(start, end, chain_ids[chain]) for start, end, chain in constituents(tree or "()")],
+                [(start, end, chain_ids[labels]) for start, end, labels in spans],
             )
         )
     return lessons

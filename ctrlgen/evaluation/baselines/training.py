@@ -1,4 +1,4 @@
-"""What the peers that are trained learn from, and where they are kept: once trained, they are used again."""
+"""What the baselines that are trained learn from, and where they are kept: once trained, they are used again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import trained_classifiers, user_directory
 from ctrlgen.data import load_data
@@ -30,7 +31,7 @@ MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
 SEED = 0
 LEARNED_FROM = ("kind", "names", "values", "chains", "oracle")  # of a classifier's config.json; the guide is none of it
-FORMAT = 1  # of what is kept
+FORMAT = 2  # of what is kept
 BRACKET = re.compile(r"[()]|[^\s()]+")
 SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
 
@@ -58,6 +59,15 @@ class Corpus:
                 values[name] = of_texts
         return values
 
+    @cached_property
+    def asks(self) -> dict[str, list[Asks | None]]:
+        """What each control asks of each text, part by part."""
+        return {name: [self.parts(name, value) for value in of_texts] for name, of_texts in self.values.items()}
+
+    def parts(self, name: str, value: str | None) -> Asks | None:
+        classifier = self.generator.controls.classifier(name)
+        return classifier.asks(classifier.parse(value)) if value else None
+
 
 def read_corpus(generator: Generator, source: str) -> Corpus:
     """Up to MOST_TEXTS different texts that fit the model. Raises CtrlgenError where there are too few."""
@@ -81,7 +91,7 @@ def held_out(count: int) -> int:
 
 
 def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
-    """Where a peer is kept: named by all that it is made of."""
+    """Where a baseline is kept: named by all that it is made of."""
     generator = corpus.generator
     digest = hashlib.sha256(json.dumps([FORMAT, name, config], sort_keys=True).encode())
     for key, tensor in sorted(lm.lm.state_dict().items()):
@@ -113,7 +123,7 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, fo
 
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
-    """Raises CtrlgenError in one line where what is kept of a peer is damaged."""
+    """Raises CtrlgenError in one line where what is kept of a baseline is damaged."""
     try:
         yield
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -126,12 +136,14 @@ class Known:
 
     kinds: dict[str, str]  # by name
     labels: dict[str, list[str]]
+    bracketed: list[str]  # names of those whose values are constituents
 
     @classmethod
     def of(cls, corpus: Corpus) -> Known:
         kind_of, values = kinds(corpus.generator), corpus.values
         labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kind_of[name].enumerable}
-        return cls({name: kind_of[name].kind for name in values}, labels)
+        bracketed = [name for name in values if any(asks is not None and asks.spans for asks in corpus.asks[name])]
+        return cls({name: kind_of[name].kind for name in values}, labels, bracketed)
 
     def value(self, control: Control, name: str) -> str | None:
         """A label's value as it was learned, or None."""
@@ -146,7 +158,7 @@ def name_of(generator: Generator, control: Control) -> str:
 
 
 def constituents(value: str) -> Iterator[tuple[int, int, str]]:
-    """(first word, word after the last, labels from the top down joined by +) of a `tree` or `span` value.
+    """(first word, word after the last, labels from the top down joined by +) of brackets, or of `NP 1-2, VP 3-5`.
 
     Raises ValueError for leaves that are not open.
     """
