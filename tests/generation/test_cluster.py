@@ -54,7 +54,7 @@ def test_a_cluster_that_is_not_there_is_told(
 def test_only_a_batch_is_shared(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["generate", "--ray"])
-    assert (stopped.value.code, capsys.readouterr().err) == (2, "ctrlgen: --ray shares a batch: give --batch as well\n")
+    assert (stopped.value.code, capsys.readouterr().err) == (2, "ctrlgen: --ray is of a batch: give --batch as well\n")
 
 
 def test_what_to_install_is_told(
