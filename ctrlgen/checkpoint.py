@@ -24,7 +24,7 @@ from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.errors import CtrlgenError, did_you_mean, shown
 from ctrlgen.files import atomic_file, make_directory, write_text
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
     from ctrlgen.diffusion.bert import AnyDenoiser, BertDenoiserConfig

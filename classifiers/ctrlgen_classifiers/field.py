@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import fold
-from ctrlgen.data import find_columns
+from ctrlgen.data.labels import read_labels
+from ctrlgen.data.texts import find_columns
 from ctrlgen.errors import UsageError, did_you_mean
-from ctrlgen.labels import read_labels
-from ctrlgen.tokenizer import detokenize
+from ctrlgen.text.tokenizer import detokenize
 from ctrlgen_classifiers.label import Label, Target
 from ctrlgen_classifiers.labelled import ABSENT, Row, log
 from ctrlgen_classifiers.patterns.syntax import without_quotes

@@ -23,10 +23,10 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.language import QUOTES
 from ctrlgen.controls.registry import check_name, fold
-from ctrlgen.data import find_text_column
+from ctrlgen.data.labels import label_key, label_text, loose_key, read_labels
+from ctrlgen.data.texts import find_text_column
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
-from ctrlgen.labels import label_key, label_text, loose_key, read_labels
 from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, likeliest, train_oracle
 from ctrlgen_classifiers.labelled import (

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-from ctrlgen.data import fitting
+from ctrlgen.data.labels import label_key
+from ctrlgen.data.texts import fitting
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.labels import label_key
 from ctrlgen.training.heads import Example
 
 if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM
-    from ctrlgen.tokenizer import WordTokenizer
+    from ctrlgen.text.tokenizer import WordTokenizer
 
 Values = dict[str, list[str]]  # each field's values, in the order of their ids
 Row = dict[str, str]  # what one text has: its value in each field
@@ -27,7 +27,7 @@ MIN_COUNT = 5  # a value seen less often cannot be learned
 MIN_TEXTS = 40
 LEAST_MENTIONED, MOST_BY_OTHERS = 0.5, 0.05  # shares of the texts with and without a value that have its words
 
-log = logging.getLogger("ctrlgen.data")
+log = logging.getLogger("ctrlgen.data.texts")
 
 
 def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ctrlgen.alignment import common_words
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.template import word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
-from ctrlgen.joining import detokenize
+from ctrlgen.text.alignment import common_words
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.channel import Channel
 
 LEAST_KEPT = 0.5  # share of the source's words in a text that is like it

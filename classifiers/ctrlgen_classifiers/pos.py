@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
-from ctrlgen.data import find_text_column, fitting
+from ctrlgen.data.texts import find_text_column, fitting
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.training.heads import Example, Head, mix_layers

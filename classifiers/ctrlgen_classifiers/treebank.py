@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.data import find_text_column, fitting
+from ctrlgen.data.texts import find_text_column, fitting
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.training.heads import Example
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, read_tree

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ctrlgen.cli import sampling
 from ctrlgen.cli.common import find_device
+from ctrlgen.cli.journal import Journal, journal
 from ctrlgen.cli.sampling import (
     SamplingOptions,
     Tally,
@@ -26,7 +27,6 @@ from ctrlgen.cli.sampling import (
 )
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import BYTE_ORDER_MARK, read_lines
-from ctrlgen.journal import Journal, journal
 from ctrlgen.settings import Settings
 
 if TYPE_CHECKING:

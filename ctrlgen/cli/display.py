@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ctrlgen.cli.telling import duration, tell_log, waiting
-from ctrlgen.joining import Written, detokenize
+from ctrlgen.text.joining import Written, detokenize
 
 if TYPE_CHECKING:
-    from ctrlgen.alignment import Change
     from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
     from ctrlgen.generation.edits import Edited
     from ctrlgen.generation.request import ControlResult, Sample, Step
+    from ctrlgen.text.alignment import Change
     from ctrlgen.training.fit import Progress as TrainingProgress
 
 LONG = 60.0  # seconds; what takes longer is told beforehand

@@ -84,7 +84,7 @@ def edited(editor: Editor, sources: Sequence[Source], settings: Settings) -> Ite
 
 def read_texts(data: str, text_column: str | None) -> list[str]:
     """The texts of a column; an empty cell is an empty text."""
-    from ctrlgen.data import load_data
+    from ctrlgen.data.texts import load_data
 
     rows, column = load_data(data, text_column)
     return [str(value or "") for value in rows[column]]

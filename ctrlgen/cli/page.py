@@ -18,8 +18,8 @@ from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample, Step
-from ctrlgen.joining import write
 from ctrlgen.settings import MAX_SEED, SETTINGS, Guidance, Setting, Settings, Window, change
+from ctrlgen.text.joining import write
 
 try:
     import gradio

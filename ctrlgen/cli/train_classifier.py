@@ -39,7 +39,7 @@ def train_classifier(
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
     from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
-    from ctrlgen.data import find_columns, load_data
+    from ctrlgen.data.texts import find_columns, load_data
     from ctrlgen.directories import replacing
     from ctrlgen.training.fit import RESUME, TrainingConfig
 

@@ -62,7 +62,7 @@ def kind_of(file: str) -> str:
 
 def validate_recipe(path: Path) -> None:
     """Its keys and values, and whether its data can be read."""
-    from ctrlgen.data import load_data, load_rows
+    from ctrlgen.data.texts import load_data, load_rows
     from ctrlgen.training.recipe import read_recipe
 
     data = read_recipe(path).data
@@ -85,7 +85,7 @@ def validate_batch(source: str, model: str) -> None:
 
 def validate_data(source: str, text_column: str | None) -> None:
     """What the file holds: its texts, and the columns that could be labels."""
-    from ctrlgen.data import load_data
+    from ctrlgen.data.texts import load_data
 
     data, column = load_data(source, text_column)
     texts = [text for text in data[column] if isinstance(text, str) and text.strip()]
@@ -97,7 +97,7 @@ def validate_data(source: str, text_column: str | None) -> None:
 
 def described(data: Dataset, name: str) -> str:
     """A column in words: its most frequent values if it looks like labels."""
-    from ctrlgen.labels import read_labels
+    from ctrlgen.data.labels import read_labels
 
     try:
         labels = read_labels(data, name)

@@ -14,8 +14,8 @@ import torch
 
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import UsageError, is_unicode, shown
-from ctrlgen.joining import Given, Leaning
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.joining import Given, Leaning
+from ctrlgen.text.tokenizer import WordTokenizer
 
 BLANK = re.compile(r"_{3,}(?:\{([^{}]*)\})?")
 MOST_CHARACTERS = 10_000

@@ -12,7 +12,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel
 from ctrlgen.evaluation.novelty import Training
-from ctrlgen.tokenizer import UNK, detokenize
+from ctrlgen.text.tokenizer import UNK, detokenize
 
 
 class CostModel(Protocol):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ctrlgen.data import read_texts
+from ctrlgen.data.texts import read_texts
 from ctrlgen.diffusion.precision import find_device
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, make_baselines, unwatched

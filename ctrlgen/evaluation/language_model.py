@@ -24,7 +24,7 @@ from ctrlgen.checkpoint import CONFIG, DiffusionLM, bundled_models, first_line, 
 from ctrlgen.controls.registry import user_directory
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:

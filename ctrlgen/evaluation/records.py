@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctrlgen import joining
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.language import check
 from ctrlgen.errors import UsageError
@@ -22,7 +21,8 @@ from ctrlgen.evaluation.systems import HUMAN, Draft, Given, System
 from ctrlgen.evaluation.targets import Asked
 from ctrlgen.files import append_line, make_directory, read_lines, write_text
 from ctrlgen.generation.request import Request
-from ctrlgen.tokenizer import detokenize
+from ctrlgen.text import joining
+from ctrlgen.text.tokenizer import detokenize
 
 RECORDS = "samples.jsonl"
 CHUNK = 64  # targets that are written between two saves

@@ -22,7 +22,7 @@ from typing import Any
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
-from ctrlgen.data import fitting, load_data
+from ctrlgen.data.texts import fitting, load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import read_lines
 from ctrlgen.generation.generator import Generator

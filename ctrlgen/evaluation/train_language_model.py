@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, first_line
-from ctrlgen.data import fitting, read_texts, texts_fingerprint
+from ctrlgen.data.texts import fitting, read_texts, texts_fingerprint
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import atomic_file
-from ctrlgen.tokenizer import WordTokenizer, detokenize
+from ctrlgen.text.tokenizer import WordTokenizer, detokenize
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:

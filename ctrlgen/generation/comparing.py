@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ctrlgen.alignment import common_words
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import check
 from ctrlgen.controls.template import NO_WORD, word_ids
@@ -21,6 +20,7 @@ from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.judging import calibrated
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.workers import Workers
+from ctrlgen.text.alignment import common_words
 
 HELD = 0.5  # a guide's least probability of a control that a text obeys
 MOST_READ = 8  # versions of a text whose own probability is asked for

@@ -14,8 +14,8 @@ from ctrlgen.generation.jobs import MAX_BATCH_TOKENS, Job
 from ctrlgen.generation.judging import words_of
 from ctrlgen.generation.particles import Particles
 from ctrlgen.generation.reading import Reader
-from ctrlgen.joining import write
 from ctrlgen.settings import Settings
+from ctrlgen.text.joining import write
 
 Rows = list[list[int]]  # word ids of texts
 

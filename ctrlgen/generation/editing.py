@@ -15,7 +15,6 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
-from ctrlgen.alignment import changed, changes, selections, written
 from ctrlgen.controls.template import word_ids
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.blame import most_to_blame
@@ -27,7 +26,8 @@ from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.proposals import drafts, rewritings
 from ctrlgen.generation.request import Sample, Watch
 from ctrlgen.settings import Settings
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.alignment import changed, changes, selections, written
+from ctrlgen.text.tokenizer import WordTokenizer
 
 REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source
 DRAFTS = ((1.0, 0.4), (0.5, 0.8))  # weight of the source beside the controls, share of the strength, until one obeys

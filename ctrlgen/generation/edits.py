@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ctrlgen.alignment import Change, changes, common_words
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import Control, Statement
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.request import Request, Sample
-from ctrlgen.splitting import Piece
+from ctrlgen.text.alignment import Change, changes, common_words
+from ctrlgen.text.splitting import Piece
 
 LIKE = "like"  # the control that asks for nearness to a text
 ANY_WORD = "___"  # in its value

@@ -13,7 +13,7 @@ from ctrlgen.generation.choosing import Texts
 from ctrlgen.generation.jobs import Job, make_batches
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import ControlResult, Sample
-from ctrlgen.joining import write
+from ctrlgen.text.joining import write
 
 LEAST_DOUBT = 1e-6  # a calibrated score is at least this far from 0 and 1
 

@@ -16,7 +16,7 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.template import NO_WORD, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import q_sample
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 
 Denoise = Callable[..., Denoised]
 CERTAIN = 100.0  # how many nats a kept word is above others; finite, so that guides stay so

@@ -10,7 +10,7 @@ from typing import Any
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
-from ctrlgen.joining import Written, write
+from ctrlgen.text.joining import Written, write
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.data import fitting, read_sentences, read_texts, report, texts_fingerprint
+from ctrlgen.data.texts import fitting, read_sentences, read_texts, report, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.process import Noise, draw_noise
@@ -23,7 +23,7 @@ from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
 from ctrlgen.directories import claimed
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.tokenizer import SPECIAL, WordTokenizer
+from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory

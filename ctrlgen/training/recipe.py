@@ -12,7 +12,7 @@ from ctrlgen.checkpoint import CONFIG, DiffusionConfig, find_model, read_config
 from ctrlgen.diffusion.denoiser import DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.tokenizer import SPECIAL
+from ctrlgen.text.tokenizer import SPECIAL
 from ctrlgen.training.denoising import ModelConfig, Recipe
 
 MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words")

@@ -23,7 +23,7 @@ from ctrlgen.controls.encoded import Encoded
 from ctrlgen.controls.registry import find_trained, weights_fingerprint
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.heads import Augment, Example, Head, Start, load_head, starting_point, train_head
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from ctrlgen.automata.automaton import Automaton, TooLargeError, any_text, intersect, intersection
 from ctrlgen.automata.paths import best_path, draw_path
 from ctrlgen.automata.recursion import stack, unpack
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.words import Matches
 
 MODEL: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b c d"], min_count=1), device="cpu")

@@ -21,12 +21,12 @@ from toy_grammar import toy_meaning, toy_sentences
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
 from ctrlgen.cli import main
 from ctrlgen.controls.language import parse_statement, write_statement
-from ctrlgen.data import with_class_names
+from ctrlgen.data.labels import label_key, read_labels
+from ctrlgen.data.texts import with_class_names
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws
-from ctrlgen.labels import label_key, read_labels
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import Progress, TrainingConfig
 from ctrlgen.training.heads import Example, load_head

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrlgen.alignment import common_words
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
+from ctrlgen.text.alignment import common_words
 from ctrlgen_classifiers.like import Like
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrlgen.errors import UsageError
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.patterns.syntax import MOST_DEEP, Parser, escape
 from ctrlgen_classifiers.words import Matches, Wanted, Words
 

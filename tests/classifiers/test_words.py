@@ -15,7 +15,7 @@ from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import allowed_lengths
 from ctrlgen.settings import Guidance, Settings
-from ctrlgen.tokenizer import SPECIAL, WordTokenizer
+from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen_classifiers.patterns.compiling import leaves
 from ctrlgen_classifiers.words import Ends, Matches, Starts, Wanted, Words
 

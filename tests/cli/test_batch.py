@@ -11,10 +11,10 @@ import pytest
 from test_cli import Outcome, Run, ctrlgen  # noqa: F401
 
 from ctrlgen.cli import sampling
+from ctrlgen.cli.journal import header, journal
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Sample
-from ctrlgen.journal import header, journal
 
 JOB = {"requests": "a", "settings": "b"}
 ANSWERS = [[{"id": 1, "text": "é"}, {"id": 1, "text": "b"}], [{"id": 2, "text": "c"}], [{"id": 3, "text": "d"}]]

@@ -12,7 +12,7 @@ from ctrlgen.controls.contradiction import refuse_contradictions
 from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.brackets import Constituent
 from ctrlgen_classifiers.label import Label
 from ctrlgen_classifiers.tree import Span, Tree

@@ -13,7 +13,7 @@ import pytest
 
 from ctrlgen import Generator, TrainedClassifier, UsageError, from_pretrained
 from ctrlgen.controls import registry
-from ctrlgen.data import load_data
+from ctrlgen.data.texts import load_data
 from ctrlgen.testing import check_classifier
 from ctrlgen.training.fit import TrainingConfig
 

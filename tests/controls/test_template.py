@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ctrlgen.controls.template import Blank, Template, parse_template
 from ctrlgen.errors import UsageError
-from ctrlgen.joining import write
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.joining import write
+from ctrlgen.text.tokenizer import WordTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
 from ctrlgen.evaluation.train_language_model import save_lm, train_lm
 from ctrlgen.files import atomic_file
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -35,7 +35,7 @@ from ctrlgen.generation.generator import Generator, sample_texts
 from ctrlgen.generation.jobs import MAX_STRETCH, Draws, Job, allowed_lengths, draw_length, make_batches
 from ctrlgen.generation.request import ControlResult, Request, Sample, Step
 from ctrlgen.settings import Guidance, Settings
-from ctrlgen.tokenizer import SPECIAL, WordTokenizer
+from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen_classifiers.length import Length
 from ctrlgen_classifiers.pos import Pos
 

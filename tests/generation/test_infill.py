@@ -17,7 +17,7 @@ from ctrlgen.generation.jobs import Draws
 from ctrlgen.generation.kept import KeptWords, keep
 from ctrlgen.generation.request import Sample
 from ctrlgen.settings import Guidance, Settings
-from ctrlgen.tokenizer import SPECIAL, WordTokenizer
+from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 
 QUICK = Settings(steps=8)
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"

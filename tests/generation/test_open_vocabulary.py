@@ -12,7 +12,7 @@ from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 
 BRIEF = Settings(steps=6)
 

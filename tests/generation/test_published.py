@@ -11,7 +11,7 @@ from torch import Tensor
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
-from ctrlgen.data import load_data
+from ctrlgen.data.texts import load_data
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import q_sample
 from ctrlgen.generation import denoising

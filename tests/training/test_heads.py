@@ -10,7 +10,7 @@ from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, re
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.settings import Settings
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example, HeadTask, TimeOffsets, hold_out, noise_label, noise_labels
 from ctrlgen_classifiers.pos import Pos, PosHead, parse_pattern

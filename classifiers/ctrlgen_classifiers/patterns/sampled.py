@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.patterns.syntax import escape
 
 LONGEST_RUN = 4  # words that one gap or count replaces

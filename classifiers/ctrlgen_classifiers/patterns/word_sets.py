@@ -12,7 +12,7 @@ import numpy as np
 from ctrlgen.automata.automaton import Booleans
 from ctrlgen.automata.positions import Special
 from ctrlgen.errors import CtrlgenError, did_you_mean
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.patterns.syntax import AnyWord, Inflected, Spelled, Tagged, Test, Word
 
 LONGEST_EXPRESSION = 200  # characters

@@ -44,7 +44,7 @@ from ctrlgen.files import write_text
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import draw_length
 from ctrlgen.generation.request import Request
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
 

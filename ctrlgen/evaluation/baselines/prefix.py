@@ -25,7 +25,7 @@ from ctrlgen.controls.classifier import Asks
 from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known, held_out
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.files import write_text
-from ctrlgen.tokenizer import WordTokenizer
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
 

@@ -19,7 +19,7 @@ from ctrlgen.checkpoint import CONFIG, read_config
 from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import trained_classifiers, user_directory
-from ctrlgen.data import load_data
+from ctrlgen.data.texts import load_data
 from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.language_model import LanguageModel

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ctrlgen.joining import NONE, Given, Leaning, Written, write
-from ctrlgen.splitting import Piece
-from ctrlgen.tokenizer import is_split
+from ctrlgen.text.joining import NONE, Given, Leaning, Written, write
+from ctrlgen.text.splitting import Piece
+from ctrlgen.text.tokenizer import is_split
 
 MOST_COMBINED = 4  # changes of one text that are combined in every way
 

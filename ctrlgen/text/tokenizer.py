@@ -24,8 +24,8 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
 from ctrlgen.errors import CtrlgenError
-from ctrlgen.joining import detokenize, spacing
-from ctrlgen.splitting import (
+from ctrlgen.text.joining import detokenize, spacing
+from ctrlgen.text.splitting import (
     OLD_PATTERN,
     PATTERN,
     WITHOUT_PENN_CONTRACTIONS,

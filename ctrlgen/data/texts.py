@@ -1,4 +1,4 @@
-"""Texts and their labels from local files (see `ctrlgen.tables`) and data sets of the hub; batches of one length.
+"""Texts and their labels from local files (see `ctrlgen.data.tables`) and data sets of the hub; batches of one length.
 
 Nothing is lost without a word: what was read, used and left out goes to the log, which the command line prints on
 standard error.
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctrlgen.data.labels import read_labels
+from ctrlgen.data.tables import STANDARD_INPUT, kind_of, read_table
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
-from ctrlgen.labels import read_labels
-from ctrlgen.tables import STANDARD_INPUT, kind_of, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset

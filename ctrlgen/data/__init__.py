@@ -1,0 +1,1 @@
+"""Texts and labels as users bring them."""

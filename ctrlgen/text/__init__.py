@@ -1,0 +1,1 @@
+"""Between text and words: splitting, joining, the vocabulary, words in common."""
