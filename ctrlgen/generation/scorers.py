@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ctrlgen.checkpoint import first_line
 from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.settings import Scorer
 
@@ -42,7 +43,7 @@ def load_classifier(name: str) -> Scorer:
     try:
         classify = pipeline("text-classification", model=model, top_k=None, device="cpu")
     except (OSError, ValueError) as error:
-        raise UsageError(f"--scorer 'hf:{name}': {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--scorer 'hf:{name}': {first_line(error)}") from error
     labels = list((classify.model.config.id2label or {}).values())
     if label not in labels:
         known = f" Known are {', '.join(labels)}."

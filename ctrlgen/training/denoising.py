@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.data.texts import fitting, read_sentences, read_texts, report, texts_fingerprint
+from ctrlgen.data.texts import fitting, read_sentences, read_texts, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.process import Noise, draw_noise
@@ -28,6 +29,8 @@ from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
 from ctrlgen.training.run_state import differing_keys
+
+log = logging.getLogger(__name__)
 
 VALIDATION_SENTENCES = 2048
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
@@ -149,7 +152,7 @@ class DenoisingTask:
         texts = self.prepare(read_texts(source, data.text_column, leave_out=data.leave_out), source)
         known = [ids for ids in texts if max(ids) < len(self.tokenizer)]
         if len(known) < len(texts):
-            report(source, len(texts), {"with rare words": len(texts) - len(known)})
+            log.warning("%s: %s of %s texts have words too rare to judge", source, len(texts) - len(known), len(texts))
         return known
 
     @property
