@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import get_type_hints
 
@@ -67,3 +69,20 @@ def test_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert printed.count("food: Japanese") == 2
     assert "near Café Adriatic" in printed
+
+
+def test_the_architecture_page_names_every_file_of_the_rooms() -> None:
+    """But commands and baselines, of which it says that there is a file each."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [path for path in (ROOT / "ctrlgen").rglob("*.py") if not {"cli", "baselines", "report"} & set(path.parts)]
+    assert [path.name for path in rooms if path.name[:2] != "__" and f"`{path.name}`" not in page] == []
+
+
+def test_what_is_installed_is_pinned() -> None:
+    """Each package that pyproject.toml names has the version that the tests ran with in constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    packages = {re.match(r"[\w.-]+", name)[0].lower() for name in named}  # type: ignore[index]
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert packages - {"ctrlgen"} == set(pins)
+    assert pins == sorted(pins)
