@@ -172,6 +172,7 @@ class Pos(TrainedClassifier):
     example = "pos: DET NOUN VERB ADJ NOUN PUNCT"
     oracle = "spaCy's tagger"
     suite: ClassVar[str | None] = "pos"
+    published_fluency: ClassVar[float] = 0.0005
     composed_with: ClassVar[tuple[str, ...]] = ("field",)
     task: ClassVar[str | None] = "parts of speech"
 

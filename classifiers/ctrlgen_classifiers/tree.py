@@ -88,6 +88,7 @@ class Tree(TrainedClassifier):
     trained_as: ClassVar[str | None] = "tree"
     names: ClassVar[tuple[str, ...]] = ("tree", "span")  # one training serves both
     suite: ClassVar[str | None] = "tree"
+    published_fluency: ClassVar[float] = 0.0005
     composed_with: ClassVar[tuple[str, ...]] = ("field",)
     task: ClassVar[str | None] = "syntax tree"
 
@@ -308,6 +309,7 @@ class Span(Tree):
     syntax = "span: LABEL FROM-TO, ... (words counted from 1; * any label)"
     example = "span: NP 1-2, VP 3-9"
     suite: ClassVar[str | None] = "span"
+    published_fluency: ClassVar[float] = 0.1
     composed_with: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str | None] = "syntax spans"
 

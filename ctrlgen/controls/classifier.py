@@ -70,6 +70,7 @@ class Classifier(ABC):
     trained: ClassVar[bool] = True  # whether it needs weights trained on a model
     weight: ClassVar[float] = 1.0  # of its log-probability in guidance, beside the user's `@`
     weight_in_company: ClassVar[float] = 1.0  # the same where other controls guide, too
+    published_fluency: ClassVar[float] = 0.01  # the fluency weight of `--guidance published` (Li et al. 2022, appendix)
     score_temperature: float = 1.0  # of the log-odds of `score`; `ctrlgen eval --calibrate` fits it to the oracle
     structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
     # What evaluation knows of a kind:

@@ -30,7 +30,6 @@ Denoise = Callable[..., Denoised]  # a Denoiser, or one whose kept words are fix
 
 LEAST_DOUBT = 1e-6  # in nats: a log p nearer to 0 counts as that far from it, so that log(1 - p) is finite
 MARGIN = 0.1  # in nats: texts that the guides like about as well differ in rounding only
-PUBLISHED_FLUENCY = {"pos": 0.0005, "tree": 0.0005, "span": 0.1}  # by kind, others 0.01
 PUBLISHED_UNGUIDED = 10  # steps at the end
 MAX_SHIFT = 2.0  # root mean square over a text's words, in lengths of a word's embedding
 
@@ -207,7 +206,7 @@ def refine_as_published(
     places, spans or fields), sigma the standard deviation of the draw. lambda depends on the kind of control (Li et al.
     2022, appendix); of several kinds the largest is taken.
     """
-    weight = max(PUBLISHED_FLUENCY.get(term.classifier.kind, 0.01) for term in terms)
+    weight = max(term.classifier.published_fluency for term in terms)
     deviation = variance.sqrt()
     x = x_s.detach().clone()
     for _ in range(guidance.paper_steps):
