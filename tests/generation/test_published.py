@@ -11,6 +11,7 @@ from torch import Tensor
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
+from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.data.texts import load_data
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.process import q_sample
@@ -186,7 +187,7 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
     coefficient = {"pos": 0.0005, "span": 0.1, "label": 0.01}[kind]
     gradient, mean, start = torch.randn(3, 1, 4, 2)
     classifier: Any = Linear(gradient)
-    classifier.kind = kind
+    classifier.published_fluency = classifier_kinds()[kind].published_fluency
     term, variance = Term(classifier, torch.zeros(1, 5)), torch.tensor(0.04)
 
     def denoiser(x: Tensor, log_snr: Tensor, lengths: Any = None) -> Denoised:
