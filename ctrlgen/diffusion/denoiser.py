@@ -281,7 +281,7 @@ class Denoiser(nn.Module):
         hidden = []
         for block in self.blocks:
             h = block(h, time, rotation, mask)
-            hidden.append(h[:, before:])
+            hidden.append(h[:, before:] if before else h)  # a view would add gradients up in another order
         return tuple(hidden)
 
     def read_context(self, context: Context) -> Tensor:

@@ -256,3 +256,11 @@ def test_everything_is_made_on_the_models_device(
     tokens = torch.zeros(2, 5, dtype=torch.long, device="meta")
     bound = log_likelihood_bound(model, tokens, WarpSchedule(), lambda: torch.randn(2, 5, 4, device="meta"), levels=2)
     assert bound.device == x_t.grad.device == torch.device("meta")
+
+
+def test_hidden_states_without_a_context_are_the_blocks_own(make_model: MakeModel) -> None:
+    """A view would let autograd add up gradients in another order, and texts of earlier versions would change."""
+    model = make_model(perturbed=True)
+    x_t, log_snr = inputs(length=12)
+    hidden = model(x_t.requires_grad_(True), log_snr).hidden
+    assert all(h.grad_fn is not None and "Slice" not in h.grad_fn.name() for h in hidden)
