@@ -1,5 +1,6 @@
 """What the tests share: tiny untrained models, with and without random weights everywhere, and a small trained one."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -24,11 +25,23 @@ TOY_DIRECTORY = Path(__file__).parent / "toy_model"
 TINY = {"vocab_size": 11, "embedding_dim": 4, "width": 16, "layers": 2, "heads": 2, "max_length": 12}
 
 
+def importable(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
     "test_importing", "test_label", "test_language_model", "test_published", "test_readme", "test_training",
     "test_tree", "test_writing",
 )  # fmt: skip
+
+
+# Of what is not installed nothing is collected.
+NEEDS = {"gradio": "cli/test_page.py", "ray": "generation/test_cluster.py"}
+collect_ignore = [file for package, file in NEEDS.items() if not importable(package)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
