@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
-from ctrlgen.errors import CtrlgenError, did_you_mean, shown
+from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
 from ctrlgen.files import atomic_file, make_directory, write_text
 from ctrlgen.text.tokenizer import WordTokenizer
 
@@ -159,10 +159,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CtrlgenError(f"{path}: not a JSON object")
     return config
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def save_pretrained(model: DiffusionLM, directory: Path, half: bool = True) -> None:

@@ -12,6 +12,11 @@ class UsageError(CtrlgenError):
     """What the user wrote cannot be understood or obeyed. Exit code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, without what follows; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
     """` Did you mean X?` for the nearest known words, or nothing when none is near."""
     by_folded = {name.casefold(): name for name in known}

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, bundled_models, first_line, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, bundled_models, read_config
 from ctrlgen.controls.registry import user_directory
 from ctrlgen.diffusion.seeds import seeded
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.errors import CtrlgenError, first_line
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, first_line
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM
 from ctrlgen.data.texts import fitting, read_texts, texts_fingerprint
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.errors import CtrlgenError, first_line
 from ctrlgen.files import atomic_file
 from ctrlgen.text.tokenizer import WordTokenizer, detokenize
 from ctrlgen.training.batches import LengthBatches

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ctrlgen.checkpoint import first_line
-from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.errors import UsageError, did_you_mean, first_line
 from ctrlgen.settings import Scorer
 
 CLASSIFIER = "hf:"

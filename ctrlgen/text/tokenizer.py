@@ -23,7 +23,7 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.errors import CtrlgenError, first_line
 from ctrlgen.text.joining import detokenize, spacing
 from ctrlgen.text.splitting import (
     OLD_PATTERN,
@@ -293,7 +293,3 @@ class WordTokenizer:
 def composed_words(text: str) -> list[str]:
     """The words of a text that is split by spaces."""
     return unicodedata.normalize("NFC", text).split()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
