@@ -323,7 +323,9 @@ def test_broken_vocabularies_are_refused(change: dict[str, int], says: str, tmp_
 def test_new_words_have_the_ids_that_follow() -> None:
     tokenizer = WordTokenizer.train(["The pub is cheap.", "The pub is near."] * 3)
     size = len(tokenizer)
+    assert "chez" not in tokenizer.folded
     wider = tokenizer.with_words(["Chez", "Marcel"])
+    assert wider.folded["chez"] == size
     assert wider.ids(["Chez", "pub", "Marcel"]) == [size, tokenizer.ids(["pub"])[0], size + 1]
     assert wider.decode([size + 1, size]) == ["Marcel", "Chez"]
     assert "Chez" in wider

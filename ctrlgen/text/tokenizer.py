@@ -175,6 +175,7 @@ class WordTokenizer:
     def with_words(self, words: Sequence[str]) -> "WordTokenizer":
         """The same tokenizer, whose vocabulary has these words as well, with the ids that follow. Not to be saved."""
         wider = copy.copy(self)
+        wider.__dict__.pop("folded", None)  # made of fewer words
         wider.words = [*self.words, *words]
         wider._vocabulary = self._vocabulary | {word: id for id, word in enumerate(words, len(self.words))}
         return wider
