@@ -29,10 +29,12 @@ from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
 from ctrlgen.training.run_state import differing_keys
+from ctrlgen.training.word_vectors import start_from_full, start_from_neighbours
 
 log = logging.getLogger(__name__)
 
 VALIDATION_SENTENCES = 2048
+TIED = ("output", "output_dim", "pieces", "context")  # sizes that a model with a full output has not
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
 
 Show = Callable[[DiffusionLM], list[str]]  # texts of the model so far
@@ -168,8 +170,10 @@ class DenoisingTask:
             raise CtrlgenError("a model of these sizes does not fit into memory") from error
         if self.tied:
             self.learn_words(denoiser, start)
+            if start is None and training.counted_vectors:
+                start_from_neighbours(denoiser.words, self.sentences)
         if start is not None:
-            denoiser.load_state_dict(start.denoiser.state_dict() | own_state(denoiser, start))
+            take_weights(denoiser, start)
         if training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             for module in denoiser.blocks if self.tied else [denoiser]:
@@ -181,7 +185,7 @@ class DenoisingTask:
         words, vocab_size, training = [*self.tokenizer.words, *self.rare], len(self.tokenizer), self.recipe.training
         counts = torch.bincount(torch.tensor(list(chain.from_iterable(self.sentences))), minlength=len(words))
         known = counts[:vocab_size]
-        if start is not None:
+        if start is not None and start.opens:
             assert isinstance(start.denoiser, Denoiser)
             earlier = F.pad(start.denoiser.words.counts, (0, vocab_size - len(start.tokenizer)))
             known = earlier + (known * (earlier.sum() / known.sum().clamp(min=1))).round().long()
@@ -280,21 +284,28 @@ class DenoisingTask:
         save_pretrained(self.model(module), directory)
 
 
-def own_state(denoiser: Denoiser, start: DiffusionLM) -> dict[str, Tensor]:
-    """What a denoiser has beside what it starts from: more words, each of them its pieces alone."""
-    if denoiser.config.output != "tied":
-        return {}
+def take_weights(denoiser: Denoiser, start: DiffusionLM) -> None:
+    """Let a denoiser start from a model's weights. Words that this model lacks are their pieces alone."""
     assert isinstance(start.denoiser, Denoiser)
-    own = torch.zeros_like(denoiser.words.own)
-    own[: len(start.tokenizer)] = start.denoiser.words.own
-    kept = {name: tensor for name, tensor in denoiser.words.state_dict().items() if name in ("counts", "spelling")}
-    return {f"words.{name}": tensor for name, tensor in (kept | {"own": own}).items()}
+    state = start.denoiser.state_dict()
+    if denoiser.config.output != "tied":
+        denoiser.load_state_dict(state)
+    elif start.opens:
+        own = torch.zeros_like(denoiser.words.own)
+        own[: len(start.tokenizer)] = start.denoiser.words.own
+        words = {"own": own, "counts": denoiser.words.counts, "spelling": denoiser.words.spelling}
+        denoiser.load_state_dict(state | {f"words.{name}": tensor for name, tensor in words.items()})
+    else:
+        of_words = ("word_embedding", "output.weight", "output.bias")
+        denoiser.load_state_dict({k: v for k, v in state.items() if k not in of_words}, strict=False)
+        start_from_full(denoiser, start.denoiser)
 
 
 def starting_model(recipe: Recipe) -> DiffusionLM | None:
     """The model that `training.init` names.
 
-    Raises UsageError where the recipe describes another one, or where the model is an imported checkpoint.
+    A model with a full output can start one with a tied output. Raises UsageError where the recipe describes another
+    model in any other way, or where the model is an imported checkpoint.
     """
     if recipe.training.init is None:
         return None
@@ -304,7 +315,8 @@ def starting_model(recipe: Recipe) -> DiffusionLM | None:
     wanted = {"model": asdict(recipe.model), "diffusion": asdict(recipe.diffusion)}
     is_so = {key: getattr(model.config, key) for key in wanted["model"]}
     changed = differing_keys({"model": is_so, "diffusion": asdict(model.diffusion)}, wanted)
-    changed = [key for key in changed if key != "model.dropout"]
+    free = ["dropout"] if model.opens or wanted["model"]["output"] == "full" else ["dropout", *TIED]
+    changed = [key for key in changed if key not in [f"model.{key}" for key in free]]
     if changed:
         raise UsageError(f"{recipe.training.init}: cannot start from it: the recipe says another {', '.join(changed)}")
     return model
