@@ -64,6 +64,7 @@ class WordTable(nn.Module):
 
     counts: Tensor
     spelling: Tensor
+    fixed: Tensor | None
 
     def __init__(self, vocab_size: int, embedding_dim: int, output_dim: int, buckets: int):
         super().__init__()
@@ -74,6 +75,7 @@ class WordTable(nn.Module):
             self.pieces[NO_PIECE] = 0.0
         self.register_buffer("counts", torch.ones(vocab_size, dtype=torch.int64))  # in the training texts
         self.register_buffer("spelling", torch.full((vocab_size, MOST_PIECES), NO_PIECE, dtype=torch.int16))
+        self.register_buffer("fixed", None, persistent=False)
 
     def initial(self, rows: int) -> Tensor:
         e, u, b = self.sizes
@@ -95,13 +97,32 @@ class WordTable(nn.Module):
 
     def vectors(self, ids: Tensor, spelling: Tensor, log_prior: Tensor) -> WordVectors:
         """Of words with these own vectors, NO_ROW for none. ids (K,), spelling (K, m), log_prior (K,)"""
-        spelling = spelling.long()
-        share = (spelling != NO_PIECE).sum(-1, keepdim=True).clamp(min=1) ** -0.5
-        from_pieces = F.embedding(spelling, self.pieces, padding_idx=NO_PIECE).sum(1) * share  # (K, d + u + 1)
-        own = F.embedding(ids.clamp(min=0), self.own) * (ids != NO_ROW)[:, None]
-        embedding, output, bias = (own + from_pieces).split(self.sizes, -1)
+        from_pieces, known = self.of_pieces(spelling), (ids != NO_ROW)[:, None]
+        if self.fixed is None:
+            both = from_pieces + F.embedding(ids.clamp(min=0), self.own) * known
+        else:
+            both = torch.where(known, F.embedding(ids.clamp(min=0), self.fixed), from_pieces)
+        embedding, output, bias = both.split(self.sizes, -1)
         embedding = F.normalize(embedding, dim=-1) * math.sqrt(self.sizes[0])
         return WordVectors(embedding, output, log_prior + bias[:, 0])
+
+    def of_pieces(self, spelling: Tensor) -> Tensor:
+        """What the spellings say. (K, m) -> (K, d + u + 1)"""
+        spelling = spelling.long()
+        share = (spelling != NO_PIECE).sum(-1, keepdim=True).clamp(min=1) ** -0.5
+        return F.embedding(spelling, self.pieces, padding_idx=NO_PIECE).sum(1) * share
+
+    @torch.no_grad()
+    def fix(self) -> None:
+        """Keep the vectors of the vocabulary as they are from now on, while those of the pieces are learned."""
+        self.own.requires_grad_(False)
+        self.fixed = self.own + self.of_pieces(self.spelling)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make own vectors what the fixed ones are without the pieces."""
+        if self.fixed is not None:
+            self.own.copy_(self.fixed - self.of_pieces(self.spelling))
 
     def of_vocabulary(self) -> WordVectors:
         """Of all V words."""

@@ -29,7 +29,7 @@ from ctrlgen.training.batches import LengthBatches, context_before
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
 from ctrlgen.training.run_state import differing_keys
-from ctrlgen.training.word_vectors import start_from_full, start_from_neighbours
+from ctrlgen.training.starting_vectors import start_from_full, start_from_neighbours
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +174,11 @@ class DenoisingTask:
                 start_from_neighbours(denoiser.words, self.sentences)
         if start is not None:
             take_weights(denoiser, start)
+        if training.learn == "pieces":
+            if not self.tied:
+                raise UsageError('training.learn = "pieces" needs model.output = "tied"')
+            denoiser.requires_grad_(False).words.pieces.requires_grad_(True)
+            denoiser.words.fix()
         if training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             for module in denoiser.blocks if self.tied else [denoiser]:
@@ -281,6 +286,8 @@ class DenoisingTask:
 
     def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
         assert isinstance(module, DenoisingLoss)
+        if self.tied:
+            module.denoiser.words.settle()
         save_pretrained(self.model(module), directory)
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.words import WordTable
-from ctrlgen.training.word_vectors import (
+from ctrlgen.diffusion.words import NO_ROW, WordTable
+from ctrlgen.training.starting_vectors import (
     neighbour_vectors,
     neighbours,
     share_out,
@@ -89,13 +89,17 @@ def test_a_new_word_is_near_words_of_its_spelling() -> None:
     """`jumps` ends as the verbs do, so its pieces alone put it there."""
     table = make_table(3, 0)
     start_from_neighbours(table, sentences())
-    near = F.normalize(table.of_new(["jumps"]).embedding, dim=-1) @ F.normalize(table.of_vocabulary().embedding, dim=-1).T
+    near = (
+        F.normalize(table.of_new(["jumps"]).embedding, dim=-1) @ F.normalize(table.of_vocabulary().embedding, dim=-1).T
+    )
     assert near[0, 6:10].min() > near[0, 2:6].max()
 
 
 def test_a_tied_denoiser_is_the_function_of_the_full_one_it_starts_from() -> None:
     full = randomised(DenoiserConfig(len(WORDS), embedding_dim=6, **SIZES))
-    tied = Denoiser(DenoiserConfig(len(WORDS), embedding_dim=6, output="tied", output_dim=10, pieces=200, **SIZES)).eval()
+    tied = Denoiser(
+        DenoiserConfig(len(WORDS), embedding_dim=6, output="tied", output_dim=10, pieces=200, **SIZES)
+    ).eval()
     tied.words.learn_spelling(WORDS, torch.arange(len(WORDS)) + 1)
     of_words = ("word_embedding", "output.weight", "output.bias")
     tied.load_state_dict({k: v for k, v in full.state_dict().items() if k not in of_words}, strict=False)
@@ -118,7 +122,26 @@ def test_a_narrow_output_keeps_most_of_the_function() -> None:
         with torch.no_grad():
             vectors = tied.vocabulary()
             weight = torch.cat([vectors.embedding, vectors.output], -1) @ tied.output.weight
-        wanted = full.output.weight - full.output.weight.mean(0)
+            wanted = full.output.weight - full.output.weight.mean(0)
         errors.append(float((weight - wanted).norm()))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-3
+
+
+def test_known_words_stay_as_they_are_while_pieces_are_learned() -> None:
+    table = make_table(6, 4)
+    before, new = table.of_vocabulary(), table.of_new(["jumps"])
+    table.fix()
+    ids = torch.arange(len(WORDS))
+    without_own = torch.where(ids % 2 == 0, ids, NO_ROW)
+    made = table.vectors(without_own, table.spelling, table.log_prior())
+    torch.testing.assert_close(made.embedding[::2], before.embedding[::2])
+    made.embedding.sum().backward()
+    assert table.own.grad is None
+    with torch.no_grad():
+        table.pieces -= 0.3 * table.pieces.grad.sign()
+    table.settle()
+    table.fixed = None
+    for vectors, as_before in zip(table.of_vocabulary(), before, strict=True):
+        torch.testing.assert_close(vectors, as_before)
+    assert not torch.allclose(table.of_new(["jumps"]).embedding, new.embedding)

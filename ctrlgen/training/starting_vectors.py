@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser
-from ctrlgen.diffusion.words import NO_PIECE, WordTable
+from ctrlgen.diffusion.words import WordTable
 
 PLACES = (-2, -1, 1, 2)  # of a neighbour, counted from the word
 NEIGHBOURS = 4000  # the most frequent words; rarer ones are not counted beside others
@@ -82,7 +82,7 @@ def start_from_full(denoiser: Denoiser, start: Denoiser) -> None:
     logits = O h + c there, and E W h + U A h + log_prior + b here: W is the least-squares solution of E W = O, and U A
     what is left of O by its singular value decomposition, cut off at output_dim.
     """
-    table, (embedding_dim, output_dim, _) = denoiser.words, denoiser.words.sizes
+    table, output_dim = denoiser.words, denoiser.words.sizes[1]
     known = slice(start.config.vocab_size)
     with torch.no_grad():
         embedding = start.embeddings()
@@ -104,22 +104,17 @@ def share_out(table: WordTable, vectors: Tensor) -> None:
 
     Words beyond these are their pieces alone. vectors (K, d + u + 1), those of the embedding of norm sqrt(d).
     """
-    spelling = table.spelling[: len(vectors)].long()
-    share = (spelling != NO_PIECE).sum(-1, keepdim=True).clamp(min=1) ** -0.5
-    pieces = torch.zeros_like(table.pieces, requires_grad=True)
-
-    def spelled() -> Tensor:
-        return F.embedding_bag(spelling, pieces, mode="sum", padding_idx=NO_PIECE) * share
-
-    optimizer = torch.optim.Adam([pieces])
+    spelling = table.spelling[: len(vectors)]
+    optimizer = torch.optim.Adam([table.pieces])
+    with torch.no_grad():
+        table.pieces.zero_()
     with torch.enable_grad():
         for step in range(SPELLING_STEPS):
             optimizer.param_groups[0]["lr"] = SPELLING_RATE * (1.0 - step / SPELLING_STEPS)
-            error = (spelled() - vectors).square().sum(-1).mean()
-            (error + SPELLING_DECAY * pieces.square().sum(-1).mean()).backward()
+            error = (table.of_pieces(spelling) - vectors).square().sum(-1).mean()
+            (error + SPELLING_DECAY * table.pieces.square().sum(-1).mean()).backward()
             optimizer.step()
             optimizer.zero_grad()
     with torch.no_grad():
-        table.pieces.copy_(pieces)
         table.own.zero_()
-        table.own[: len(vectors)] = vectors - spelled()
+        table.own[: len(vectors)] = vectors - table.of_pieces(spelling)
