@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from ctrlgen.evaluation.plan import Plan
     from ctrlgen.generation.editing import Editor
     from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.plans import TextPlan, read_plan
     from ctrlgen.generation.request import Request, Sample
+    from ctrlgen.generation.writing import Writer
     from ctrlgen.settings import Guidance, Settings
     from ctrlgen.training.heads import Example, Head, mix_layers
     from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
@@ -45,7 +47,9 @@ _HOMES = {
     "evaluation.plan": ("Plan",),
     "generation.editing": ("Editor",),
     "generation.generator": ("Generator",),
+    "generation.plans": ("TextPlan", "read_plan"),
     "generation.request": ("Request", "Sample"),
+    "generation.writing": ("Writer",),
     "settings": ("Guidance", "Settings"),
     "training.heads": ("Example", "Head", "mix_layers"),
     "training.trained": ("Lessons", "TrainedClassifier", "TrainingData"),
@@ -70,12 +74,15 @@ __all__ = [
     "Request",
     "Sample",
     "Settings",
+    "TextPlan",
     "TrainedClassifier",
     "TrainingData",
     "UsageError",
     "Verdict",
+    "Writer",
     "from_pretrained",
     "mix_layers",
+    "read_plan",
     "save_pretrained",
 ]
 

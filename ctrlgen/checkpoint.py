@@ -84,6 +84,11 @@ class DiffusionLM:
         return self.places - len(self.tokenizer.closing) if self.fixed_length else self.config.max_length
 
     @property
+    def context(self) -> int:
+        """How many words of the sentences before a text it reads."""
+        return getattr(self.config, "context", 0)
+
+    @property
     def texts_follow(self) -> bool:
         """Whether other texts follow in a sample, instead of padding: checkpoints with the padding `block`."""
         return getattr(self.config, "padding", "pad") == "block"

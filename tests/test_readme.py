@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(
             {"human_reference": " ".join(words), "meaning_representation": meaning, "tree": tree, "price": price}
         )
+    shutil.copytree(Path(__file__).parents[1] / "examples", place / "examples")
     (place / "e2e" / "trees").mkdir(parents=True)
     for file in ("e2e/train.jsonl", "e2e/test.jsonl", "e2e/trees/test.jsonl", "trees.jsonl"):
         (place / file).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")

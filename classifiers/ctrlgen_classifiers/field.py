@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctrlgen.controls.classifier import Classifier, Verdict
-from ctrlgen.controls.registry import fold
+from ctrlgen.controls.language import fold
 from ctrlgen.data.labels import read_labels
 from ctrlgen.data.texts import find_columns
 from ctrlgen.errors import UsageError, did_you_mean

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
-from ctrlgen.controls.language import QUOTES
-from ctrlgen.controls.registry import check_name, fold
+from ctrlgen.controls.language import QUOTES, fold
+from ctrlgen.controls.registry import check_name
 from ctrlgen.data.labels import label_key, label_text, loose_key, read_labels
 from ctrlgen.data.texts import find_text_column
 from ctrlgen.diffusion.denoiser import Denoised
@@ -30,6 +31,7 @@ from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
 from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, LabelHead, likeliest, train_oracle
 from ctrlgen_classifiers.labelled import (
+    ABSENT,
     MIN_COUNT,
     OPEN,
     Row,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 HEAD_SIZE = {"width": 96}
 ORACLE_SIZE = {"dim": 32, "width": 128}
+LEAST_READ = math.log(0.5)  # of a value that the guide reads in a text
 LEAST_EXPLAINED = 0.05  # of the labels' entropy; a head that knows less cannot steer
 
 
@@ -234,6 +237,14 @@ class Label(TrainedClassifier):
         for row, asked in zip(values, targets, strict=True):
             row[[target.field for target in asked]] = OPEN
         return values
+
+    def reading(self, denoised: Denoised) -> list[str | None]:
+        """The likeliest value, unless that is that the text says nothing of the field."""
+        found = self.head(denoised)[self.field].max(-1)
+        return [
+            self.values[id] if log_p > LEAST_READ and self.values[id] != ABSENT else None
+            for log_p, id in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
         verdicts = []

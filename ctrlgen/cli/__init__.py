@@ -24,6 +24,7 @@ from ctrlgen.cli import (
     train_classifier,
     train_lm,
     validate,
+    write,
 )
 from ctrlgen.cli.common import Command
 from ctrlgen.cli.telling import start_log, tell_log
@@ -42,6 +43,7 @@ app.command("generate")(generate.generate)
 app.command("import")(import_.import_)
 app.command("infill")(infill.infill)
 app.command("edit")(edit.edit)
+app.command("write")(write.write)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)

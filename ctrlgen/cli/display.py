@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
     from ctrlgen.generation.edits import Edited
     from ctrlgen.generation.request import ControlResult, Sample, Step
+    from ctrlgen.generation.writing import WrittenText
     from ctrlgen.text.alignment import Change
     from ctrlgen.training.fit import Progress as TrainingProgress
 
@@ -137,6 +138,19 @@ def show_samples(
     out.print(table)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
+
+
+def show_sentences(text: WrittenText, file: TextIO) -> None:
+    """A table of a text's sentences: how many controls each obeys, and which it does not."""
+    table = Table("", "sentence", "controls", "why", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, (planned, sample) in enumerate(zip(text.plan.sentences, text.sentences, strict=True), 1):
+        obeyed = sum(result.verdict.success is True for result in sample.controls)
+        failed = [result for result in sample.controls if result.verdict.success is not True]
+        why = "; ".join(": ".join([heading(result), *reasons(result)]) for result in failed)
+        counted = Text.assemble(MARKS[sample.success], f" {obeyed}/{len(sample.controls)}") if sample.controls else ""
+        label = f"{number} {planned.speaker}" if planned.speaker else str(number)
+        table.add_row(label, marked_text(sample), counted, Text(why, "dim"))
+    console(file).print(table)
 
 
 @contextmanager

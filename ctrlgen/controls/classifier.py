@@ -225,6 +225,10 @@ class Classifier(ABC):
         """
         return None
 
+    def reading(self, denoised: Denoised) -> list[str | None]:
+        """The value of this control that the guide reads in each text, None where it reads none. (B)"""
+        return [None] * len(denoised.x_t)
+
     @abstractmethod
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
         """The oracle: whether each finished text has its target. Never used to guide or to choose."""

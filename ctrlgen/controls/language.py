@@ -9,6 +9,7 @@ What VALUE means is the classifier's business. A NAME with a colon, or a VALUE w
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,10 +42,16 @@ class Control:
     classifier: Classifier = field(compare=False)
     target: Any
     complement: bool = False  # the target is what to avoid: under `not`, of kinds without a target for the opposite
+    judged: bool = True  # whether texts must obey; else they only lean to it
 
     @property
     def text(self) -> str:
         return self.statement.text
+
+
+def fold(name: str) -> str:
+    """Names match whatever their case, spaces or hyphens: `family friendly` is `familyFriendly`."""
+    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def make_control(statement: Statement, classifier: Classifier) -> Control:

@@ -21,7 +21,7 @@ from platformdirs import user_data_path
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.contract import refuse_incomplete
-from ctrlgen.controls.language import Control, make_control, parse_statement
+from ctrlgen.controls.language import Control, fold, make_control, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory
 
@@ -29,11 +29,6 @@ SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
 LONGEST_NAME = 80  # of a control
 MOST_CONTROLS = 100  # of one request
-
-
-def fold(name: str) -> str:
-    """Names match whatever their case, spaces or hyphens: `family friendly` is `familyFriendly`."""
-    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 @cache

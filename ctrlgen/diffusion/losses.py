@@ -117,18 +117,23 @@ def log_likelihood_bound(
     noise: Callable[[], Tensor],
     lengths: Tensor | None = None,
     levels: int = SCORED_LEVELS,
+    context: Tensor | None = None,
 ) -> Tensor:
     """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
 
     -log p <= 1/2 integral of |x_0 - x0_hat|^2 d SNR + rounding cost at t = 0 + KL(q(x_T | x_0) || N(0, I)).
     The integral is a sum over `levels` equal steps of the schedule's t, each with one draw of `noise()` (B, n, d);
     give all candidates the same noise, so that their differences are not chance.
+
+    context (B, m): the words before the texts.
     """
     batch, length = tokens.shape
     x_0 = model.embed(tokens)
 
+    more = {} if context is None else {"context": context}
+
     def predict(log_snr: Tensor) -> Denoised:
-        return model(q_sample(x_0, noise(), log_snr), log_snr[None], lengths=lengths)
+        return model(q_sample(x_0, noise(), log_snr), log_snr[None], lengths=lengths, **more)
 
     snr = schedule.log_snr(torch.linspace(0.0, 1.0, levels + 1)).exp().to(x_0)
     middle = schedule.log_snr((torch.arange(levels) + 0.5) / levels).to(x_0)

@@ -13,9 +13,11 @@ from ctrlgen.controls.contradiction import automata_of
 from ctrlgen.controls.encoded import encode
 from ctrlgen.controls.language import Control
 from ctrlgen.diffusion.samplers import SeededNoise
+from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.generation.guidance import Term
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords, keep, keep_framed
+from ctrlgen.text.context import context_before
 
 
 class Batch(Generic[J]):
@@ -29,6 +31,7 @@ class Batch(Generic[J]):
         self.lengths = torch.tensor(self.sizes, device=model.device) if uneven else None  # (B,), None if all are n
         self.terms = self.encode()
         self.kept = self.keep()
+        self.context = self.read_before()
 
     def encode(self) -> list[Term]:
         """The controls, each with its targets row by row."""
@@ -61,6 +64,18 @@ class Batch(Generic[J]):
             return None
         rows = [job.kept or (None,) * job.length for job in self.jobs]
         return keep(rows, self.model.tokenizer).to(self.model.device)
+
+    def read_before(self) -> Tensor | None:
+        """The words before each text, NO_ROW in front of fewer of them; None where no row has any. (B, m)"""
+        if not any(job.request.before for job in self.jobs):
+            return None
+        tokenizer, most = self.model.tokenizer, self.model.context
+        rows = torch.full((len(self.jobs), most), NO_ROW)
+        for row, job in zip(rows, self.jobs, strict=True):
+            sentences = [tokenizer.ids(words) for words in job.request.before]
+            ids = context_before(sentences, len(sentences), most, tokenizer.end_id)
+            row[most - len(ids) :] = torch.tensor(ids, dtype=torch.long)
+        return rows.to(self.model.device)
 
     def noise(self) -> SeededNoise:
         """The noise of these jobs from its beginning: each call of it draws (B, n, d)."""

@@ -58,6 +58,7 @@ def choose(reader: Reader, workers: Workers, texts: Texts, settings: Settings) -
 def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[float]:
     """A bound on log p(text) plus the weighted log p(controls | text), for each job of a batch."""
     ids = batch.fill(texts)
+    reader = reader.after(batch.context)
     return (reader.bound(ids, batch.lengths) + reader.joint(ids, batch.lengths, batch.terms)).tolist()
 
 

@@ -39,7 +39,7 @@ def correct(
     for _ in range(sweeps):
         texts, of_rows = ids[rows], [term.rows(rows) for term in terms]
         sizes = None if lengths is None else lengths[rows]
-        on_hidden = partial(reader.hidden, lengths=sizes, terms=of_rows)
+        on_hidden = partial(reader.rows(rows).hidden, lengths=sizes, terms=of_rows)
         chosen, words = propose(on_hidden, texts, changeable[rows])
         held = partial(log_probs, reader, free(of_rows), sizes)
         after = accept(held, partial(accepted, of_rows, sizes), texts, chosen, words)

@@ -45,7 +45,7 @@ class Predictor:
     def __init__(self, reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None):
         self.reader, self.batch, self.settings, self.observe = reader, batch, settings, observe
         self.model, self.guidance, self.noise = reader.model, settings.guidance, batch.noise()
-        network = self.model.denoiser
+        network = reader.denoiser
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
         self.denoiser: Denoise = network
@@ -146,6 +146,7 @@ def drafts(
 
     `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1. `particles` are the rows' groups.
     """
+    reader = reader.after(batch.context)
     predictor = Predictor(reader, batch, settings, observe)
     noise = predictor.noise
     moved: Refine | None = predictor.refine if settings.guidance.moves_draws and batch.terms else None

@@ -38,27 +38,44 @@ class Generator:
         self.workers = Workers(self.model.device)
 
     def request(
-        self, controls: Sequence[str], n: int = 1, seed: int = 0, id: Any = None, template: str | None = None
+        self,
+        controls: Sequence[str],
+        n: int = 1,
+        seed: int = 0,
+        id: Any = None,
+        template: str | None = None,
+        before: Sequence[str] = (),
     ) -> Request:
         """Parse controls and check that they can hold together. Raises UsageError before anything is sampled.
 
-        A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled.
+        A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled. `before`: the sentences before
+        the text, which a model with a context reads and others do not.
         """
         if not 1 <= n <= MOST_SAMPLES:
             raise UsageError(f"n must be between 1 and {MOST_SAMPLES}, got {n}")
         if abs(seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
-        words = self.new_words(controls, template) if self.model.opens else ()
+        earlier = [tuple(self.model.tokenizer.split(text)) for text in before if self.model.context]
+        words = self.new_words(controls, template, earlier) if self.model.opens else ()
         known = self.controls.with_words(words)
         parsed = known.parse(controls)
         blanks = parse_template(template, known.model.tokenizer) if template is not None else None
         refuse_impossible(parsed, self.model.longest, blanks)
-        return Request(parsed, n, seed, id, blanks, words)
+        return Request(parsed, n, seed, id, blanks, words, tuple(sentence for sentence in earlier if sentence))
 
-    def new_words(self, controls: Sequence[str], template: str | None) -> tuple[str, ...]:
-        """The words that a request names and the vocabulary lacks."""
-        given = new_words(template, self.model.tokenizer) if template is not None else []
-        return tuple(dict.fromkeys([*self.controls.new_words(controls), *given]))
+    def new_words(
+        self, controls: Sequence[str], template: str | None, before: Sequence[Sequence[str]]
+    ) -> tuple[str, ...]:
+        """The words that a request names, or that stand before its text, and the vocabulary lacks."""
+        tokenizer = self.model.tokenizer
+        given = new_words(template, tokenizer) if template is not None else []
+        earlier = [
+            word
+            for words in before
+            for word, id in zip(words, tokenizer.ids(words), strict=True)
+            if id == tokenizer.unk_id
+        ]
+        return tuple(dict.fromkeys([*self.controls.new_words(controls), *given, *earlier]))
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None

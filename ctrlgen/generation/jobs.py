@@ -51,8 +51,10 @@ class Job:
     @property
     def batch_key(self) -> tuple[Any, ...]:
         """Jobs that share this may run as rows of one batch."""
-        kinds = ((c.classifier.group, c.statement.weight, c.complement, c.statement.window) for c in self.controls)
-        return self.request.words, *kinds
+        kinds = (
+            (c.classifier.group, c.statement.weight, c.complement, c.judged, c.statement.window) for c in self.controls
+        )
+        return self.request.words, bool(self.request.before), *kinds
 
 
 J = TypeVar("J", bound=Job)

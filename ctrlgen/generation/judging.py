@@ -31,6 +31,8 @@ def judge(reader: Reader, texts: Texts) -> dict[Job, Sample]:
         clean = own.clean(batch.fill(texts), batch.lengths)
         for position, term in enumerate(batch.terms):
             controls = [job.controls[position] for job in jobs]
+            if not controls[0].judged:
+                continue
             scores = calibrated(term.log_prob(clean).exp(), term.classifier.score_temperature).tolist()
             verdicts = check(controls, [tokens[job] for job in jobs])
             for job, *result in zip(jobs, controls, verdicts, scores, strict=True):

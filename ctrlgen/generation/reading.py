@@ -6,8 +6,9 @@ in bfloat16 where the device multiplies that fast, the guides in float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+import copy
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Reader:
     def __init__(self, model: DiffusionLM, words: tuple[str, ...] = ()):
         """`words`: those by which the model's vocabulary was widened."""
         self.model, self.words = model, words
+        self.context: Tensor | None = None  # (B, m), the words before the texts
         self.embeddings = model.denoiser.embeddings()  # (V, d)
         self.forbidden = forbidden_words(model)  # (V,)
         self.forbidden_in_text = forbidden_words(model, in_text=True)  # (V,)
@@ -43,6 +45,25 @@ class Reader:
 
     def with_words(self, words: tuple[str, ...]) -> Reader:
         return Reader(self.model.with_words(words), words)
+
+    def after(self, context: Tensor | None) -> Reader:
+        """The reader of texts with these words (B, m) before them. Guides read finished texts by themselves: heads
+        are trained so."""
+        if context is None:
+            return self
+        reader = copy.copy(self)
+        reader.context = context
+        return reader
+
+    def rows(self, rows: Tensor) -> Reader:
+        """The reader of these rows (M,) of its texts."""
+        return self if self.context is None else self.after(self.context[rows])
+
+    @property
+    def denoiser(self) -> Callable[..., Denoised]:
+        """The model's denoiser, which knows the words before the texts."""
+        network = self.model.denoiser
+        return network if self.context is None else partial(network, context=self.context)
 
     @torch.no_grad()
     def clean(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
@@ -57,7 +78,7 @@ class Reader:
         """log p(word | the other words, controls) where ids are NO_WORD. -> (B, n, V)"""
         noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
         noise = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
-        denoiser = KeptWords(ids).told(self.model.denoiser, self.embeddings)
+        denoiser = KeptWords(ids).told(self.denoiser, self.embeddings)
         with autocast(ids.device):
             denoised = denoiser(noise, noisiest, lengths=lengths)
         denoised = condition_words(denoised, terms)
@@ -80,7 +101,8 @@ class Reader:
         sizes = [ids.shape[1]] * len(ids) if lengths is None else lengths.tolist()
         noise = SeededNoise([SCORE_SEED] * len(ids), sizes, self.embeddings.shape[1], ids.device)
         with autocast(ids.device):
-            return log_likelihood_bound(self.model.denoiser, ids, self.model.schedule, noise, lengths)
+            schedule = self.model.schedule
+            return log_likelihood_bound(self.model.denoiser, ids, schedule, noise, lengths, context=self.context)
 
 
 def forbidden_words(model: DiffusionLM, in_text: bool = False) -> Tensor:

@@ -23,6 +23,7 @@ class Request:
     id: Any = None
     template: Template | None = None
     words: tuple[str, ...] = ()  # that the vocabulary lacks and this request alone may have
+    before: tuple[tuple[str, ...], ...] = ()  # the words of the sentences before the text, for models with a context
 
 
 @dataclass(frozen=True)

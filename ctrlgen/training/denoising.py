@@ -24,8 +24,9 @@ from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
 from ctrlgen.directories import claimed
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.text.context import context_before
 from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
-from ctrlgen.training.batches import LengthBatches, context_before
+from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
 from ctrlgen.training.run_state import differing_keys

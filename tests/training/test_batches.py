@@ -3,7 +3,8 @@
 import torch
 
 from ctrlgen.diffusion.words import NO_ROW
-from ctrlgen.training.batches import LengthBatches, context_before
+from ctrlgen.text.context import context_before
+from ctrlgen.training.batches import LengthBatches
 
 END = 2
 
