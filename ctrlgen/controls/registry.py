@@ -8,9 +8,12 @@ Built-in kinds are registered in pyproject.toml like anyone's.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,8 +25,9 @@ from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.contract import refuse_incomplete
 from ctrlgen.controls.language import Control, fold, make_control, parse_statement
+from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
-from ctrlgen.files import make_directory
+from ctrlgen.files import make_directory, write_text
 
 SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
@@ -133,6 +137,18 @@ def classifier_directory(model: DiffusionLM, name: str) -> Path:
         if (root / name / CONFIG).exists():
             return root / name
     raise CtrlgenError(f"{model.directory}: holds no classifier trained as {name!r}")
+
+
+def take_over_classifiers(earlier: DiffusionLM, directory: Path) -> None:
+    """Copy the classifiers of a model to one in `directory` that is the same function of the words that both know."""
+    fingerprints = weights_fingerprint(earlier), weights_fingerprint(replace(earlier, directory=directory))
+    for source in dict.fromkeys(trained_classifiers(earlier).values()):
+        config = read_config(source / CONFIG)
+        if config.get("trained_on") != fingerprints[0]:
+            continue
+        with replacing(directory / "classifiers" / source.name) as copy:
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+            write_text(copy / CONFIG, json.dumps(config | {"trained_on": fingerprints[1]}, indent=2) + "\n")
 
 
 class Controls:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
+from ctrlgen.controls.registry import take_over_classifiers
 from ctrlgen.data.texts import fitting, read_sentences, read_texts, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
@@ -30,7 +31,7 @@ from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
 from ctrlgen.training.run_state import differing_keys
-from ctrlgen.training.starting_vectors import start_from_full, start_from_neighbours
+from ctrlgen.training.starting import start_from_neighbours, take_weights
 
 log = logging.getLogger(__name__)
 
@@ -292,23 +293,6 @@ class DenoisingTask:
         save_pretrained(self.model(module), directory)
 
 
-def take_weights(denoiser: Denoiser, start: DiffusionLM) -> None:
-    """Let a denoiser start from a model's weights. Words that this model lacks are their pieces alone."""
-    assert isinstance(start.denoiser, Denoiser)
-    state = start.denoiser.state_dict()
-    if denoiser.config.output != "tied":
-        denoiser.load_state_dict(state)
-    elif start.opens:
-        own = torch.zeros_like(denoiser.words.own)
-        own[: len(start.tokenizer)] = start.denoiser.words.own
-        words = {"own": own, "counts": denoiser.words.counts, "spelling": denoiser.words.spelling}
-        denoiser.load_state_dict(state | {f"words.{name}": tensor for name, tensor in words.items()})
-    else:
-        of_words = ("word_embedding", "output.weight", "output.bias")
-        denoiser.load_state_dict({k: v for k, v in state.items() if k not in of_words}, strict=False)
-        start_from_full(denoiser, start.denoiser)
-
-
 def starting_model(recipe: Recipe) -> DiffusionLM | None:
     """The model that `training.init` names.
 
@@ -347,3 +331,5 @@ def train(
             "diffusion": asdict(recipe.diffusion),
         }
         yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of)
+        if recipe.training.learn == "pieces" and recipe.training.init is not None:
+            take_over_classifiers(from_pretrained(recipe.training.init), directory)

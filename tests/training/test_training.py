@@ -19,7 +19,7 @@ from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.generation.generator import sample_texts
+from ctrlgen.generation.generator import Generator, sample_texts
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe, train
 from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, update_average
 from ctrlgen.training.recipe import make_recipe
@@ -566,3 +566,44 @@ def test_a_tied_model_takes_in_the_words_of_new_texts(toy_data: Path, documents:
     share = after.counts[-1] / after.counts.sum()
     assert 0.1 < share < 0.2  # half of its share in the new texts, where a third of the words is it
     assert after.counts[first.tokenizer.ids(["cat"])[0]] == before.counts[first.tokenizer.ids(["cat"])[0]]
+
+
+def opened_recipe(toy_model: Path, toy_data: Path, **training: Any) -> Recipe:
+    """Makes the toy model one with a tied output."""
+    toy = from_pretrained(str(toy_model)).config
+    sizes = {key: getattr(toy, key) for key in ("embedding_dim", "width", "layers", "heads", "max_length")}
+    model = ModelConfig(**sizes, output="tied", output_dim=toy.width, pieces=64)
+    brief = dataclasses.replace(BRIEF, init=str(toy_model), learn="pieces", **training)
+    return Recipe(DataConfig(str(toy_data)), model, DiffusionConfig(), brief)
+
+
+def test_a_model_opens_its_vocabulary_and_keeps_its_texts(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
+    run(opened_recipe(toy_model, toy_data), tmp_path / "open")
+    before, after = Generator(str(toy_model)), Generator(str(tmp_path / "open"))
+    x_t, log_snr = (
+        torch.randn(4, 9, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([-3.0, -1.0, 1.0, 3.0]),
+    )
+    expected, found = (g.model.denoiser(x_t, log_snr).probs for g in (before, after))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0.0)  # stored as float16
+    tagged = after.generate([after.request(["pos: DET NOUN VERB DET NOUN PUNCT"], n=3)])
+    assert all(sample.success for sample in tagged)  # by the head that was there before
+    new = after.generate([after.request(["words: Zorblax"], n=2)])
+    assert all("Zorblax" in sample.text.split() for sample in new)
+    with pytest.raises(UsageError, match="Zorblax"):
+        before.request(["words: Zorblax"])
+
+
+def test_pieces_alone_need_a_tied_output(toy_model: Path, toy_data: Path) -> None:
+    recipe = opened_recipe(toy_model, toy_data)
+    full = dataclasses.replace(recipe.model, output="full", output_dim=0, pieces=0)
+    with pytest.raises(UsageError, match="tied"):
+        DenoisingTask(dataclasses.replace(recipe, model=full))
+
+
+def test_a_run_that_learns_pieces_continues_bit_for_bit(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
+    recipe = opened_recipe(toy_model, toy_data)
+    run(recipe, tmp_path / "whole")
+    run(recipe, tmp_path / "stopped", until=11)
+    run(recipe, tmp_path / "stopped", resume=True)
+    assert_same(written(tmp_path / "whole"), written(tmp_path / "stopped"))

@@ -1,4 +1,4 @@
-"""What the vectors of words start from, where it need not be chance.
+"""What a denoiser starts from, where it need not be chance.
 
 A word is known by the words beside it: counts of neighbours, as positive pointwise mutual information, reduced by a
 singular value decomposition, are what skip-gram learns (Levy and Goldberg 2014, section 3), at the price of one pass
@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.diffusion.words import WordTable
 
+OF_WORDS = ("word_embedding", "output.weight", "output.bias")  # what a tied denoiser has not
 PLACES = (-2, -1, 1, 2)  # of a neighbour, counted from the word
 NEIGHBOURS = 4000  # the most frequent words; rarer ones are not counted beside others
 SMOOTHING = 0.75  # power of the neighbours' counts, so that rare neighbours tell less (Levy et al. 2015, section 3.1)
@@ -74,6 +76,22 @@ def neighbours(sentences: Sequence[Sequence[int]], vocab_size: int) -> tuple[Ten
         counted = (sentence[left] == sentence[right]) & (word < vocab_size) & (number[beside] >= 0)
         pairs.append(word[counted] * width + index * len(frequent) + number[beside[counted]])
     return torch.cat(pairs), width
+
+
+def take_weights(denoiser: Denoiser, start: DiffusionLM) -> None:
+    """Let a denoiser start from a model's weights. Words that this model lacks are their pieces alone."""
+    assert isinstance(start.denoiser, Denoiser)
+    state = start.denoiser.state_dict()
+    if denoiser.config.output != "tied":
+        denoiser.load_state_dict(state)
+    elif start.opens:
+        own = torch.zeros_like(denoiser.words.own)
+        own[: len(start.tokenizer)] = start.denoiser.words.own
+        words = {"own": own, "counts": denoiser.words.counts, "spelling": denoiser.words.spelling}
+        denoiser.load_state_dict(state | {f"words.{name}": tensor for name, tensor in words.items()})
+    else:
+        denoiser.load_state_dict({k: v for k, v in state.items() if k not in OF_WORDS}, strict=False)
+        start_from_full(denoiser, start.denoiser)
 
 
 def start_from_full(denoiser: Denoiser, start: Denoiser) -> None:

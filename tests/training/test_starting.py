@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.words import NO_ROW, WordTable
-from ctrlgen.training.starting_vectors import (
+from ctrlgen.training.starting import (
+    OF_WORDS,
     neighbour_vectors,
     neighbours,
     share_out,
@@ -101,8 +102,7 @@ def test_a_tied_denoiser_is_the_function_of_the_full_one_it_starts_from() -> Non
         DenoiserConfig(len(WORDS), embedding_dim=6, output="tied", output_dim=10, pieces=200, **SIZES)
     ).eval()
     tied.words.learn_spelling(WORDS, torch.arange(len(WORDS)) + 1)
-    of_words = ("word_embedding", "output.weight", "output.bias")
-    tied.load_state_dict({k: v for k, v in full.state_dict().items() if k not in of_words}, strict=False)
+    tied.load_state_dict({k: v for k, v in full.state_dict().items() if k not in OF_WORDS}, strict=False)
     start_from_full(tied, full)
     x_t, log_snr = torch.randn(3, 12, 6), torch.tensor([-3.0, 0.0, 2.0])
     with torch.no_grad():
