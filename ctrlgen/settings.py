@@ -23,6 +23,7 @@ Window = tuple[float, float]
 Scorer = Callable[[Sequence[str]], Sequence[float]]  # texts to numbers, of which more is better
 
 MOST_SAMPLES = 1_000_000  # of one request
+REDRAWS_OF_EQUALS = 10  # of a text that an earlier one of its request equals
 MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
 STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0, "published": 1.0}  # of guidance, unless another is given
 
@@ -105,6 +106,21 @@ class Settings:
         0,
         10_000,
         measured=False,
+    )
+    cost: bool = setting(
+        False,
+        "Say what texts cost also where the model has no language model: by its bound, which takes as long as writing.",
+        measured=False,
+    )
+    max_cost: float | None = setting(
+        None,
+        "Leave out texts that cost more nats a word; with --until-success they are drawn again.",
+        0.0,
+        1000.0,
+        measured=False,
+    )
+    distinct: bool = setting(
+        False, "No two equal texts of a request: the later one is drawn again, or else left out.", measured=False
     )
     explain: bool = setting(
         False, "Of each part that failed: when it was lost, and to which other control.", measured=False

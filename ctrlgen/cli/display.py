@@ -37,11 +37,13 @@ def console(file: TextIO) -> Console:
 
 
 def marked_text(sample: Sample, new: Set[int] = frozenset()) -> Text:
-    """The sample's text with the words that failed a control in red, and others that are new in bold."""
+    """The sample's text: words that failed a control in red, others that are new in bold, the costliest underlined."""
     text, failed = Text(), sample.failed
+    costliest = sample.costliest_word.position if sample.costliest_word is not None else None
     for position, (space, word) in enumerate(sample.written.words()):
         text.append(space)
-        text.append(word, style="bold red" if position in failed else "bold cyan" if position in new else "")
+        style = "bold red" if position in failed else "bold cyan" if position in new else ""
+        text.append(word, style=f"{style} underline".strip() if position == costliest else style)
     return text
 
 
@@ -97,13 +99,13 @@ def show_samples(
 ) -> None:
     """A table of texts; with controls, a tick or a cross for each and what failed; `more` columns by their titles.
 
-    Controls that would take more than half of the width share a column.
+    Controls that would take more than half of the width share a column. Costs are in nats a word.
     """
     samples, out = list(samples), console(file)
     texts = [marked_text(sample) for sample in samples] if texts is None else texts
     if not any(sample.controls for sample in samples):
         for sample in samples:
-            out.print(Text(sample.text), soft_wrap=True)
+            out.print(marked_text(sample), soft_wrap=True)
         return
     results = [result for sample in samples for result in sample.controls]
     names = list(dict.fromkeys(heading(result) for result in results))
@@ -112,6 +114,8 @@ def show_samples(
     crowded = sum(len(name) + 2 for name in names) > out.width // 2
     for name in ["controls"] if crowded else names:
         table.add_column(Text(name), justify="left" if crowded else "center")
+    if any(sample.cost is not None for sample in samples):
+        more = {"cost": ["" if s.cost is None else f"{s.cost:.2f}" for s in samples], **more}
     for title in more:
         table.add_column(title, overflow="fold")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)

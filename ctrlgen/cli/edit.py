@@ -13,6 +13,7 @@ from ctrlgen.cli.sampling import (
     Tally,
     conclude,
     output,
+    refuse_rejections,
     with_sampling_options,
     write_lines,
 )
@@ -49,6 +50,7 @@ def edit(
         raise UsageError("say what to change: -c CONTROL")
     if settings.explain or options.scorer is not None:
         raise UsageError("--explain and --scorer are for texts that are written from noise: leave them out")
+    refuse_rejections(settings, "texts that are given")
     for control in options.control:
         parse_statement(control)  # what is no control is refused before torch is imported
     with output(options.out) as file:

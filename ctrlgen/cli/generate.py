@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctrlgen.cli.batch import answer_batch
-from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
+from ctrlgen.cli.sampling import SamplingOptions, answer, refuse_rejections, with_sampling_options
 from ctrlgen.errors import UsageError
 from ctrlgen.settings import Settings
 
@@ -52,6 +52,7 @@ def generate(
     if share:
         if batch is not None:
             raise UsageError("--share is of the -n texts of one request: leave out --batch")
+        refuse_rejections(settings, "a set with --share")
         answer_shares(options, settings, share)
         return
     if batch is None:

@@ -1,16 +1,17 @@
 """Answers written as they are finished: a job that was stopped goes on where it was, nothing lost, doubled or torn.
 
-They grow in `NAME.partial`, whose first line says what they answer, and take their name when the last is there.
+They grow in `NAME.partial`, whose first line says what they answer, and take their name when the last is there. Samples
+that are left out have a line there as well, so that every request has as many as it asks for; they are not taken over.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedRandom
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,21 @@ def journal(path: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Iterato
             raise
         with atomic_file(path) as whole, whole.open("wb") as out:
             file.seek(header_size(job))
-            while piece := file.read(1 << 20):
-                out.write(piece)
+            out.writelines(line for line in file if not is_left_out(line))
         partial.unlink()
 
 
 def is_finished(file: BufferedRandom, path: Path) -> bool:
     """Whether the answers that grew here are those that bear the final name."""
-    first = file.readline()
-    if not first or not path.is_file() or path.stat().st_size != os.fstat(file.fileno()).st_size - len(first):
+    if not file.readline() or not path.is_file():
         return False
-    return file.read() == path.read_bytes()
+    with path.open("rb") as whole:
+        return all(line == theirs for line, theirs in zip_longest((a for a in file if not is_left_out(a)), whole))
+
+
+def is_left_out(line: bytes) -> bool:
+    """Whether a line is of a sample that says why it is left out."""
+    return b'"rejected": ' in line and line.endswith(b"\n") and "rejected" in json.loads(line)
 
 
 def recover(file: BufferedRandom, partial: Path, job: Mapping[str, str], sizes: Sequence[int]) -> Journal:

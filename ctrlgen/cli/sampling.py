@@ -5,9 +5,10 @@
 import functools
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -17,6 +18,7 @@ from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import waiting
 from ctrlgen.controls.language import parse_statement
+from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
 from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
 
@@ -97,7 +99,7 @@ def answer(
             else:
                 from ctrlgen.cli.display import show_samples
 
-                show_samples(samples, file)
+                show_samples([sample for sample in samples if sample.rejected is None], file)
     conclude(tally, options, settings)
 
 
@@ -118,18 +120,29 @@ def tell_cost(settings: Settings, requests: Sequence["Request"]) -> None:
         print(cost(sum(request.n for request in requests), settings.particles), file=sys.stderr)
 
 
+def refuse_rejections(settings: Settings, what: str) -> None:
+    """Raises UsageError where texts might be left out of what needs all of them."""
+    if settings.max_cost is not None or settings.distinct:
+        raise UsageError(f"--{'distinct' if settings.distinct else 'max-cost'} is not for {what}: leave it out")
+
+
 def conclude(tally: "Tally", options: SamplingOptions, settings: Settings) -> None:
     """Say what became of all samples, where they were drawn until they succeeded."""
     if settings.until_success:
         print(tally.line(1 + settings.until_success), file=sys.stderr)
-    if options.require_success and tally.failed:
+    if tally.rejected:
+        why = "; ".join(f"{count} {reason}" for reason, count in tally.rejected.items())
+        count = sum(tally.rejected.values())
+        print(f"{count} of {tally.samples + count} samples are left out: {why}", file=sys.stderr)
+    if options.require_success and (tally.failed or tally.rejected):
         raise typer.Exit(UNSUCCESSFUL)
 
 
 def write_lines(lines: Sequence[dict[str, Any]], file: TextIO) -> None:
-    """Samples as JSON Lines, at once to be read."""
+    """Samples as JSON Lines, at once to be read, but for those that are left out."""
     for line in lines:
-        file.write(to_json(line, file) + "\n")
+        if "rejected" not in line:
+            file.write(to_json(line, file) + "\n")
     file.flush()
 
 
@@ -142,12 +155,16 @@ class Tally:
     failed: int = 0
     unjudged: int = 0
     why: str | None = None  # they were not judged
+    rejected: Counter[str] = field(default_factory=Counter)  # reasons of those that are left out, which count as none
 
     def count(self, samples: Sequence[dict[str, Any]]) -> None:
         """Samples as `Sample.as_json` has them."""
-        self.samples += len(samples)
         for sample in samples:
             self.draws += sample["attempts"]
+            if "rejected" in sample:
+                self.rejected["equal another" if "equals" in sample["rejected"] else "cost too much"] += 1
+                continue
+            self.samples += 1
             self.failed += sample["success"] is False
             self.unjudged += sample["success"] is None
             for result in sample["controls"]:

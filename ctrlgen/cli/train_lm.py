@@ -30,8 +30,8 @@ def train_lm(
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
-    from ctrlgen.evaluation.language_model import lm_directories
     from ctrlgen.evaluation.train_language_model import train_lm as run
+    from ctrlgen.generation.small_lm import lm_directories
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
     loaded = from_pretrained(model)

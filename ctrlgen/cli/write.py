@@ -14,6 +14,7 @@ from ctrlgen.cli.sampling import (
     Tally,
     conclude,
     output,
+    refuse_rejections,
     with_sampling_options,
     with_scorer,
     write_lines,
@@ -46,6 +47,7 @@ def write(
         raise UsageError("a plan brings its own controls; leave out --control")
     if text_column is not None and corpus is None:
         raise UsageError("--text-column is a column of --corpus: give --corpus as well")
+    refuse_rejections(settings, "the sentences of a plan")
     from ctrlgen.generation.plans import read_plan
 
     read = read_plan(plan)

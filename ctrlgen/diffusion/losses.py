@@ -119,7 +119,22 @@ def log_likelihood_bound(
     levels: int = SCORED_LEVELS,
     context: Tensor | None = None,
 ) -> Tensor:
-    """A variational lower bound on log p(tokens), in nats (Kingma et al. 2021, eq. 11-17). (B, n) -> (B,)
+    """A variational lower bound on log p(tokens), in nats, of each text. (B, n) -> (B,)"""
+    return -bound_by_word(model, tokens, schedule, noise, lengths, levels, context).sum(-1)
+
+
+def bound_by_word(
+    model: AnyDenoiser,
+    tokens: Tensor,
+    schedule: Schedule,
+    noise: Callable[[], Tensor],
+    lengths: Tensor | None = None,
+    levels: int = SCORED_LEVELS,
+    context: Tensor | None = None,
+) -> Tensor:
+    """An upper bound on -log p(tokens), in nats, as the sum of what each word adds (Kingma et al. 2021, eq. 11-17).
+
+    (B, n) -> (B, n), 0 beyond a text's end.
 
     -log p <= 1/2 integral of |x_0 - x0_hat|^2 d SNR + rounding cost at t = 0 + KL(q(x_T | x_0) || N(0, I)).
     The integral is a sum over `levels` equal steps of the schedule's t, each with one draw of `noise()` (B, n, d);
@@ -148,4 +163,4 @@ def log_likelihood_bound(
     cost += gaussian_kl(alpha * x_0, sigma**2, torch.zeros(()), torch.ones(())).sum(-1)
     if lengths is not None:
         cost = cost.masked_fill(torch.arange(length, device=cost.device) >= lengths[:, None], 0.0)
-    return -cost.sum(-1)
+    return cost

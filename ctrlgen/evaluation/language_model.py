@@ -6,29 +6,25 @@ diffusion model's vocabulary, kept in `lm/` beside the model; it can also be sam
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, bundled_models, read_config
-from ctrlgen.controls.registry import user_directory
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_config
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError, first_line
+from ctrlgen.generation.small_lm import lm_directories, vocabulary_fingerprint
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
-
-if TYPE_CHECKING:
-    pass
 
 SIZE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 SCORED_TOKENS = 2048  # in one batch; with a vocabulary of 50,000 its logits take 400 MB
@@ -225,21 +221,6 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def lm_directories(model: DiffusionLM) -> list[Path]:
-    """Where this model's language model may lie; a new one is written to the first."""
-    if model.directory is None:
-        return []
-    own = model.directory / "lm"
-    if model.directory in bundled_models().values():
-        return [user_directory().parent / "lm" / model.directory.name, own]
-    return [own]
-
-
-def vocabulary_fingerprint(tokenizer: WordTokenizer) -> str:
-    """Identifies the words and their ids."""
-    return hashlib.sha256("\n".join(tokenizer.words).encode()).hexdigest()[:16]
 
 
 def new_lm(tokenizer: WordTokenizer, max_length: int) -> LlamaForCausalLM:

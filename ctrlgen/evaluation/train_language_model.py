@@ -33,8 +33,8 @@ from ctrlgen.evaluation.language_model import (
     new_lm,
     next_token_costs,
     quietly,
-    vocabulary_fingerprint,
 )
+from ctrlgen.generation.small_lm import vocabulary_fingerprint
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 

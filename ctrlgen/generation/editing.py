@@ -22,7 +22,7 @@ from ctrlgen.generation.comparing import best_versions, ids_of, read
 from ctrlgen.generation.edits import LIKE, Edited, Source, Task, Version, Words, near
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job, allowed_lengths
-from ctrlgen.generation.judging import judge, words_of
+from ctrlgen.generation.judging import words_of
 from ctrlgen.generation.proposals import drafts, rewritings
 from ctrlgen.generation.request import Sample, Watch
 from ctrlgen.settings import Settings
@@ -99,10 +99,10 @@ class Editor:
         for job, source in given.items():
             obeys, taken, beside = known[job]
             tasks.append(Task(source, job, obeys, most_to_blame(taken, source.kept, source.unknown), beside))
-        samples = self.judged({task: task.source.words for task in tasks if task.obeys})
+        samples = self.judged({task: task.source.words for task in tasks if task.obeys}, settings)
         waiting = [task for task in tasks if not task.obeys]
         for attempt in range(1 + settings.until_success):
-            samples |= self.judged(self.rewritten(waiting, attempt, settings, watch), attempt)
+            samples |= self.judged(self.rewritten(waiting, attempt, settings, watch), settings, attempt)
             waiting = [task for task in waiting if samples[task].success is False]
         return [Edited(task.source, samples[task]) for task in tasks]
 
@@ -145,11 +145,11 @@ class Editor:
             task.job(kept, candidate, [near(source.like, words, weight)]) for candidate, kept in enumerate(templates)
         ]
 
-    def judged(self, texts: Mapping[Task, Words], attempt: int = 0) -> dict[Task, Sample]:
+    def judged(self, texts: Mapping[Task, Words], settings: Settings, attempt: int = 0) -> dict[Task, Sample]:
         """The oracles' and the guides' opinion of texts, which are written as their sources are."""
         jobs = {task: replace(task.job(words), attempt=attempt) for task, words in texts.items()}
         ids = {job: ids_of(self.generator.reader, job) for job in jobs.values()}
-        samples = judge(self.generator.reader, ids)
+        samples = self.generator.judge(ids, settings)
         as_given = {task: written(task.source.text, task.source.pieces, words) for task, words in texts.items()}
         return {
             task: replace(samples[job], text=as_given[task].text, offsets=as_given[task].offsets)

@@ -17,7 +17,8 @@ from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.choosing import choose
+from ctrlgen.generation.choosing import Texts, choose
+from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
 from ctrlgen.generation.drawing import draw
 from ctrlgen.generation.explain import explain
 from ctrlgen.generation.jobs import Draws, Job
@@ -25,7 +26,7 @@ from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import Request, Sample, Step, Watch
 from ctrlgen.generation.workers import Workers
-from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
+from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, REDRAWS_OF_EQUALS, Settings
 
 
 class Generator:
@@ -35,6 +36,7 @@ class Generator:
         self.model = from_pretrained(model, device) if isinstance(model, str) else model
         self.controls = Controls(self.model)
         self.reader = Reader(self.model)
+        self.costs = Costs(self.model)
         self.workers = Workers(self.model.device)
 
     def request(
@@ -80,18 +82,23 @@ class Generator:
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Sample]:
-        """Samples in request order. A seed gives the same text whatever else is drawn with it."""
+        """Samples in request order. A seed gives the same text whatever else is drawn with it.
+
+        Those that `max_cost` or `distinct` leave out are among them, and say why: `Sample.rejected`.
+        """
         draws = Draws(self.model, requests, settings.candidates)
         texts, samples = self.answer(draws.first(), settings, watch)
-        for attempt in range(1, settings.until_success + 1):
-            failed = [job for job, sample in samples.items() if sample.success is False]
+        samples = with_rejections(samples, settings)
+        most = max(settings.until_success, REDRAWS_OF_EQUALS if settings.distinct else 0)
+        for attempt in range(1, most + 1):
+            failed = to_redraw(samples, attempt, settings)
             if not failed:
                 break
             for job in failed:
                 del samples[job]
             redrawn, judged = self.answer(draws.again(failed, attempt), settings, watch)
             texts |= redrawn
-            samples |= judged
+            samples = with_rejections(samples | judged, settings)
         if settings.explain:
             samples = explain(self.reader, self.workers, samples, texts, settings)
         return [samples[job] for job in sorted(samples, key=lambda job: job.sample)]
@@ -101,7 +108,11 @@ class Generator:
     ) -> tuple[dict[Job, list[int]], dict[Job, Sample]]:
         """The chosen candidates' word ids, and the samples made of them."""
         texts = choose(self.reader, self.workers, self.draw(jobs, settings, watch), settings)
-        return texts, judge(self.reader, texts)
+        return texts, self.judge(texts, settings)
+
+    def judge(self, texts: Texts, settings: Settings) -> dict[Job, Sample]:
+        """The samples of finished texts, with verdicts, scores and costs."""
+        return self.costs.measured(self.reader, self.workers, judge(self.reader, texts), texts, settings)
 
     def draw(self, jobs: Sequence[Job], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
         """The word ids of every job."""

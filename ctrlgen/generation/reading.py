@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.diffusion.losses import log_likelihood_bound
+from ctrlgen.diffusion.losses import bound_by_word
 from ctrlgen.diffusion.precision import autocast
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
@@ -98,11 +98,16 @@ class Reader:
     @torch.no_grad()
     def bound(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
         """A lower bound on log p(text), with the same noise for every text. -> (B,)"""
+        return -self.word_bounds(ids, lengths).sum(-1)
+
+    @torch.no_grad()
+    def word_bounds(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """What each word adds to the bound on -log p(text). -> (B, n)"""
         sizes = [ids.shape[1]] * len(ids) if lengths is None else lengths.tolist()
         noise = SeededNoise([SCORE_SEED] * len(ids), sizes, self.embeddings.shape[1], ids.device)
         with autocast(ids.device):
             schedule = self.model.schedule
-            return log_likelihood_bound(self.model.denoiser, ids, schedule, noise, lengths, context=self.context)
+            return bound_by_word(self.model.denoiser, ids, schedule, noise, lengths, context=self.context)
 
 
 def forbidden_words(model: DiffusionLM, in_text: bool = False) -> Tensor:

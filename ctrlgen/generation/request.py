@@ -71,6 +71,15 @@ class ControlResult:
 
 
 @dataclass(frozen=True)
+class CostlyWord:
+    """The word of a text that costs most: `position` is its place among the tokens, `cost` is in nats."""
+
+    position: int
+    word: str
+    cost: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One finished text."""
 
@@ -82,6 +91,10 @@ class Sample:
     controls: tuple[ControlResult, ...]
     attempts: int = 1  # draws it took; with more than one the oracle has chosen it
     offsets: tuple[tuple[int, int], ...] = ()  # where each token stands in the text; empty is as `write` joins them
+    cost: float | None = None  # nats a word; None where it was not measured
+    cost_by: str | None = None  # by which model
+    costliest_word: CostlyWord | None = None  # among those that the vocabulary has
+    rejected: str | None = None  # why `max_cost` or `distinct` leave it out
 
     @property
     def id(self) -> Any:
@@ -122,8 +135,11 @@ class Sample:
             "success": self.success,
             "score": self.score,
             "attempts": self.attempts,
+            "cost": self.cost,
+            "cost_by": self.cost_by,
+            "costliest_word": asdict(self.costliest_word) if self.costliest_word is not None else None,
             "controls": [result.as_json() for result in self.controls],
-        }
+        } | ({"rejected": self.rejected} if self.rejected is not None else {})
 
 
 @dataclass(frozen=True)

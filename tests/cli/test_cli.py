@@ -25,7 +25,20 @@ from ctrlgen.training.denoising import DataConfig, Recipe, train
 from ctrlgen_classifiers import pos
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
-KEYS = ["id", "index", "text", "tokens", "seed", "success", "score", "attempts", "controls"]
+KEYS = [
+    "id",
+    "index",
+    "text",
+    "tokens",
+    "seed",
+    "success",
+    "score",
+    "attempts",
+    "cost",
+    "cost_by",
+    "costliest_word",
+    "controls",
+]
 RECIPE = """
 [data]
 train = {data}

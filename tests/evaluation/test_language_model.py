@@ -23,6 +23,7 @@ from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
 from ctrlgen.evaluation.train_language_model import save_lm, train_lm
 from ctrlgen.files import atomic_file
+from ctrlgen.generation import small_lm
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
 
@@ -291,10 +292,10 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
     assert saved.directory is not None
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     bundled = {"model": saved.directory}
-    monkeypatch.setattr(language_model, "bundled_models", lambda: bundled)
+    monkeypatch.setattr(small_lm, "bundled_models", lambda: bundled)
     monkeypatch.setattr(registry, "bundled_models", lambda: bundled)
     own = tmp_path / "home" / "ctrlgen" / "lm" / "model"
-    assert language_model.lm_directories(saved) == [own, saved.directory / "lm"]
+    assert small_lm.lm_directories(saved) == [own, saved.directory / "lm"]
     before = LanguageModel.load(saved).costs(TEXTS)
     own.mkdir(parents=True)
     save_lm(new_lm(saved.tokenizer, 12), own)

@@ -370,7 +370,7 @@ def made_sample(*outcomes: bool | None) -> Sample:
 def test_the_documented_json_form() -> None:
     assert json.dumps(made_sample(False).as_json()) == json.dumps({
         "id": "a1", "index": 0, "text": "a cat", "tokens": ["a", "cat"], "seed": 7, "success": False, "score": 0.5,
-        "attempts": 1, "controls": [{
+        "attempts": 1, "cost": None, "cost_by": None, "costliest_word": None, "controls": [{
             "control": "length: 1-2", "success": False, "score": 0.5, "detail": "position 1 'a': wanted NOUN, got DET",
         }],
     })  # fmt: skip
@@ -409,7 +409,20 @@ def test_the_score_is_the_guides_joint_probability(generator: Generator) -> None
 def test_the_json_of_a_real_sample_reads_back(generator: Generator) -> None:
     (sample,) = generator.generate([generator.request([SIMPLE], seed=7, id={"any": ["thing"]})], QUICK)
     read = json.loads(json.dumps(sample.as_json()))
-    assert list(read) == ["id", "index", "text", "tokens", "seed", "success", "score", "attempts", "controls"]
+    assert list(read) == [
+        "id",
+        "index",
+        "text",
+        "tokens",
+        "seed",
+        "success",
+        "score",
+        "attempts",
+        "cost",
+        "cost_by",
+        "costliest_word",
+        "controls",
+    ]
     assert [list(control) for control in read["controls"]] == [["control", "success", "score", "detail"]]
     assert (read["id"], read["seed"], read["controls"][0]["control"]) == ({"any": ["thing"]}, 7, SIMPLE)
     assert len(read["tokens"]) == 6

@@ -1,0 +1,112 @@
+"""The small language model beside a model, in `lm/`: what each word of a text costs.
+
+`ctrlgen train-lm` makes it, a Llama of the model's own words. It is computed here without `transformers`, whose import
+takes longer than writing a few texts. `evaluation/language_model.py` trains it and has the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config, read_weights
+from ctrlgen.controls.registry import user_directory
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.text.tokenizer import WordTokenizer
+
+
+class SmallLM:
+    """p(word | words before). <end> stands in front of a text and ends it."""
+
+    def __init__(self, directory: Path, tokenizer: WordTokenizer, device: torch.device):
+        """Raises CtrlgenError where the directory holds no language model of these words."""
+        config = read_config(directory / CONFIG)
+        if (config.get("vocab_size"), config.get("vocabulary")) != (len(tokenizer), vocabulary_fingerprint(tokenizer)):
+            raise CtrlgenError(f"{directory}: is a language model of other words")
+        state = read_weights(directory / WEIGHTS)
+        self.weights = {name.removeprefix("model."): tensor.to(device) for name, tensor in state.items()}
+        self.tokenizer, self.device = tokenizer, device
+        try:
+            self.layers, self.heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+            self.eps, self.theta = float(config["rms_norm_eps"]), float(config["rope_parameters"]["rope_theta"])
+            with torch.no_grad():
+                self.logits(torch.tensor([[tokenizer.end_id]], device=device))
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            raise CtrlgenError(f"{directory}: its weights do not fit its {CONFIG}") from error
+
+    @classmethod
+    def of(cls, model: DiffusionLM) -> SmallLM | None:
+        """The language model of this model's words, None where it has none."""
+        directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+        return None if directory is None else cls(directory, model.tokenizer, model.device)
+
+    def costs(self, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Nats of each word of each text, and of its end behind them. A word that it does not know counts as <unk>."""
+        end = self.tokenizer.end_id
+        return [self.nats([end, *self.tokenizer.ids(words), end]) for words in texts]
+
+    @torch.no_grad()
+    def nats(self, row: Sequence[int]) -> list[float]:
+        """Nats of each id but the first. Each text alone, so that its company changes nothing."""
+        ids = torch.tensor(row, device=self.device)
+        return F.cross_entropy(self.logits(ids[None, :-1])[0], ids[1:], reduction="none").tolist()
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, n) -> (B, n, V), as Touvron et al. 2023 describe Llama."""
+        embeddings = self.weights["embed_tokens.weight"]  # (V, d), tied
+        x = embeddings[ids]  # (B, n, d)
+        rotation = self.rotation(ids.shape[1], x.shape[-1] // self.heads)
+        for layer in range(self.layers):
+            at = f"layers.{layer}."
+            x = x + self.attention(self.norm(x, f"{at}input_layernorm"), f"{at}self_attn.", rotation)
+            h = self.norm(x, f"{at}post_attention_layernorm")
+            gated = F.silu(self.linear(h, f"{at}mlp.gate_proj")) * self.linear(h, f"{at}mlp.up_proj")
+            x = x + self.linear(gated, f"{at}mlp.down_proj")
+        return self.norm(x, "norm") @ embeddings.T
+
+    def attention(self, h: Tensor, at: str, rotation: Tensor) -> Tensor:
+        """(B, n, d) -> (B, n, d)"""
+        query, key, value = (  # (B, heads, n, d / heads)
+            self.linear(h, f"{at}{name}_proj").unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv"
+        )
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        read = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.linear(read.transpose(1, 2).flatten(2), f"{at}o_proj")
+
+    def rotation(self, n: int, width: int) -> Tensor:
+        """The angles by which positions turn the halves of queries and keys (Su et al. 2021). (n, width / 2)"""
+        frequencies = self.theta ** -(torch.arange(0, width, 2, device=self.device) / width)
+        return torch.arange(n, device=self.device)[:, None] * frequencies
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"])
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.eps)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """(B, heads, n, width) turned by (n, width / 2)"""
+    first, second = x.chunk(2, -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def lm_directories(model: DiffusionLM) -> list[Path]:
+    """Where this model's language model may lie; a new one is written to the first."""
+    if model.directory is None:
+        return []
+    own = model.directory / "lm"
+    if model.directory in bundled_models().values():
+        return [user_directory().parent / "lm" / model.directory.name, own]
+    return [own]
+
+
+def vocabulary_fingerprint(tokenizer: WordTokenizer) -> str:
+    """Identifies the words and their ids."""
+    return hashlib.sha256("\n".join(tokenizer.words).encode()).hexdigest()[:16]
