@@ -17,7 +17,7 @@ from ctrlgen.errors import UsageError, did_you_mean, shown
 
 SamplerName = Literal["ancestral", "ddim", "dpm"]
 GuidanceMethod = Literal["gradient", "exact", "paper", "published"]
-Infilling = Literal["told", "replaced"]
+Infilling = Literal["conditioned", "replaced"]
 Selection = Literal["score", "mbr"]
 Window = tuple[float, float]
 Scorer = Callable[[Sequence[str]], Sequence[float]]  # texts to numbers, of which more is better
@@ -91,7 +91,8 @@ class Settings:
     )
     corrections: int = setting(3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000)
     infilling: Infilling = setting(
-        "told", "Given words: told to the denoiser, or put back at each step (replaced), as in Diffusion-LM."
+        "conditioned",
+        "Given words: clean inputs of the denoiser (conditioned), or put back each step (replaced) as in Diffusion-LM.",
     )
     clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     guidance: Guidance = field(default_factory=Guidance)

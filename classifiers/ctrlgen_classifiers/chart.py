@@ -88,7 +88,7 @@ def square(cells: Tensor, n: int) -> Tensor:
     return chart
 
 
-def in_any_company(layer: nn.Linear, x: Tensor) -> Tensor:
+def batch_invariant(layer: nn.Linear, x: Tensor) -> Tensor:
     """`layer` of x (B, n, features), to the last bit whatever B: a CPU multiplies up to three rows in another order."""
     return layer(F.pad(x, (0, 0, 0, 3)))[:, : x.shape[1]] if x.shape[:-1].numel() < 4 else layer(x)
 
@@ -108,12 +108,12 @@ class SpanScorer(nn.Module):
     def forward(self, h: Tensor, wanted: Tensor | None = None) -> Tensor:
         """h (B, n, width), 0 beyond a row's end; wanted: bool (spans,), None for all -> (B, wanted spans, classes)"""
         before, after = F.pad(h, (0, 0, 1, 0))[:, :-1], F.pad(h, (0, 0, 0, 1))[:, 1:]
-        left = in_any_company(self.left, torch.cat([before, h], -1))  # (B, n, hidden)
-        right = in_any_company(self.right, torch.cat([h, after], -1))
+        left = batch_invariant(self.left, torch.cat([before, h], -1))  # (B, n, hidden)
+        right = batch_invariant(self.right, torch.cat([h, after], -1))
         spans = ends(h.shape[1], h.device)
         first, last = spans if wanted is None else spans[:, wanted]
         hidden = F.relu(left.index_select(1, first) + right.index_select(1, last))  # (B, wanted spans, hidden)
-        return in_any_company(self.output, hidden)
+        return batch_invariant(self.output, hidden)
 
 
 def best_trees(log_p: Tensor, labels: Labels) -> list[tuple[Constituent, ...]]:

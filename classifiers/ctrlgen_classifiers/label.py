@@ -71,7 +71,7 @@ class Label(TrainedClassifier):
     example = "sentiment: positive"
     oracle = "a classifier trained on other, clean texts"
     weight: ClassVar[float] = 8.0
-    weight_in_company: ClassVar[float] = 6.0  # one value must hold its own against a tag for every word
+    composed_weight: ClassVar[float] = 6.0  # one value must hold its own against a tag for every word
     suite: ClassVar[str | None] = "field"
     enumerable: ClassVar[bool] = True
     task: ClassVar[str | None] = "semantic content"

@@ -26,7 +26,7 @@ from ctrlgen_classifiers.channel import Channel
 
 LEAST_KEPT = 0.5  # share of the source's words in a text that is like it
 LENGTH_RATE = 1.0  # nats that a text loses for every word that it is longer or shorter
-BLANK = re.compile("_{3,}")
+BLANK, ANY_WORD = re.compile("_{3,}"), "___"
 UNIFORM = 0.001  # share of the prior that every word has alike
 
 
@@ -53,6 +53,10 @@ class Like(Classifier):
     @classmethod
     def load(cls, model: DiffusionLM, name: str) -> Like:
         return cls(model)
+
+    @classmethod
+    def value_near(cls, words: Sequence[str | None]) -> str:
+        return '"' + " ".join(ANY_WORD if word is None else word for word in words) + '"'
 
     def new_words(self, value: str) -> list[str]:
         unknown = self.tokenizer.unk_id

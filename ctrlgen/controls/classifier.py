@@ -36,7 +36,7 @@ class Verdict:
     parts: int = 1  # how many parts that share is of: words, brackets
     also: Mapping[str, bool] = field(default_factory=dict)  # further tests that the field reports, by name
 
-    def turned_round(self) -> Verdict:
+    def negated(self) -> Verdict:
         """The verdict on `not` this control."""
         if self.success is None:
             return self
@@ -69,7 +69,7 @@ class Classifier(ABC):
     oracle: ClassVar[str]  # what checks it
     trained: ClassVar[bool] = True  # whether it needs weights trained on a model
     weight: ClassVar[float] = 1.0  # of its log-probability in guidance, beside the user's `@`
-    weight_in_company: ClassVar[float] = 1.0  # the same where other controls guide, too
+    composed_weight: ClassVar[float] = 1.0  # the same where other controls guide as well
     published_fluency: ClassVar[float] = 0.01  # the fluency weight of `--guidance published` (Li et al. 2022, appendix)
     score_temperature: float = 1.0  # of the log-odds of `score`; `ctrlgen eval --calibrate` fits it to the oracle
     structural: ClassVar[bool] = False  # whether the length alone decides it, so that nothing is left to guide
@@ -156,6 +156,14 @@ class Classifier(ABC):
         """The value that a line of Diffusion-LM's published files of targets asks this kind for, or None.
 
         `inside` are the places of the line's lists that belong to the text, without its frame.
+        """
+        return None
+
+    @classmethod
+    def value_near(cls, words: Sequence[str | None]) -> str | None:
+        """The value that asks for a text near to these words, where None may be any word; None of all other kinds.
+
+        Editing and drafts use the kind that has one.
         """
         return None
 

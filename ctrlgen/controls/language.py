@@ -80,7 +80,7 @@ def check(controls: Sequence[Control], texts: Sequence[Sequence[str]]) -> list[V
     """The oracle's verdict on each text under its control; all controls are of one classifier."""
     verdicts = controls[0].classifier.check(texts, [control.target for control in controls])
     return [
-        verdict.turned_round() if control.complement else verdict
+        verdict.negated() if control.complement else verdict
         for control, verdict in zip(controls, verdicts, strict=True)
     ]
 

@@ -196,6 +196,13 @@ class Controls:
             self._loaded[name] = self.load(kinds[kind], name)
         return self._loaded[name]
 
+    def nearness(self) -> Classifier:
+        """The classifier that asks for nearness to a text. Raises CtrlgenError where none is installed."""
+        for name, kind in self.names().items():
+            if classifier_kinds()[kind].value_near(()) is not None:
+                return self.classifier(name)
+        raise CtrlgenError("no installed control asks for nearness to a text")
+
     def load(self, kind: type[Classifier], name: str) -> Classifier:
         """A classifier by its exact name; one that was trained with others shares their weights."""
         if not kind.trained:

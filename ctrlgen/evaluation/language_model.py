@@ -77,7 +77,7 @@ class LanguageModel:
     ) -> list[list[str]]:
         """A text for each seed, word by word, cut off after `max_length` words. Special tokens are never drawn.
 
-        A text depends on its seed alone, not on its company. `adjust(words, logits, rows)` may change the
+        A text depends on its seed alone, not on its batch. `adjust(words, logits, rows)` may change the
         distribution of the next word: words (B, t) so far, logits (B, V), rows (B,) the places in `seeds`; what it
         returns, (B, V), is drawn from. `prompts` are ids that stand before <end>, for models that were trained so.
         """

@@ -182,7 +182,7 @@ def without_middle(words: Words) -> str:
 
 
 def ask(generator: Generator, suite: str, targets: Iterable[Target], n: int, seed: int) -> Asked:
-    """Requests for targets, n samples each. What the model does not understand is left out and told."""
+    """Requests for targets, n samples each. What the model does not understand is left out and reported."""
     asked = Asked(suite, [], [])
     for target in targets:
         try:

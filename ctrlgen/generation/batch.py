@@ -36,12 +36,12 @@ class Batch(Generic[J]):
     def encode(self) -> list[Term]:
         """The controls, each with its targets row by row."""
         terms = []
-        in_company = sum(not control.classifier.structural for control in self.jobs[0].controls) > 1
+        composed = sum(not control.classifier.structural for control in self.jobs[0].controls) > 1
         for position, control in enumerate(self.jobs[0].controls):
             controls = [job.controls[position] for job in self.jobs]
             targets = [c.target for c in controls]
             encoded = encode(control.classifier, targets, self.text_sizes, self.model.device)
-            own = control.classifier.weight_in_company if in_company else control.classifier.weight
+            own = control.classifier.composed_weight if composed else control.classifier.weight
             said, negated = control.statement, control.complement
             impossible = self.impossible(controls) if negated else None
             automata = automata_of(controls)

@@ -14,7 +14,7 @@ from ctrlgen.controls.template import NO_WORD, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame
-from ctrlgen.generation.edits import LIKE, Task, Version, Words, near
+from ctrlgen.generation.edits import Task, Version, Words, near
 from ctrlgen.generation.guidance import joint_log_prob
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.judging import calibrated
@@ -58,11 +58,11 @@ def complete(job: Job) -> Words:
 
 @torch.no_grad()
 def obeying(batch: Batch[Job], clean: Denoised) -> list[bool]:
-    """Whether each text obeys all controls but `like`, by the guides or by an exact rule."""
+    """Whether each text obeys all controls but nearness to a text, by the guides or by an exact rule."""
     held = [True] * len(batch.jobs)
     for position, term in enumerate(batch.terms):
         controls = [job.controls[position] for job in batch.jobs]
-        if controls[0].statement.name == LIKE:
+        if controls[0].classifier.value_near(()) is not None:
             continue
         if term.classifier.trained:
             holds = (calibrated(term.log_prob(clean).exp(), term.classifier.score_temperature) > HELD).tolist()
@@ -94,7 +94,7 @@ def groups(batch: Batch[Job]) -> list[Classifier]:
 def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterable[Words]]) -> dict[Task, Version]:
     """Of each source's versions the likeliest of those that obey, or of all where none does."""
     tasks = {
-        task.job(words, more=[near(task.source.like, task.source.words)]): task
+        task.job(words, more=[near(task.source.nearness, task.source.words)]): task
         for task in found
         for words in found[task]
     }
@@ -133,7 +133,7 @@ def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) 
     batch = Batch(reader.model, jobs)
     clean = reader.clean(filled(reader, batch), batch.lengths)
     log_p = joint_log_prob(batch.terms, clean)
-    for place, classifier in enumerate(groups(batch)[:-1]):  # the last is `like`
+    for place, classifier in enumerate(groups(batch)[:-1]):  # the last is nearness to the source
         encoded = [tasks[job].beside[place] for job in jobs]
         known = [row for row in encoded if row is not None]
         if known:

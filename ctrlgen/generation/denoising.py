@@ -52,7 +52,7 @@ class Predictor:
         if batch.kept is not None and settings.infilling == "replaced":
             self.denoiser = batch.kept.replaced(network, reader.embeddings, self.log_snrs[0])
         elif batch.kept is not None:
-            self.denoiser = batch.kept.told(network, reader.embeddings)
+            self.denoiser = batch.kept.conditioned(network, reader.embeddings)
         self.forbidden = reader.forbidden  # (V,)
         if self.model.fixed_length and any(job.kept for job in batch.jobs):  # where the text ends is given
             in_text = torch.tensor([bool(job.kept) for job in batch.jobs], device=self.model.device)

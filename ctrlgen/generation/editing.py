@@ -19,7 +19,7 @@ from ctrlgen.controls.template import word_ids
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.blame import most_to_blame
 from ctrlgen.generation.comparing import best_versions, ids_of, read
-from ctrlgen.generation.edits import LIKE, Edited, Source, Task, Version, Words, near
+from ctrlgen.generation.edits import Edited, Source, Task, Version, Words, near
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job, allowed_lengths
 from ctrlgen.generation.judging import words_of
@@ -70,7 +70,7 @@ class Editor:
             kept=frozenset(chain.from_iterable(found.values())),
             unknown=names_of(words, unknown_words(words, self.model.tokenizer)),
             lengths=frozenset(allowed_lengths(self.model, request.controls)),
-            like=known.classifier(LIKE),
+            nearness=known.nearness(),
         )
 
     def has(self, phrase: str, text: str) -> bool:
@@ -88,7 +88,7 @@ class Editor:
     def edit(
         self, sources: Sequence[Source], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Edited]:
-        """Each source's texts, in order. The same seeds give the same texts in any company."""
+        """Each source's texts, in order. The same seeds give the same texts, whatever else is edited with them."""
         given = {
             Job(s.request, place, index, 0, s.request.seed + index, len(s.pieces), s.words): s
             for place, s in enumerate(sources)
@@ -142,7 +142,8 @@ class Editor:
         words = [None if nats else word for word, nats in zip(source.words, task.blamed, strict=True)]
         templates = drafts(source.words, task.fixed, task.pivot, source.lengths)
         return [
-            task.job(kept, candidate, [near(source.like, words, weight)]) for candidate, kept in enumerate(templates)
+            task.job(kept, candidate, [near(source.nearness, words, weight)])
+            for candidate, kept in enumerate(templates)
         ]
 
     def judged(self, texts: Mapping[Task, Words], settings: Settings, attempt: int = 0) -> dict[Task, Sample]:

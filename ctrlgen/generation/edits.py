@@ -15,9 +15,6 @@ from ctrlgen.generation.request import Request, Sample
 from ctrlgen.text.alignment import Change, changes, common_words
 from ctrlgen.text.splitting import Piece
 
-LIKE = "like"  # the control that asks for nearness to a text
-ANY_WORD = "___"  # in its value
-
 LEAST_LIKELY = -7.0  # log p of a word, given all others, in a text that reads well
 
 Words = tuple[str, ...]
@@ -33,7 +30,7 @@ class Source:
     kept: frozenset[int]
     unknown: frozenset[int]  # words that the model does not know, and names that they are part of
     lengths: frozenset[int]  # numbers of words that the controls allow
-    like: Classifier  # which says how near texts are to it
+    nearness: Classifier  # which says how near texts are to it
 
     @property
     def words(self) -> Words:
@@ -71,10 +68,12 @@ class Task:
         return replace(self.given, request=request, candidate=candidate, length=len(words), kept=tuple(words))
 
 
-def near(like: Classifier, words: Sequence[str | None], weight: float = 1.0) -> Control:
-    """`like:` these words; any word may stand for None."""
-    value = '"' + " ".join(ANY_WORD if word is None else word for word in words) + '"'
-    return Control(Statement(f"{LIKE}: {value}", LIKE, value, weight), like, like.parse(value))
+def near(nearness: Classifier, words: Sequence[str | None], weight: float = 1.0) -> Control:
+    """The control that asks for nearness to these words; any word may stand for None."""
+    value = nearness.value_near(words)
+    assert value is not None
+    statement = Statement(f"{nearness.kind}: {value}", nearness.kind, value, weight)
+    return Control(statement, nearness, nearness.parse(value))
 
 
 @dataclass(frozen=True)

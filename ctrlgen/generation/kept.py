@@ -40,7 +40,7 @@ class KeptWords:
         certain = torch.full_like(logits, -CERTAIN).scatter(-1, self.ids.clamp(min=0)[..., None], 0.0)
         return torch.where(self.clean[..., None], certain, logits)
 
-    def told(self, denoiser: Denoise, embeddings: Tensor) -> Denoise:
+    def conditioned(self, denoiser: Denoise, embeddings: Tensor) -> Denoise:
         """The denoiser with x_t at kept words replaced by their embeddings, so that nothing there has a gradient."""
         clean = self.clean
         x_0 = embeddings[self.ids.clamp(min=0)]  # (B, n, d)

@@ -78,7 +78,7 @@ class Reader:
         """log p(word | the other words, controls) where ids are NO_WORD. -> (B, n, V)"""
         noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
         noise = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
-        denoiser = KeptWords(ids).told(self.denoiser, self.embeddings)
+        denoiser = KeptWords(ids).conditioned(self.denoiser, self.embeddings)
         with autocast(ids.device):
             denoised = denoiser(noise, noisiest, lengths=lengths)
         denoised = condition_words(denoised, terms)

@@ -52,7 +52,7 @@ class SmallLM:
 
     @torch.no_grad()
     def nats(self, row: Sequence[int]) -> list[float]:
-        """Nats of each id but the first. Each text alone, so that its company changes nothing."""
+        """Nats of each id but the first. Each text alone, so that no other text changes it."""
         ids = torch.tensor(row, device=self.device)
         return F.cross_entropy(self.logits(ids[None, :-1])[0], ids[1:], reduction="none").tolist()
 

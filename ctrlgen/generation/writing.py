@@ -16,7 +16,7 @@ import torch
 from ctrlgen.controls.language import Control, fold, parse_statement, write_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.corpus import Corpus, nearest
-from ctrlgen.generation.edits import LIKE, near
+from ctrlgen.generation.edits import near
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.plans import NEAREST, PlannedSentence, TextPlan
 from ctrlgen.generation.request import Sample, Watch
@@ -165,7 +165,7 @@ class Writer:
         words, longest = self.generator.model.tokenizer.split(text), self.generator.model.longest
         if len(words) > longest:
             raise UsageError(f"the draft has {len(words)} words; this model writes at most {longest}")
-        return replace(near(self.generator.controls.classifier(LIKE), words, DRAFT_WEIGHT), judged=False)
+        return replace(near(self.generator.controls.nearness(), words, DRAFT_WEIGHT), judged=False)
 
 
 @dataclass

@@ -135,7 +135,7 @@ def test_a_negated_control_succeeds_where_the_oracle_finds_nothing() -> None:
 
 def test_what_could_not_be_checked_stays_unknown_when_negated() -> None:
     unknown = Verdict(None, "not installed")
-    assert unknown.turned_round() == unknown
+    assert unknown.negated() == unknown
 
 
 class Mirror(Starts):

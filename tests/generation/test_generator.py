@@ -775,7 +775,7 @@ def test_exact_guidance_of_a_fixed_length_model_needs_a_closed_form(paper_model:
 def test_a_fixed_length_model_fills_blanks(paper_model: DiffusionLM) -> None:
     generator = Generator(paper_model)
     word = paper_model.tokenizer.words[-1]
-    for infilling in ("told", "replaced"):
+    for infilling in ("conditioned", "replaced"):
         request = generator.request([], n=3, template=f"{word} ___{{1-3}} {word}")
         assert request.template is not None
         settings = replace(QUICK, infilling=infilling)  # type: ignore[arg-type]

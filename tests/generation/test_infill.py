@@ -50,7 +50,7 @@ def noisy() -> tuple[Tensor, Tensor]:
 def test_kept_words_are_clean_and_certain(make_model: Callable[..., Denoiser]) -> None:
     model = make_model(perturbed=True).double()
     x_t, log_snr = noisy()
-    told = KeptWords(IDS).told(model, model.embeddings())(x_t, log_snr, x_t)
+    told = KeptWords(IDS).conditioned(model, model.embeddings())(x_t, log_snr, x_t)
     clean_x = x_t.clone()
     clean_x[0, [0, 2]] = model.embeddings()[[3, 5]]
     clean = torch.tensor([[True, False, True], [False] * 3])
@@ -66,7 +66,7 @@ def test_kept_words_are_clean_and_certain(make_model: Callable[..., Denoiser]) -
 def test_a_row_without_kept_words_is_as_without_a_template(make_model: Callable[..., Denoiser]) -> None:
     model = make_model(perturbed=True).double()
     x_t, log_snr = noisy()
-    told = KeptWords(IDS).told(model, model.embeddings())(x_t, log_snr)
+    told = KeptWords(IDS).conditioned(model, model.embeddings())(x_t, log_snr)
     assert torch.equal(told.logits[1], model(x_t, log_snr).logits[1])
 
 
@@ -81,7 +81,7 @@ def test_no_shift_at_kept_words(make_model: Callable[..., Denoiser]) -> None:
     model = make_model(perturbed=True).double()
     x_t, log_snr = noisy()
     terms = [Term(Certainty(), torch.zeros(2))]  # type: ignore[arg-type]
-    told = KeptWords(IDS).told(model, model.embeddings())
+    told = KeptWords(IDS).conditioned(model, model.embeddings())
     _, shift = steer(told, x_t, log_snr, None, None, terms, Guidance())
     assert (shift.norm(dim=-1) > 0).tolist() == [[False, True, False], [True] * 3]
 

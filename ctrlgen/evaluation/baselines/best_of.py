@@ -99,7 +99,7 @@ class BestOf(ABC):
             draws = max(0, min(affordable, max(1, ROUND // len(texts))))
 
     def obeys(self, request: Request) -> bool:
-        """Whether this baseline can be asked; otherwise it is told why, once."""
+        """Whether this baseline can be asked; otherwise a note says why, once."""
         reason = "it fills no blanks" if request.template is not None else self.refuses(request)
         if reason is None:
             return True

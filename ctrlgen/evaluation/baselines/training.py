@@ -47,7 +47,7 @@ class Corpus:
 
     @cached_property
     def values(self) -> Values:
-        """What each control is in each text. Controls that cannot tell are left out, and told."""
+        """What each control is in each text. Controls that cannot tell are left out and reported."""
         values = {}
         for name in self.generator.controls.names():
             try:

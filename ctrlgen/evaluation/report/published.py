@@ -108,13 +108,13 @@ def write_comparison(results: Results, path: Path) -> None:
 
 def comparison(results: Results) -> str:
     command = results.configuration.get("command")
-    told = notes(results)
+    remarks = notes(results)
     return TEMPLATE.format(
         single=markdown_table(single_table(results)),
         composed=markdown_table(composed_table(results)),
         targets=where_from(results),
         whole=markdown_table(card_table(results)),
-        notes="".join(f"{note}\n" for note in told) + "\n" if told else "",
+        notes="".join(f"{note}\n" for note in remarks) + "\n" if remarks else "",
         provenance=provenance(results),
         command=f"\n    {command}\n" if command else "",
     )

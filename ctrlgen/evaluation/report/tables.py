@@ -220,14 +220,16 @@ def notes(results: Results) -> list[str]:
         for verdict in record.verdicts:
             if verdict.success is None and record.suite not in suites.setdefault(verdict.detail or "not checked", []):
                 suites[verdict.detail or "not checked"].append(record.suite)
-    told = results.notes + [f"{', '.join(names)}: {reason}" for reason, names in suites.items()]
+    remarks = results.notes + [f"{', '.join(names)}: {reason}" for reason, names in suites.items()]
     if results.rows and not results.cost_models:
-        told.append("No cost model was there: what texts cost is left empty (ctrlgen train-lm makes one).")
+        remarks.append("No cost model was there: what texts cost is left empty (ctrlgen train-lm makes one).")
     if results.rows and all(row.copies is None for row in results.rows):
-        told.append("What is copied from training texts, and slips, were not looked for: --training-data names them.")
+        remarks.append(
+            "What is copied from training texts, and slips, were not looked for: --training-data names them."
+        )
     if any(row.self_bleu is None and row.samples > 1 for row in results.rows):
-        told.append("BLEU and self-BLEU are left empty, sacrebleu is missing: pip install sacrebleu")
-    return told
+        remarks.append("BLEU and self-BLEU are left empty, sacrebleu is missing: pip install sacrebleu")
+    return remarks
 
 
 def legend(results: Results) -> str:

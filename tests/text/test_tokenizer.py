@@ -233,7 +233,7 @@ def test_raw_text_is_split_as_the_penn_treebank_does(raw_tokenizer: WordTokenize
 
 
 def test_the_examples_of_the_docs_are_split_so(raw_tokenizer: WordTokenizer) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "text.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "text.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \| (`.+`) \|$", page, re.MULTILINE)
     assert len(rows) > 10
     for text, words in rows:
