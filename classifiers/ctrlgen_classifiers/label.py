@@ -74,6 +74,7 @@ class Label(TrainedClassifier):
     composed_weight: ClassVar[float] = 6.0  # one value must hold its own against a tag for every word
     suite: ClassVar[str | None] = "field"
     enumerable: ClassVar[bool] = True
+    learns_column: ClassVar[bool] = True
     task: ClassVar[str | None] = "semantic content"
     may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
 

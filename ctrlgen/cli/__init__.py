@@ -20,6 +20,7 @@ from ctrlgen.cli import (
     generate,
     import_,
     infill,
+    recipe,
     train,
     train_classifier,
     train_lm,
@@ -44,6 +45,7 @@ app.command("import")(import_.import_)
 app.command("infill")(infill.infill)
 app.command("edit")(edit.edit)
 app.command("write")(write.write)
+app.command("recipe")(recipe.recipe)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)

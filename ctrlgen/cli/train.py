@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ctrlgen.cli.common import naming_resume
+from ctrlgen.cli.telling import duration
 from ctrlgen.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from ctrlgen.domain.sizing import Sized
+    from ctrlgen.training.denoising import Recipe
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="A TOML recipe; see examples/recipes.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(help="A TOML recipe; `ctrlgen recipe` prints one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the new model.")] = None,
     data: Annotated[str | None, typer.Option(help="Training texts: csv, tsv, jsonl, txt, parquet or a hub id.")] = None,
-    validation: Annotated[str | None, typer.Option(help="Held-out texts.")] = None,
+    validation: Annotated[str | None, typer.Option(help="Held-out texts; else a share of the data.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the recipe's, or 20,000.")] = None,
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="A column of labels that becomes a control; repeatable.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, max=100_000, help="How long everything may take; sets the steps.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the recipe's, or by the data.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and noise.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and words.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
@@ -25,32 +37,75 @@ def train(
 ) -> None:
     """Train a diffusion language model on your texts.
 
-    Example: ctrlgen train examples/recipes/e2e.toml --data e2e/train.jsonl --out my-model
+    Without a recipe its sizes and steps follow from your data, or from --minutes; OUT/recipe.toml keeps them.
+
+    Example: ctrlgen train --data mine.csv --text-column text --label-column sentiment --minutes 20 --out mine
     """
     if recipe is None and data is None:
-        raise UsageError("give a recipe (see examples/recipes) or --data")
+        raise UsageError("give --data, your texts, or a recipe (`ctrlgen recipe` prints one)")
     if out is None:
         raise UsageError("give --out, the directory of the new model")
+    if minutes is not None and steps is not None:
+        raise UsageError("--minutes sets the steps: leave out --steps, or --minutes")
+    if minutes is not None and recipe is not None:
+        raise UsageError("--minutes makes a recipe of its own: leave out the recipe, or --minutes")
     check_tracker(log_with)
     from ctrlgen.cli.display import follow_training
+    from ctrlgen.domain.making import check_labels, make
     from ctrlgen.generation.generator import sample_texts
-    from ctrlgen.training.denoising import train as run
-    from ctrlgen.training.recipe import make_recipe, read_recipe
 
     given = {
         "data.train": data,
         "data.validation": validation,
         "data.text_column": text_column,
+        "data.labels": label_column,
         "training.steps": steps,
         "training.seed": seed,
         "training.init": init,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    plan = read_recipe(recipe, overrides) if recipe else make_recipe({}, "options", overrides)
+    plan = planned(recipe, overrides, out, minutes, resume)
+    check_labels(plan.data)
     with naming_resume():
-        training = run(plan, out, resume=resume, log_with=log_with, show=sample_texts)
-        follow_training(training, resumable=True)
+        for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts):
+            if part.name != "model":
+                print(f"ctrlgen: the control {part.name!r}", file=sys.stderr)
+            follow_training(part.events, resumable=part.resumable)
     typer.echo(f"model written to {out}", err=True)
+
+
+def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: float | None, resume: bool) -> Recipe:
+    """The recipe that is named, that an earlier run has kept, or that is made for the data and kept."""
+    from ctrlgen.domain.making import RECIPE, check_labels, keep_recipe, kept_recipe
+    from ctrlgen.domain.sizing import size
+    from ctrlgen.training.fit import prepare_directory
+    from ctrlgen.training.recipe import make_recipe, read_recipe
+
+    if recipe is not None:
+        return read_recipe(recipe, given)
+    if resume and (out / RECIPE).exists():
+        return kept_recipe(out, given)
+    if resume and minutes is None:  # of a run before there were kept recipes
+        return make_recipe({}, "options", given)
+    prepare_directory(out, resume)
+    check_labels(make_recipe({}, "options", given).data)
+    sized = size(given, minutes, len(given.get("data.labels", ())))
+    keep_recipe(sized.recipe, out)
+    tell(sized, out, minutes)
+    return sized.recipe
+
+
+def tell(sized: Sized, out: Path, minutes: float | None) -> None:
+    """What is about to be done, and what it will take."""
+    training, extent = sized.recipe.training, sized.extent
+    about = f"about {minutes:g} min in all" if minutes else f"about {duration(sized.seconds)} here"
+    print(
+        f"ctrlgen: {extent.texts:,} texts of {extent.words:,} words: recipe `{sized.name}`, "
+        f"{training.steps:,} steps of "
+        f"about {sized.pace.words:,.0f}, {about}; {out}/recipe.toml says everything"
+        + ("" if minutes else "; --minutes or --steps changes that"),
+        file=sys.stderr,
+    )
 
 
 def check_tracker(name: str | None) -> None:

@@ -12,6 +12,7 @@ import logging
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,6 +181,33 @@ def read_sentences(
         raise CtrlgenError(f"{source}: column {found!r} holds no text")
     report(f"{source}, column {found!r}", len(data), {"empty": len(data) - len(texts)})
     return texts
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a text is among those held out: by what it says alone, so that equal texts are on one side.
+
+    Case and spaces do not count. `share`: of all texts.
+    """
+    content = " ".join(text.casefold().split())
+    number = int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:8])
+    return number < share * 2**64
+
+
+def read_split(
+    train: str,
+    validation: str | None,
+    share: float,
+    text_column: str | None = None,
+    leave_out: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[list[str], list[str]]:
+    """The texts to learn from and those held out: of `validation`, or without one a share of the former."""
+    texts = read_texts(train, text_column, leave_out=leave_out)
+    if validation:
+        return texts, read_texts(validation, text_column, leave_out=leave_out)
+    apart = [is_held_out(text, share) for text in texts]
+    if all(apart):
+        raise CtrlgenError(f"{train}: nothing is left to learn from, once a share of {share:g} is held out")
+    return [t for t, out in zip(texts, apart, strict=True) if not out], list(compress(texts, apart))
 
 
 def fitting(encoded: Sequence[list[int]], least: int, most: int, unknown_id: int, source: str) -> list[list[int]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
 from ctrlgen.controls.registry import take_over_classifiers
-from ctrlgen.data.texts import fitting, read_sentences, read_texts, texts_fingerprint
+from ctrlgen.data.texts import fitting, read_sentences, read_split, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.process import Noise, draw_noise
@@ -54,6 +54,8 @@ class DataConfig:
     min_length: int = 2
     documents: list[str] = field(default_factory=list)  # texts as lists of sentences, for models with a context
     leave_out: dict[str, list[str]] = field(default_factory=dict)  # rows with one of these values in this column
+    held_out: float = 0.0  # share of the training texts, where `validation` names none
+    labels: list[str] = field(default_factory=list)  # columns, each of which becomes a control
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class HeadsConfig:
+    """How long the heads of `data.labels` are trained, and how many texts are judged at the end."""
+
+    steps: int = 500
+    tokens_per_batch: int = 2048
+    judged: int = 120
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole training run, as written in a TOML file."""
 
@@ -81,6 +92,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
 
 
 class DenoisingLoss(nn.Module):
@@ -122,7 +134,7 @@ class DenoisingTask:
     def __init__(self, recipe: Recipe, show: Show | None = None):
         self.recipe, self.show = recipe, show
         data, model = recipe.data, recipe.model
-        texts = read_texts(data.train, data.text_column, leave_out=data.leave_out)
+        texts, held_out = read_split(data.train, data.validation, data.held_out, data.text_column, data.leave_out)
         sources = data.documents if model.context else []
         documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
         start = starting_model(recipe)
@@ -143,17 +155,16 @@ class DenoisingTask:
         self.batches = LengthBatches(
             self.sentences, training.tokens_per_batch, training.seed, contexts, model.context, training.context_share
         )
-        self.held_out = self.read_held_out(data.validation) if data.validation else []
+        self.held_out = self.judgeable(held_out, data.validation or "held out") if held_out else []
         self.module = DenoisingLoss(self.make_denoiser(start), self.make_schedule(start), recipe.diffusion.steps)
 
     def texts_fingerprint(self) -> str:
         texts = chain(self.sentences, self.batches.contexts.values())
         return texts_fingerprint(texts, [*self.tokenizer.words, *self.rare])
 
-    def read_held_out(self, source: str) -> list[list[int]]:
+    def judgeable(self, held_out: Sequence[str], source: str) -> list[list[int]]:
         """Held-out texts; a tied output is judged by those whose words it all knows."""
-        data = self.recipe.data
-        texts = self.prepare(read_texts(source, data.text_column, leave_out=data.leave_out), source)
+        texts = self.prepare(held_out, source)
         known = [ids for ids in texts if max(ids) < len(self.tokenizer)]
         if len(known) < len(texts):
             log.warning("%s: %s of %s texts have words too rare to judge", source, len(texts) - len(known), len(texts))

@@ -15,13 +15,17 @@ from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.text.tokenizer import SPECIAL
 from ctrlgen.training.denoising import ModelConfig, Recipe
 
-MAY_BE_ZERO = ("min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words")
+MAY_BE_ZERO = (
+    "min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words", "judged",
+)  # fmt: skip
 LARGEST = 10**9  # of any number
-SHARES = ("dropout", "decay_share", "ema", "span_mask_rate", "own_dropout", "context_share")  # at most 1
+SHARES = ("dropout", "decay_share", "ema", "span_mask_rate", "own_dropout", "context_share", "held_out")  # at most 1
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, fill: bool = True) -> Recipe:
     """A recipe from a file. `overrides` are dotted keys such as `training.steps`.
+
+    fill: take the sizes of a model to start from, where the recipe says none.
 
     Raises CtrlgenError where the file cannot be read, UsageError where a key or value is not understood.
     """
@@ -31,15 +35,18 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         raise CtrlgenError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
-    return make_recipe(tables, str(path), overrides)
+    return make_recipe(tables, str(path), overrides, fill)
 
 
-def make_recipe(tables: dict[str, Any], source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def make_recipe(
+    tables: dict[str, Any], source: str, overrides: Mapping[str, Any] | None = None, fill: bool = True
+) -> Recipe:
     for dotted, value in (overrides or {}).items():
         table, _, key = dotted.partition(".")
         if isinstance(tables.setdefault(table, {}), dict):
             tables[table][key] = value
-    fill_from_start(tables)
+    if fill:
+        fill_from_start(tables)
     sections = get_type_hints(Recipe)
     built = {}
     for table, values in tables.items():

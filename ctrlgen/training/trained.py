@@ -61,6 +61,7 @@ class Lessons:
 class TrainedClassifier(Classifier, base=True):
     """A classifier whose `log_prob` is a trained head's."""
 
+    learns_column: ClassVar[bool] = False  # whether any column of labels can be learned, which then names the control
     trained_as: ClassVar[str | None] = None  # the kind in config.json, where kinds share a training; else its own
 
     def __init__(

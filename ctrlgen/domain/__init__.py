@@ -1,0 +1,1 @@
+"""How does a user's own data become a model, and more data?"""

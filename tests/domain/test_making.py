@@ -1,0 +1,156 @@
+"""A model and its heads from one's own data: sizes, minutes, the recipe that is kept, and going on."""
+
+import hashlib
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from toy_grammar import toy_meaning, toy_sentences
+
+from ctrlgen.cli import main
+from ctrlgen.data.texts import is_held_out, read_split
+from ctrlgen.domain import sizing
+from ctrlgen.domain.making import RECIPE, kept_recipe
+from ctrlgen.domain.sizing import Extent, Pace, recipe_name, share_out, steps_for
+from ctrlgen.errors import UsageError
+from ctrlgen.training.fit import RESUME
+from ctrlgen.training.recipe import read_recipe
+from ctrlgen.training.shipped import recipe_path
+
+PACE = Pace(beginning=2.0, step=0.05, validation=1.0, words=500.0)
+EXTENT = Extent(texts=1000, words=10_000)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    return int(exit.value.code or 0)
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy sentences with what they are about."""
+    rows = [{"text": " ".join(words), **toy_meaning(words)} for words, _ in toy_sentences(300)]
+    path = tmp_path_factory.mktemp("labelled") / "toy.jsonl"
+    path.write_text("".join(json.dumps({"text": r["text"], "subject": r["subject"]}) + "\n" for r in rows))
+    return path
+
+
+def weights(directory: Path) -> dict[str, str]:
+    files = sorted(directory.rglob("*.safetensors"))
+    found = {str(f.relative_to(directory)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {name: digest for name, digest in found.items() if RESUME not in name}
+
+
+def test_what_is_held_out_follows_from_the_text_alone() -> None:
+    texts = [f"text number {i}" for i in range(2000)]
+    share = sum(is_held_out(text, 0.1) for text in texts) / len(texts)
+    assert 0.07 < share < 0.13
+    assert all(is_held_out(text, 0.1) == is_held_out(f"  {text.upper()} ", 0.1) for text in texts)
+    assert {t for t in texts if is_held_out(t, 0.1)} <= {t for t in texts if is_held_out(t, 0.3)}
+
+
+def test_duplicates_are_on_one_side(tmp_path: Path) -> None:
+    texts = [f"number {i % 50}" for i in range(500)]
+    Random(0).shuffle(texts)
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(texts))
+    learned, held_out = read_split(str(path), None, 0.2)
+    assert held_out
+    assert not set(learned) & set(held_out)
+    assert len(learned) + len(held_out) == 500
+
+
+def test_steps_grow_with_the_data_and_are_bounded() -> None:
+    words = [steps_for(n, PACE) * PACE.words for n in (1_000, 10_000, 100_000, 10**6, 10**8)]
+    assert words == sorted(words)
+    assert words[0] <= 61 * 1_000
+    assert words[-1] <= 2.1e7
+    assert words[3] == pytest.approx(6e6, rel=0.01)
+
+
+def test_the_minutes_are_shared_out() -> None:
+    recipe = read_recipe(recipe_path("small"))
+    shared = share_out(recipe, EXTENT, PACE, 600.0, labels=2, minutes=10)
+    denoiser = PACE.beginning + 4 * PACE.validation + shared.training.steps * PACE.step
+    assert denoiser == pytest.approx(360, abs=1)
+    assert 2 * shared.heads.steps * PACE.step * sizing.HEAD_STEP == pytest.approx(120, abs=1)
+    alone = share_out(recipe, EXTENT, PACE, 600.0, labels=0, minutes=10)
+    assert alone.training.steps * PACE.step + 6 == pytest.approx(540, abs=1)
+    with pytest.raises(UsageError, match=r"--minutes 0\.1 is too little here"):
+        share_out(recipe, EXTENT, PACE, 6.0, labels=2, minutes=0.1)
+
+
+def test_the_sizes_follow_from_the_data_and_the_minutes() -> None:
+    assert recipe_name({}, EXTENT, None) == "small"
+    assert recipe_name({}, Extent(10**5, 10**6), None) == "base"
+    assert recipe_name({}, Extent(10**5, 10**6), 20) == "small"
+    assert recipe_name({"training.init": "e2e"}, EXTENT, 20) == "further"
+
+
+@pytest.mark.parametrize("validations", [1, 3])  # the first comes before the first checkpoint
+def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_measuring(
+    validations: int,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ctrlgen.domain import making
+
+    monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25"]
+    steps: list[int] = []
+    fit = making.train
+
+    def killed(*arguments: object, **options: object):  # type: ignore[no-untyped-def]
+        for event in fit(*arguments, **options):  # type: ignore[arg-type]
+            steps.extend([event.step] if event.validation else [])
+            if len(steps) == validations:
+                raise KeyboardInterrupt
+            yield event
+
+    monkeypatch.setattr(making, "train", killed)
+    assert run("train", *options, "--out", str(out)) == 130
+    recipe = kept_recipe(out, {})
+    assert 0 < steps[-1] < recipe.training.steps
+    monkeypatch.setattr(making, "train", fit)
+    monkeypatch.setattr(sizing, "measure", lambda recipe: pytest.fail("measured again"))
+    assert run("train", *options, "--out", str(out), "--resume") == 0
+    assert kept_recipe(out, {}) == recipe
+    assert run("train", str(out / RECIPE), "--out", str(again)) == 0
+    assert weights(out) == weights(again)
+    assert any(name.startswith("classifiers/subject") for name in weights(out))
+    assert run("generate", "-m", str(out), "-c", "subject: cat", "--steps", "2") in (0, 3)
+
+
+def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctrlgen.domain import making
+
+    monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25", "--out", str(tmp_path / "o")]
+    assert run("train", *options) == 0
+    made = weights(tmp_path / "o")
+    monkeypatch.setattr(making, "train_head", lambda *_: pytest.fail("trained again"))
+    assert run("train", *options, "--resume") == 0
+    assert weights(tmp_path / "o") == made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--minutes", "1", "--steps", "5"], "--minutes sets the steps"),
+        (["--minutes", "1", "--label-column", "nothing"], "no column 'nothing'"),
+        (["--minutes", "1", "--label-column", "text"], "cannot hold both"),
+        (["--minutes", "1", "--resume"], "nothing to resume"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_trained(
+    options: list[str], said: str, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--data", str(labelled), *options, "--out", str(tmp_path / "o")) in (1, 2)
+    err = capsys.readouterr().err.strip()
+    assert said in err
+    assert "\n" not in err
+    assert not list((tmp_path / "o").glob("*"))
