@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctrlgen.cli.common import naming_resume
-from ctrlgen.cli.telling import duration
+from ctrlgen.cli.telling import duration, waiting
 from ctrlgen.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -72,6 +72,13 @@ def train(
                 print(f"ctrlgen: the control {part.name!r}", file=sys.stderr)
             follow_training(part.events, resumable=part.resumable)
     typer.echo(f"model written to {out}", err=True)
+    if plan.heads.judged and (plan.data.labels or plan.data.held_out):
+        from ctrlgen.domain.verdict import judge
+
+        with waiting("judging"):
+            verdict = judge(plan, out)
+        for line in verdict.lines():
+            typer.echo(line)
 
 
 def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: float | None, resume: bool) -> Recipe:

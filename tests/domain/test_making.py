@@ -13,6 +13,7 @@ from ctrlgen.data.texts import is_held_out, read_split
 from ctrlgen.domain import sizing
 from ctrlgen.domain.making import RECIPE, kept_recipe
 from ctrlgen.domain.sizing import Extent, Pace, recipe_name, share_out, steps_for
+from ctrlgen.domain.verdict import VERDICT
 from ctrlgen.errors import UsageError
 from ctrlgen.training.fit import RESUME
 from ctrlgen.training.recipe import read_recipe
@@ -122,6 +123,9 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
     assert run("train", str(out / RECIPE), "--out", str(again)) == 0
     assert weights(out) == weights(again)
     assert any(name.startswith("classifiers/subject") for name in weights(out))
+    said = json.loads((out / VERDICT).read_text())
+    assert said["labels"]["subject"]["rows"] + said["human_texts"] == 300
+    assert said["labels"]["subject"]["oracle"] > 0.5  # of four nouns
     assert run("generate", "-m", str(out), "-c", "subject: cat", "--steps", "2") in (0, 3)
 
 

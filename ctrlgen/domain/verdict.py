@@ -1,0 +1,257 @@
+"""What came of one's own data, in plain words: cost, slips, oracles, and what more time or more rows would give.
+
+Texts are judged beside those that were held out: by a 5-gram model of the training texts, and by each label's oracle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctrlgen.controls.language import write_statement
+from ctrlgen.domain.making import kind_for_labels, labels_of, split_rows
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation.cost_models import NgramModel
+from ctrlgen.evaluation.novelty import Training
+from ctrlgen.evaluation.slips import Slips
+from ctrlgen.files import read_lines, write_text
+from ctrlgen.generation.generator import Generator
+from ctrlgen.generation.request import Request, Sample
+from ctrlgen.training.denoising import Recipe
+from ctrlgen.training.fit import METRICS
+from ctrlgen.training.trained import TrainedClassifier, TrainingData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VERDICT = "verdict.json"
+MOST_TRAINING, MOST_HUMAN = 50_000, 1000  # texts that the 5-gram model learns, and that it is asked about
+FREE_SHARE = 0.25  # of the texts, written without a control
+GOOD_COST, GOOD_SLIPS, GOOD_GAP = 0.35, 0.12, 0.05  # nats a word above human; share of texts; of success below human
+LITTLE_LOSS, LITTLE_ACCURACY = 0.02, 0.01  # gains that promise no more
+
+Words = Sequence[str]
+
+
+@dataclass(frozen=True)
+class LabelVerdict:
+    """How well one label is read and obeyed: shares of texts."""
+
+    oracle: float  # of the held-out texts whose label the oracle reads
+    oracle_of_half: float | None  # the same for an oracle of every second row
+    guessing: float  # of the held-out texts that have the commonest label
+    obeyed: float  # of the texts written for a label, by the oracle
+    rows: int  # labelled, to learn from
+    human: int  # held-out texts
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The whole verdict. Costs are nats a word under the 5-gram model."""
+
+    texts: int
+    human_texts: int
+    human_cost: float | None = None
+    cost: float | None = None  # of controlled texts, or of all where there are no labels
+    free_cost: float | None = None  # of texts without a control
+    slips: float | None = None
+    all_obeyed: float | None = None
+    labels: dict[str, LabelVerdict] = field(default_factory=dict)
+    losses: list[tuple[int, float]] = field(default_factory=list)  # held-out loss by training step
+
+    def lines(self) -> Iterator[str]:
+        """What people read."""
+        if self.cost is not None and self.human_cost is not None:
+            line = f"cost       {self.cost - self.human_cost:+.2f} nats a word above held-out human text"
+            if self.free_cost is not None and self.labels:
+                line += f", {self.free_cost - self.human_cost:+.2f} without controls"
+            yield f"{line} (5-gram model of the training texts; {self.texts} texts, {self.human_texts} human)"
+        else:
+            yield "cost       not measured: fewer than 20 held-out texts"
+        if self.slips is not None:
+            yield f"slips      {self.slips:.0%} of the texts have a word that hardly anybody writes there; human 5%"
+        for name, label in self.labels.items():
+            yield (
+                f"{name}: {label.obeyed:.0%} of the texts are as asked; the oracle, which says so, is right about "
+                f"{label.oracle:.0%} of {label.human} held-out texts (guessing {label.guessing:.0%})"
+            )
+        if len(self.labels) > 1 and self.all_obeyed is not None:
+            yield f"all labels: {self.all_obeyed:.0%} of the texts are as asked"
+        yield from self.curve()
+        yield f"verdict    {self.conclusion()}"
+
+    def curve(self) -> Iterator[str]:
+        """What more would give, from what half of it gave."""
+        if len(self.losses) >= 2:
+            half_at, half = self.losses[(len(self.losses) - 1) // 2]
+            last_at, last = self.losses[-1]
+            line = f"more time  held-out loss {half:.2f} after {half_at:,} steps, {last:.2f} after {last_at:,}: "
+            gain = half - last
+            yield line + (
+                f"twice the minutes may give up to {gain:.2f} more" if gain > LITTLE_LOSS else "more give little"
+            )
+        for name, label in self.labels.items():
+            if label.oracle_of_half is None:
+                continue
+            gain = label.oracle - label.oracle_of_half
+            yield f"more rows  oracle of {name}: {label.oracle_of_half:.0%} from {label.rows // 2:,} rows, " + (
+                f"{label.oracle:.0%} from {label.rows:,}: "
+                + (f"twice the rows may give up to {gain:.0%} more" if gain > LITTLE_ACCURACY else "more give little")
+            )
+
+    def conclusion(self) -> str:
+        missing = self.missing()
+        return f"not there yet: {'; '.join(missing)}" if missing else "usable"
+
+    def missing(self) -> list[str]:
+        """What keeps these texts from being used, in plain words."""
+        found = []
+        if self.cost is None or self.human_cost is None:
+            return ["too few held-out texts to judge; give more rows"]
+        if self.cost - self.human_cost > GOOD_COST:
+            found.append("the texts read worse than human ones, give more minutes")
+        if self.slips is not None and self.slips > GOOD_SLIPS:
+            found.append(f"{self.slips:.0%} of the texts have a slip")
+        for name, label in self.labels.items():
+            if label.oracle <= label.guessing:
+                found.append(f"the oracle of {name} is no better than guessing, give more labelled rows")
+            elif label.obeyed < label.oracle - GOOD_GAP:
+                found.append(f"{name} is obeyed less often than human texts are read right")
+        return found
+
+
+def judge(recipe: Recipe, directory: Path) -> Judged:
+    """Write `recipe.heads.judged` texts with the model in `directory` and judge them. Leaves verdict.json there."""
+    generator = Generator(str(directory))
+    columns = recipe.data.labels
+    learned, text_column = split_rows(recipe.data, held_out=False)
+    human_rows, _ = split_rows(recipe.data, held_out=True) if may_judge(recipe) else (learned.select([]), "")
+    human_rows = human_rows.select(range(min(MOST_HUMAN, len(human_rows))))
+    split = generator.model.tokenizer.split
+    human = [split(text) if isinstance(text, str) else [] for text in human_rows[text_column]]
+    human_labels = labels_of(human_rows, columns) if len(human_rows) else []
+    free, asked = write(generator, recipe, columns, human_labels)
+    texts = [t for t in learned.select(range(min(MOST_TRAINING, len(learned))))[text_column] if isinstance(t, str)]
+    model = NgramModel(generator.model, Training([split(text) for text in texts]))
+    slips = Slips.fit(model, human)
+    judged = asked or free
+    found = Judged(len(judged), len(human), losses=losses(directory))
+    if slips is not None and judged:
+        known = [words for words in human if words]
+        found = Judged(
+            len(judged), len(known), mean(model.costs(known)), mean(model.costs(words_of(judged))),
+            mean(model.costs(words_of(free))) if free else None, mean(slips.found(words_of(judged))),
+            mean([sample.success is True for sample in asked]) if asked else None,
+            {c: judge_label(generator, recipe, c, learned, text_column, human, human_labels, asked) for c in columns},
+            found.losses,
+        )  # fmt: skip
+    write_text(directory / VERDICT, json.dumps(asdict(found), indent=2) + "\n")
+    return found
+
+
+def may_judge(recipe: Recipe) -> bool:
+    return bool(recipe.data.validation or recipe.data.held_out)
+
+
+def write(
+    generator: Generator, recipe: Recipe, columns: Sequence[str], human: Sequence[dict[str, str]]
+) -> tuple[list[Sample], list[Sample]]:
+    """Texts without a control, and texts for the labels that held-out rows have, in their order."""
+    count, seed = recipe.heads.judged, recipe.training.seed
+    free_count = max(1, round(FREE_SHARE * count)) if columns else count
+    requests: list[Request] = []
+    for labels in human:
+        if len(requests) == count - free_count:
+            break
+        known = {c: value for c, value in labels.items() if value_is_known(generator, c, value)}
+        if columns and len(known) == len(columns):
+            controls = [write_statement(c, value) for c, value in known.items()]
+            requests.append(generator.request(controls, 1, seed + len(requests)))
+    free = generator.generate([Request(n=free_count, seed=seed)])
+    return free, generator.generate(requests) if requests else []
+
+
+def value_is_known(generator: Generator, column: str, value: str) -> bool:
+    try:
+        generator.controls.classifier(column).parse(value)
+    except CtrlgenError:  # seen too seldom to be learned
+        return False
+    return True
+
+
+def judge_label(
+    generator: Generator, recipe: Recipe, column: str, learned: Dataset, text_column: str, human: Sequence[Words],
+    labels: Sequence[dict[str, str]], asked: Sequence[Sample],
+) -> LabelVerdict:  # fmt: skip
+    classifier = generator.controls.classifier(column)
+    right = [
+        (words, row[column])
+        for words, row in zip(human, labels, strict=True)
+        if words and column in row and value_is_known(generator, column, row[column])
+    ]
+    texts, values = [words for words, _ in right], [value for _, value in right]
+    targets = [classifier.parse(value) for value in values]
+    obeyed = [r.verdict.success is True for s in asked for r in s.controls if r.control.statement.name == column]
+    half = oracle_of_half(generator, recipe, column, learned, text_column)
+    return LabelVerdict(
+        mean([v.success is True for v in classifier.check(texts, targets)]),
+        accuracy(half, texts, values) if half is not None else None,
+        max((values.count(value) for value in set(values)), default=0) / max(1, len(values)),
+        mean(obeyed),
+        sum(bool(row) for row in labels_of(learned, [column])),
+        len(texts),
+    )
+
+
+def accuracy(classifier: TrainedClassifier, texts: Sequence[Words], values: Sequence[str]) -> float:
+    """The share of the texts whose value the oracle reads; a value that it never learned is none it reads."""
+    right = 0
+    for words, value in zip(texts, values, strict=True):
+        try:
+            right += classifier.check([words], [classifier.parse(value)])[0].success is True
+        except CtrlgenError:
+            continue
+    return right / max(1, len(texts))
+
+
+def oracle_of_half(
+    generator: Generator, recipe: Recipe, column: str, rows: Dataset, text_column: str
+) -> TrainedClassifier | None:
+    """The label's classifier with an oracle of every second row, its head untrained; None where these are too few."""
+    kind, model, seed = kind_for_labels(), generator.model, recipe.training.seed
+    torch.manual_seed(seed)
+    try:
+        every_second = rows.select(range(0, len(rows), 2))
+        lessons = kind.examples(model, TrainingData(every_second, text_column, column, column, seed))
+    except CtrlgenError:
+        return None
+    described: dict[str, Any] = {"names": list(lessons.names), **lessons.facts, **lessons.networks}
+    oracle = kind.make_oracle(model, described)
+    if oracle is None:
+        return None
+    for _ in kind.train_oracle(model, oracle, lessons, described, seed):
+        pass
+    return kind(model, column, described, kind.make_head(model, described), oracle)
+
+
+def losses(directory: Path) -> list[tuple[int, float]]:
+    """The held-out loss at each validation of the run."""
+    if not (directory / METRICS).exists():
+        return []
+    events = [json.loads(line) for line in read_lines(directory / METRICS)]
+    found = [(e["step"], e["validation"].get("validation_loss")) for e in events if e.get("validation")]
+    return [(step, loss) for step, loss in islice(found, 1000) if loss is not None]
+
+
+def words_of(samples: Sequence[Sample]) -> list[list[str]]:
+    return [sample.tokens for sample in samples if sample.tokens]
+
+
+def mean(values: Sequence[float] | Sequence[bool]) -> float:
+    return sum(values) / max(1, len(values))
