@@ -34,8 +34,8 @@ def importable(package: str) -> bool:
 
 SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
-    "test_importing", "test_label", "test_language_model", "test_published", "test_readme", "test_training",
-    "test_tree", "test_writing", "test_interrupted", "test_making",
+    "test_importing", "test_interrupted", "test_label", "test_language_model", "test_making", "test_means",
+    "test_published", "test_readme", "test_training", "test_tree",
 )  # fmt: skip
 
 

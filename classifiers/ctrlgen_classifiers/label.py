@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 HEAD_SIZE = {"width": 96}
 ORACLE_SIZE = {"dim": 32, "width": 128}
+LEAST_TELLING, MOST_TELLING = 0.7, 2  # nats by which a word speaks for a value; how many such words are offered
 LEAST_READ = math.log(0.5)  # of a value that the guide reads in a text
 LEAST_EXPLAINED = 0.05  # of the labels' entropy; a head that knows less cannot steer
 
@@ -238,6 +239,19 @@ class Label(TrainedClassifier):
         for row, asked in zip(values, targets, strict=True):
             row[[target.field for target in asked]] = OPEN
         return values
+
+    def wordings(self, target: Target) -> list[tuple[str, ...]]:
+        """The value itself where one of its words speaks for it, and the words that speak for it most."""
+        value = self.written(target)
+        if value == ABSENT:
+            return []
+        column = sum(self.head.sizes[: target.field]) + target.value
+        speaks = self.head.lexicon[:, column].detach()
+        itself = tuple(self.tokenizer.split(value))
+        ids = [id for id in self.tokenizer.ids(itself, whole=False) if id != self.tokenizer.unk_id]
+        is_said = bool(ids) and float(speaks[ids].max()) > LEAST_TELLING
+        single = [(self.tokenizer.words[id],) for id in speaks.topk(MOST_TELLING).indices.tolist()]
+        return [*([itself] if is_said else []), *(word for word in single if word[0] not in itself)]
 
     def reading(self, denoised: Denoised) -> list[str | None]:
         """The likeliest value, unless that is that the text says nothing of the field."""

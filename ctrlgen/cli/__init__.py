@@ -21,6 +21,7 @@ from ctrlgen.cli import (
     import_,
     infill,
     recipe,
+    similar,
     train,
     train_classifier,
     train_lm,
@@ -46,6 +47,7 @@ app.command("infill")(infill.infill)
 app.command("edit")(edit.edit)
 app.command("write")(write.write)
 app.command("recipe")(recipe.recipe)
+app.command("similar")(similar.similar)
 app.command("train")(train.train)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)

@@ -19,6 +19,9 @@ def train_classifier(
     model: ModelOption = "e2e",
     text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
     label_column: Annotated[str | None, typer.Option(help="The column of labels; for `field`, columns.")] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="For `means`: the column whose equal values say that texts mean the same.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What the control will be called; the kind by default.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
@@ -46,6 +49,9 @@ def train_classifier(
     kinds = classifier_kinds()
     if kind not in kinds:
         raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
+    if group_column is not None and label_column is not None:
+        raise UsageError("--group-column is a column of labels: leave out --label-column")
+    label_column = group_column or label_column
     check_name(name or kind, kind)
     loaded = from_pretrained(model, find_device(device))
     directory = (out or new_classifier_directory(loaded, name or kind, kind)).resolve()

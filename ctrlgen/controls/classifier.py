@@ -233,9 +233,18 @@ class Classifier(ABC):
         """
         return None
 
+    def wordings(self, target: Any) -> Sequence[tuple[str, ...]]:
+        """Phrases that make a text have this target, the usual first: what an edit may put in."""
+        asks = self.asks(target)
+        return asks.phrases if asks is not None else ()
+
     def reading(self, denoised: Denoised) -> list[str | None]:
         """The value of this control that the guide reads in each text, None where it reads none. (B)"""
         return [None] * len(denoised.x_t)
+
+    def codes(self, texts: Sequence[Sequence[str]]) -> Tensor | None:
+        """Vectors of length one whose products say how near texts are, by which `ctrlgen similar` searches. (N, k)"""
+        return None
 
     @abstractmethod
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:

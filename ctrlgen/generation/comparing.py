@@ -25,6 +25,7 @@ from ctrlgen.text.alignment import common_words
 HELD = 0.5  # a guide's least probability of a control that a text obeys
 MOST_READ = 8  # versions of a text whose own probability is asked for
 FLUENCY = 3.0  # weight of log p(text)
+BESIDE = 3.0  # of what else the source says
 STRIDE = 4  # of words hidden together to see how likely they are
 
 Beside = tuple[Tensor | None, ...]  # what each group of classifiers reads in a text, encoded (...)
@@ -108,9 +109,9 @@ def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterabl
     fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), short)
     best: dict[Task, Version] = {}
     for job in short:
-        task, words, (obeys, log_p) = tasks[job], complete(job), likely[job]
+        task, words, (obeys, log_p, beside) = tasks[job], complete(job), likely[job]
         worst = min((fluent[job][place] for place in at_changes(task.source.words, words)), default=0.0)
-        version = Version(words, obeys, log_p + FLUENCY * sum(fluent[job]), worst)
+        version = Version(words, obeys, log_p + FLUENCY * sum(fluent[job]), worst, beside)
         best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
     return best
 
@@ -126,19 +127,35 @@ def at_changes(source: Words, words: Words) -> set[int]:
 
 
 @torch.no_grad()
-def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[bool, float]]:
+def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[bool, float, float]]:
     """Whether each text obeys, and the sum of log p(controls | text), weighted, log p(source | text) and
-    log p(what the source says beside | text)."""
+    log p(what the source says beside | text), the last by itself as well."""
     reader = reader.of(jobs[0].request)
     batch = Batch(reader.model, jobs)
     clean = reader.clean(filled(reader, batch), batch.lengths)
     log_p = joint_log_prob(batch.terms, clean)
+    said = torch.zeros_like(log_p)
     for place, classifier in enumerate(groups(batch)[:-1]):  # the last is nearness to the source
         encoded = [tasks[job].beside[place] for job in jobs]
         known = [row for row in encoded if row is not None]
         if known:
-            log_p = log_p + classifier.log_prob(clean, torch.stack(known))
-    return list(zip(obeying(batch, clean), log_p.tolist(), strict=True))
+            said = said + classifier.log_prob(clean, torch.stack(known))
+    return list(zip(obeying(batch, clean), (log_p + BESIDE * said).tolist(), said.tolist(), strict=True))
+
+
+@torch.no_grad()
+def fits(reader: Reader, jobs: Sequence[Job], hidden: Mapping[Job, Words]) -> list[float]:
+    """Mean log p(word | the others) of these words, hidden together where a text is open for them."""
+    reader = reader.of(jobs[0].request)
+    batch = Batch(reader.model, jobs)
+    assert batch.kept is not None
+    log_p = reader.hidden(batch.kept.ids, batch.lengths)  # (B, n, V)
+    found = []
+    for row, job in enumerate(jobs):
+        places = [place for place, word in enumerate(job.kept) if word is None]
+        ids = word_ids(hidden[job], reader.model.tokenizer)
+        found.append(float(log_p[row, places, ids].mean()))
+    return found
 
 
 @torch.no_grad()

@@ -18,12 +18,12 @@ from typing import Any
 from ctrlgen.controls.template import word_ids
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.blame import most_to_blame
-from ctrlgen.generation.comparing import best_versions, ids_of, read
+from ctrlgen.generation.comparing import best_versions, fits, ids_of, read
 from ctrlgen.generation.edits import Edited, Source, Task, Version, Words, near
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job, allowed_lengths
 from ctrlgen.generation.judging import words_of
-from ctrlgen.generation.proposals import drafts, rewritings
+from ctrlgen.generation.proposals import Template, clauses, deletions, drafts, exchanges, glued, insertions, rewritings
 from ctrlgen.generation.request import Sample, Watch
 from ctrlgen.settings import Settings
 from ctrlgen.text.alignment import changed, changes, selections, written
@@ -32,8 +32,12 @@ from ctrlgen.text.tokenizer import WordTokenizer
 REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source
 DRAFTS = ((1.0, 0.4), (0.5, 0.8))  # weight of the source beside the controls, share of the strength, until one obeys
 MOST_PROPOSALS = 64  # of one attempt
+MOST_GAPS, MOST_GLUED = 6, 2  # places at which phrases are put in: as they are, and with other words beside them
+LEAST_FIT = -3.0  # mean log p of a phrase's words, hidden together, where it may stand without others beside it
+FIRST_GLUED = 32  # the number of the first such proposal
 
 Propose = Callable[[Task], list[Job]]
+Gap = tuple[int, Words]  # where a phrase is put in
 
 
 class Editor:
@@ -110,10 +114,14 @@ class Editor:
         self, tasks: Sequence[Task], attempt: int, settings: Settings, watch: Watch | None
     ) -> dict[Task, Words]:
         """The best version of each source; the source itself where nothing could be proposed."""
-        stages: list[tuple[Propose, Settings]] = [(self.rewritings, lighter(settings, REWRITING_STEPS))]
+        best, gaps = self.worded(tasks)
+        rewritten = lighter(settings, REWRITING_STEPS)
+        stages: list[tuple[Propose, Settings]] = [
+            (self.rewritings, rewritten),
+            (lambda task: self.glued(task, gaps.get(task, [])), rewritten),
+        ]
         for weight, strength in DRAFTS:
             stages.append((partial(self.drafts, weight=weight), lighter(settings, DRAFT_STEPS, strength)))
-        best: dict[Task, Version] = {}
         for propose, lighter_settings in stages:
             proposed = {
                 replace(job, candidate=job.candidate + (attempt * settings.candidates + again) * MOST_PROPOSALS): task
@@ -129,6 +137,43 @@ class Editor:
             for task, version in best_versions(self.generator.reader, self.generator.workers, found).items():
                 best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
         return {task: best[task].words if task in best else task.source.words for task in tasks}
+
+    def worded(self, tasks: Sequence[Task]) -> tuple[dict[Task, Version], dict[Task, list[Gap]]]:
+        """The best texts without words to blame, with phrases that make them obey instead, or put in; and where phrases
+        may be put in."""
+        reader, workers = self.generator.reader, self.generator.workers
+        asked: dict[Job, tuple[Task, int, Words]] = {}
+        found: dict[Task, dict[Words, None]] = defaultdict(dict)
+        for task in tasks:
+            words = task.source.words
+            shorter = map(whole, deletions(words, task.blamed, task.fixed))
+            found[task] |= dict.fromkeys(v for v in shorter if len(v) in task.source.lengths)
+            for phrase in phrases_of(task):
+                exchanged = exchanges(words, task.blamed, task.fixed, phrase)
+                found[task] |= dict.fromkeys(v for v in map(whole, exchanged) if len(v) in task.source.lengths)
+                if len(words) + len(phrase) in task.source.lengths:
+                    for template in insertions(words, [None] * len(phrase), task.fixed):
+                        asked[task.job(template)] = task, template.index(None), phrase
+        hidden = {job: phrase for job, (_, _, phrase) in asked.items()}
+        fit = workers.map(lambda jobs, _: fits(reader, jobs, hidden), list(asked))
+        gaps: dict[Task, list[Gap]] = defaultdict(list)
+        for job in sorted(fit, key=lambda job: fit[job], reverse=True):
+            task, gap, phrase = asked[job]
+            if len(gaps[task]) < MOST_GAPS:
+                gaps[task].append((gap, phrase))
+                if fit[job] > LEAST_FIT:
+                    words = task.source.words
+                    found[task][*words[:gap], *phrase, *words[gap:]] = None
+        return best_versions(reader, workers, found), gaps
+
+    def glued(self, task: Task, gaps: Sequence[Gap]) -> list[Job]:
+        """Texts with a phrase put in, and words to be written on its sides."""
+        words = task.source.words
+        templates = [t for gap, phrase in gaps[:MOST_GLUED] for t in glued(words, gap, phrase)]
+        if gaps:
+            templates += clauses(words, gaps[0][1], task.end)
+        fitting = [template for template in templates if len(template) in task.source.lengths]
+        return [task.job(template, FIRST_GLUED + candidate) for candidate, template in enumerate(fitting)]
 
     def rewritings(self, task: Task) -> list[Job]:
         """Texts in which only words to blame are to be written."""
@@ -156,6 +201,23 @@ class Editor:
             task: replace(samples[job], text=as_given[task].text, offsets=as_given[task].offsets)
             for task, job in jobs.items()
         }
+
+
+def phrases_of(task: Task) -> list[Words]:
+    """Phrases that may make a source obey, which it does not have: of each control that is asked for."""
+    text = " ".join(task.source.words).casefold()
+    found = [
+        tuple(phrase)
+        for control in task.given.request.controls
+        if not control.statement.negated
+        for phrase in control.classifier.wordings(control.target)
+    ]
+    return [phrase for phrase in dict.fromkeys(found) if " ".join(phrase).casefold() not in text]
+
+
+def whole(template: Template) -> Words:
+    """The words of a template that has none left to write."""
+    return tuple(word for word in template if word is not None)
 
 
 def unknown_words(words: Sequence[str], tokenizer: WordTokenizer) -> dict[int, str]:

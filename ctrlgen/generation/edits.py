@@ -16,6 +16,7 @@ from ctrlgen.text.alignment import Change, changes, common_words
 from ctrlgen.text.splitting import Piece
 
 LEAST_LIKELY = -7.0  # log p of a word, given all others, in a text that reads well
+LEAST_BESIDE = -2.5  # log p of what else the source says, in a text that says it
 
 Words = tuple[str, ...]
 
@@ -57,6 +58,11 @@ class Task:
         """Where words may best be added: behind the word most to blame, or at the end, before a closing mark."""
         if any(self.blamed):
             return self.blamed.index(max(self.blamed)) + 1
+        return self.end
+
+    @property
+    def end(self) -> int:
+        """Behind the last word, before a closing mark."""
         words = self.source.words
         return len(words) - (not words[-1].isalnum())
 
@@ -84,11 +90,12 @@ class Version:
     obeys: bool
     score: float  # log p(text) + log p(source | text) + log p(controls | text), weighted
     worst: float  # log p of the least likely word at a change, given all others
+    beside: float  # log p of what else the source says
 
     @property
     def settled(self) -> bool:
         """Whether nothing better need be looked for."""
-        return self.obeys and self.worst > LEAST_LIKELY
+        return self.obeys and self.worst > LEAST_LIKELY and self.beside > LEAST_BESIDE
 
 
 @dataclass(frozen=True)

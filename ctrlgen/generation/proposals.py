@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence, Set
 LONGER = 2  # words that a rewritten place may gain
 MOST_SIZES = 5  # of a rewritten place
 DRAFTS = 4  # lengths of drafts
+BESIDE = 2  # words that may be taken out on each side of a place to blame
+GLUE = 3  # words that may be written beside a phrase that is put in
 
 Span = tuple[int, int]  # places start ... end - 1
 Template = tuple[str | None, ...]  # None is a word to be written
@@ -56,6 +58,59 @@ def opened(words: Sequence[str], found: Sequence[Span], worst: Span, size: int) 
         template += [*words[done:start], *[None] * (size if (start, end) == worst else end - start)]
         done = end
     return (*template, *words[done:])
+
+
+def exchanges(words: Sequence[str], blamed: Sequence[float], fixed: Set[int], phrase: Sequence[str]) -> list[Template]:
+    """The words with a phrase instead of words to blame: of one place, or of one word in it."""
+    found = spans({place for place, much in enumerate(blamed) if much > 0}, fixed)
+    single = [(place, place + 1) for start, end in found if end - start > 1 for place in range(start, end)]
+    return [
+        (*words[:start], *between(words[:start], phrase, words[end:]), *words[end:]) for start, end in found + single
+    ]
+
+
+def deletions(words: Sequence[str], blamed: Sequence[float], fixed: Set[int]) -> list[Template]:
+    """The words without a place to blame, and without up to BESIDE words on each side of it."""
+    found = spans({place for place, much in enumerate(blamed) if much > 0}, fixed)
+    taken = [
+        (max(0, start - left), end + right)
+        for start, end in found
+        for left in range(BESIDE + 1)
+        for right in range(BESIDE + 1)
+    ]
+    return [(*words[:start], *words[end:]) for start, end in taken if not fixed & set(range(start, end))]
+
+
+def between(before: Sequence[str], phrase: Sequence[str], after: Sequence[str]) -> Sequence[str]:
+    """A phrase without what stands on its sides already: `The` of `The Mill` behind another `The`."""
+    said = max((k for k in range(len(phrase) + 1) if tuple(before[len(before) - k :]) == tuple(phrase[:k])), default=0)
+    phrase = phrase[said:]
+    follows = max(k for k in range(len(phrase) + 1) if tuple(after[:k]) == tuple(phrase[len(phrase) - k :]))
+    return phrase[: len(phrase) - follows]
+
+
+def insertions(words: Sequence[str], phrase: Sequence[str | None], fixed: Set[int] = frozenset()) -> list[Template]:
+    """The words with a phrase put in at each place in turn, but not between two fixed words."""
+    return [(*words[:gap], *phrase, *words[gap:]) for gap in range(len(words) + 1) if not {gap - 1, gap} <= fixed]
+
+
+def glued(words: Sequence[str], gap: int, phrase: Sequence[str]) -> list[Template]:
+    """The words with a phrase at a gap, and up to GLUE words to be written on its sides."""
+    return [
+        (*words[:gap], *[None] * left, *phrase, *[None] * right, *words[gap:])
+        for left in range(GLUE + 1)
+        for right in range(GLUE + 1)
+        if 0 < left + right <= GLUE
+    ]
+
+
+def clauses(words: Sequence[str], phrase: Sequence[str], end: int) -> list[Template]:
+    """The words with a phrase at the end, before a closing mark and behind it, and several words before the phrase."""
+    lead: list[tuple[int, int]] = [(end, size) for size in (2, 4)] + [(len(words), size) for size in (3, 5)]
+    return [
+        (*words[:gap], *[None] * size, *phrase, *(() if gap == end < len(words) else (None,)), *words[gap:])
+        for gap, size in lead
+    ]
 
 
 def drafts(words: Sequence[str], fixed: Set[int], pivot: int, lengths: Set[int]) -> Iterator[Template]:

@@ -14,7 +14,17 @@ from ctrlgen.generation.editing import Editor, names_of
 from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Job
-from ctrlgen.generation.proposals import drafts, rewritings, spans
+from ctrlgen.generation.proposals import (
+    between,
+    clauses,
+    deletions,
+    drafts,
+    exchanges,
+    glued,
+    insertions,
+    rewritings,
+    spans,
+)
 from ctrlgen.settings import Settings
 
 QUICK = Settings(steps=8)
@@ -145,6 +155,47 @@ def test_rewritings_open_only_words_to_blame_or_beside_the_worst() -> None:
     assert ("a", "b", None, "d", "e", None) in found
     assert rewritings(words, [0.0] * 6, set(), LENGTHS) == []
     assert rewritings(words, [0, 1.0, 0, 0, 0, 0], {0, 2}, frozenset([6])) == [("a", None, "c", "d", "e", "f")]
+
+
+def test_a_phrase_stands_instead_of_words_to_blame() -> None:
+    found = exchanges(list("abcdef"), [0, 0, 2.0, 1.0, 0, 0], {1}, ("x", "y"))
+    assert found == [tuple("abxyef"), tuple("abxydef"), tuple("abcxyef")]
+
+
+def test_what_stands_beside_a_phrase_already_is_not_said_twice() -> None:
+    assert between(["at", "The"], ["The", "Mill"], ["."]) == ["Mill"]
+    assert between(["is", "5"], ["5", "out", "of", "5"], ["out", "of", "5"]) == []
+    assert between(["a"], ["5", "out", "of", "5"], ["out", "of", "5"]) == ["5"]
+    assert between([], ["x"], []) == ["x"]
+
+
+def test_places_are_taken_out_with_words_beside_them() -> None:
+    found = deletions(list("abcdef"), [0, 0, 1.0, 0, 0, 0], {0})
+    assert tuple("abdef") in found
+    assert tuple("aef") in found
+    assert tuple("af") in found
+    assert all(template[0] == "a" for template in found)
+
+
+def test_phrases_are_put_in_but_not_into_what_is_fixed() -> None:
+    found = insertions(list("abc"), [None], {0, 1})
+    assert found == [(None, *"abc"), (*"ab", None, "c"), (*"abc", None)]
+    beside = glued(list("ab"), 1, ["x"])
+    assert ("a", None, "x", "b") in beside
+    assert ("a", "x", None, None, "b") in beside
+    assert all(0 < template.count(None) <= 3 for template in beside)
+    ends = clauses([*"ab", "."], ["x"], 2)
+    assert ("a", "b", None, None, "x", ".") in ends
+    assert ("a", "b", ".", None, None, None, "x", None) in ends
+
+
+def test_words_that_are_asked_for_are_put_in(editor: Editor, texts: list[str]) -> None:
+    for text in texts:
+        have = editor.model.tokenizer.split(text)
+        wanted = next(word for word in ("red", "old", "small") if word not in have)
+        one = edited(editor, text, [f"words: {wanted}"])
+        assert one.sample.success
+        assert one.kept >= 6 / 7
 
 
 def test_drafts_have_about_as_many_words_and_the_fixed_ones_in_place() -> None:
