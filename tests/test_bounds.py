@@ -18,6 +18,7 @@ from ctrlgen.controls.language import parse_statement
 from ctrlgen.controls.registry import Controls
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
 
 MOST_ECHOED = 500  # characters
 
@@ -137,6 +138,23 @@ def test_k8_a_damaged_model_is_one_line(damage: str, model_copy: Path) -> None:
         from_pretrained(str(model_copy))
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def overflow(state: dict[str, torch.Tensor]) -> None:
+    for name, weights in state.items():
+        if weights.is_floating_point():
+            state[name] = torch.full_like(weights.float(), 3e38)
+
+
+@pytest.mark.parametrize(
+    ("file", "controls"),
+    [("model.safetensors", []), ("classifiers/pos/model.safetensors", ["pos: DET NOUN VERB PUNCT"])],
+)
+def test_k8_logits_that_are_not_finite_are_one_line(file: str, controls: list[str], model_copy: Path) -> None:
+    tensors(model_copy / file, overflow)
+    generator = Generator(str(model_copy))
+    with pytest.raises(CtrlgenError, match="numbers that are not finite"):
+        generator.generate([generator.request(controls)], Settings(steps=4))
 
 
 @pytest.mark.parametrize("temperature", ["abc", None, [1], 0, -1.0, float("nan"), True])

@@ -82,3 +82,10 @@ def test_its_texts_do_not_depend_on_their_company(bundled: Generator) -> None:
     together = [sample.tokens for sample in bundled.generate(requests, settings)]
     apart = [sample.tokens for request in requests for sample in bundled.generate([request], settings)]
     assert together == apart
+
+
+def test_an_oracle_that_errs_often_is_shown_with_its_accuracy(bundled: Generator) -> None:
+    requests = [bundled.request([control], n=1) for control in ("priceRange: cheap", "food: Italian", "words: pub")]
+    doubtful = [sample.controls[0].doubtful for sample in bundled.generate(requests, Settings(steps=3))]
+    assert doubtful[0] == pytest.approx(0.857, abs=1e-3)
+    assert doubtful[1:] == [None, None]

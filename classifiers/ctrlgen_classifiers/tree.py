@@ -131,7 +131,7 @@ class Tree(TrainedClassifier):
         cls, model: DiffusionLM, oracle: CleanParser, lessons: Lessons, config: Mapping[str, Any], seed: int
     ) -> Generator[Progress, None, dict[str, Any]]:
         measured = yield from train_parser(oracle, lessons.oracle, seed)
-        return {"measured": measured}
+        return {"measured": measured, "accuracy": measured["f1"]}
 
     @classmethod
     def report(cls, validation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

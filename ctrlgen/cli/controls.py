@@ -30,12 +30,14 @@ def controls(
     from ctrlgen.cli.display import console
     from ctrlgen.controls.registry import Controls, classifier_kinds
     from ctrlgen.evaluation.report.card import measured_success
+    from ctrlgen.generation.request import GOOD_ORACLE
 
     loaded = from_pretrained(model)
     if name is not None:
         list_values(Controls(loaded).classifier(name), as_json)
         return
-    ready = Controls(loaded).names()
+    known = Controls(loaded)
+    ready = known.names()
     measured = measured_success(loaded)
     rows: list[dict[str, Any]] = []
     for kind, classifier in classifier_kinds().items():
@@ -44,6 +46,9 @@ def controls(
             "kind": kind, "names": names, "summary": classifier.summary, "syntax": classifier.syntax,
             "example": classifier.example, "checked_by": classifier.oracle,
             "measured": measured.get(kind),
+            "oracle_accuracy": {
+                name: of for name in names if (of := known.classifier(name).oracle_accuracy) is not None
+            },
         })  # fmt: skip
     if as_json:
         for row in rows:
@@ -57,7 +62,11 @@ def controls(
         also = ", ".join(names) if row["names"] else f"not trained on {model}"
         what = Text(f"{row['summary']}\n{also}".rstrip())
         how = Text(f"{row['syntax']}\n{row['example']}")
-        table.add_row(row["kind"], what, how, Text(f"{row['checked_by']}\n{in_words(row['measured'])}".rstrip()))
+        right = "\n".join(
+            f"right of {of:.0%} of {name}" for name, of in row["oracle_accuracy"].items() if of < GOOD_ORACLE
+        )
+        said = [row["checked_by"], right, in_words(row["measured"])]
+        table.add_row(row["kind"], what, how, Text("\n".join(filter(None, said))))
     console(sys.stdout).print(table)
     if any(measured.values()):
         print("success: measured by `ctrlgen eval` on texts held out, and human texts under the same check")

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ctrlgen.cli.telling import duration, tell_log, waiting
+from ctrlgen.cli.telling import LONG, Forecast, duration, tell_log, waiting
 from ctrlgen.text.joining import Written, detokenize
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ctrlgen.text.alignment import Change
     from ctrlgen.training.fit import Progress as TrainingProgress
 
-LONG = 60.0  # seconds; what takes longer is told beforehand
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
 MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
 
@@ -140,6 +139,9 @@ def show_samples(
         cells = [column[row] for column in more.values()]
         table.add_row(texts[row], *marks, *map(Text, cells), *draws, *(["; ".join(why)] if any(details) else []))
     out.print(table)
+    doubtful = {result.control.statement.name: result.doubtful for result in results if result.doubtful is not None}
+    for name, accuracy in doubtful.items():
+        out.print(Text(f"the oracle of {name} is right of {accuracy:.0%} of texts held out", "dim"), soft_wrap=True)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
 
@@ -158,17 +160,18 @@ def show_sentences(text: WrittenText, file: TextIO) -> None:
 
 
 @contextmanager
-def sampling_progress() -> Iterator[Callable[[Step], None] | None]:
-    """A bar with the text as it emerges from the noise, on a terminal; nothing elsewhere."""
+def sampling_progress(follow: Callable[[float], object] = lambda share: None) -> Iterator[Callable[[Step], None]]:
+    """A bar with the text as it emerges from the noise, on a terminal. `follow` is given the share that is done."""
     err = Console(stderr=True, highlight=False)
     if not err.is_terminal:
-        yield None
+        yield lambda step: follow(min(1.0, step.done / step.total))
         return
     columns = (BarColumn(bar_width=24), TimeRemainingColumn(), TextColumn("{task.fields[text]}", style="dim"))
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", text="")
 
         def watch(step: Step) -> None:
+            follow(min(1.0, step.done / step.total))
             text = detokenize(step.tokens)
             bar.update(task, completed=step.done, total=step.total, text=Text(text).plain[: max(20, err.width - 40)])
 
@@ -184,10 +187,14 @@ def evaluation_progress() -> Iterator[Callable[[EvaluationProgress], None]]:
     bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
     with bar, waiting("reading data and models") as tell:
         task = bar.add_task("", total=None, what="reading data and models")
+        forecast: list[Forecast] = []
 
         def watch(progress: EvaluationProgress) -> None:
             tell_log()
-            tell(f"{progress.done:,} of {progress.total:,} texts, {progress.what}")
+            if not forecast:
+                forecast.append(Forecast("the evaluation"))
+            left = forecast[0].left(progress.done / max(1, progress.total))
+            tell(f"{progress.done:,} of {progress.total:,} texts, {progress.what}{left}")
             bar.update(task, completed=progress.done, total=progress.total, what=progress.what)
 
         yield watch

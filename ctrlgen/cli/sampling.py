@@ -16,7 +16,7 @@ import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.cli.options import with_settings
-from ctrlgen.cli.telling import waiting
+from ctrlgen.cli.telling import Forecast, waiting
 from ctrlgen.controls.language import parse_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
@@ -187,11 +187,20 @@ def answers(generator: "Generator", requests: Sequence["Request"], settings: Set
     """Samples, a window of requests at a time, with a progress bar on a terminal."""
     from ctrlgen.cli.display import sampling_progress
 
+    total, forecast, done = sum(request.n for request in requests), Forecast("sampling"), 0
     with waiting("sampling") as tell:
         for start in range(0, len(requests), BATCH_WINDOW):
-            tell(f"{start:,} of {len(requests):,} requests answered")
-            with sampling_progress() as watch:
-                samples = generator.generate(requests[start : start + BATCH_WINDOW], settings, watch)
+            window = requests[start : start + BATCH_WINDOW]
+            texts = sum(request.n for request in window)
+
+            def follow(share: float, start: int = start, done: int = done, texts: int = texts) -> None:
+                left = forecast.left((done + share * texts) / total)
+                tell(f"{start:,} of {len(requests):,} requests answered{left}")
+
+            follow(0.0)
+            with sampling_progress(follow) as watch:
+                samples = generator.generate(window, settings, watch)
+            done += texts
             yield samples
 
 

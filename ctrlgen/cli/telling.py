@@ -11,6 +11,8 @@ from logging.handlers import MemoryHandler
 from threading import Event, Thread
 
 MOST_HELD = 1000  # records
+LONG = 60.0  # seconds; what takes longer is told beforehand
+SETTLED = 5.0  # seconds after which what is done says what is left
 EVERY = 30.0  # seconds between two lines of a command that works without a terminal
 
 
@@ -60,6 +62,24 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
     finally:
         over.set()
         thread.join()
+
+
+class Forecast:
+    """What the rest of a job will take on this machine, said once where it is long."""
+
+    def __init__(self, what: str):
+        self.what, self.started, self.said = what, time.monotonic(), False
+
+    def left(self, share: float) -> str:
+        """`, 12 min left` where a share of the job is done; nothing while that says little."""
+        elapsed = time.monotonic() - self.started
+        if share <= 0 or elapsed < SETTLED:
+            return ""
+        seconds = elapsed * (1 - share) / share
+        if not self.said and seconds >= LONG:
+            print(f"ctrlgen: {self.what} takes about {duration(seconds)} more here", file=sys.stderr, flush=True)
+        self.said = True
+        return f", {duration(seconds)} left"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctrlgen.cli.common import naming_resume
+from ctrlgen.cli.common import DeviceOption, find_device, naming_resume
 from ctrlgen.cli.telling import duration, waiting
 from ctrlgen.errors import UsageError, did_you_mean
 
@@ -34,6 +34,7 @@ def train(
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and words.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
     log_with: Annotated[str | None, typer.Option(help="A tracker that accelerate knows, e.g. tensorboard.")] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a diffusion language model on your texts.
 
@@ -66,8 +67,9 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = planned(recipe, overrides, out, minutes, resume)
     check_labels(plan.data)
+    cpu = find_device(device).type == "cpu"
     with naming_resume():
-        for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts):
+        for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts, cpu=cpu):
             if part.name != "model":
                 print(f"ctrlgen: the control {part.name!r}", file=sys.stderr)
             follow_training(part.events, resumable=part.resumable)

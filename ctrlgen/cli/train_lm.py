@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ctrlgen.cli.common import ModelOption, check_place, naming_resume
+from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device, naming_resume
 
 
 def train_lm(
@@ -22,6 +22,7 @@ def train_lm(
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was interrupted.")] = False,
     force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a small autoregressive language model of the model's words, which says what a text costs.
 
@@ -34,6 +35,7 @@ def train_lm(
     from ctrlgen.generation.small_lm import lm_directories
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
+    cpu = find_device(device).type == "cpu"
     loaded = from_pretrained(model)
     directory = (out or lm_directories(loaded)[0]).resolve()
     check_place(directory, force, "language model", "vocabulary", "--out")
@@ -41,6 +43,6 @@ def train_lm(
         steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
     )
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
-        events = run(loaded, data, validation, text_column, config, working, resume=resume)
+        events = run(loaded, data, validation, text_column, config, working, resume=resume, cpu=cpu)
         follow_training(events, resumable=True)
     typer.echo(f"language model written to {directory}", err=True)

@@ -111,6 +111,11 @@ class Classifier(ABC):
         """
         raise UsageError(f"{cls.kind} is an exact rule and needs no training")
 
+    @property
+    def oracle_accuracy(self) -> float | None:
+        """The share of texts held out that the oracle judges right, where that is known; None for an exact rule."""
+        return None
+
     def sharing(self, name: str) -> Classifier | None:
         """The classifier of another `name` that was trained with this one, or None where it is to be loaded by itself.
 

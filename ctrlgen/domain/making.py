@@ -74,13 +74,22 @@ def check_labels(data: DataConfig) -> None:
 
 
 def make(
-    recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None, show: Show | None = None
+    recipe: Recipe,
+    directory: Path,
+    *,
+    resume: bool = False,
+    log_with: str | None = None,
+    show: Show | None = None,
+    cpu: bool = False,
 ) -> Iterator[Part]:
-    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again."""
+    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again.
+
+    With `cpu` the denoiser is trained there, else on the best device.
+    """
     if resume and (directory / RECIPE).exists() and not (directory / RESUME).exists():
         resume = False  # it was killed before its first checkpoint
         (directory / WEIGHTS).unlink(missing_ok=True)
-    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show), True)
+    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show, cpu=cpu), True)
     if not recipe.data.labels:
         return
     model = from_pretrained(str(directory))

@@ -134,6 +134,7 @@ def train_lm(
     directory: Path,
     *,
     resume: bool = False,
+    cpu: bool = False,
 ) -> Iterator[Progress]:
     """Train a language model of `model`'s words on the texts of `data` and leave its files in `directory`.
 
@@ -160,4 +161,4 @@ def train_lm(
     )
     texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
     made_of = {"texts": texts, "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
-    yield from fit(task, config, directory, resume=resume, fingerprint=made_of)
+    yield from fit(task, config, directory, resume=resume, fingerprint=made_of, cpu=cpu)

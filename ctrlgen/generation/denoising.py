@@ -14,6 +14,7 @@ from ctrlgen.diffusion.precision import autocast
 from ctrlgen.diffusion.process import q_sample
 from ctrlgen.diffusion.rounding import clamp
 from ctrlgen.diffusion.samplers import Prediction, Refine, make_sampler
+from ctrlgen.errors import CtrlgenError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import better_draft
 from ctrlgen.generation.correction import correct
@@ -86,6 +87,8 @@ class Predictor:
                 self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings
             )
         final = bool(log_snr == last)
+        if final:
+            refuse_not_finite(denoised.logits)
         jointly = final and self.chooses_jointly(terms)
         if self.guidance.method == "gradient" and final:
             denoised = condition_words(denoised, free(terms) if jointly else terms)
@@ -166,6 +169,15 @@ def drafts(
             yield ids
     sweeps = 0 if published(reader.model, settings) else settings.corrections
     yield correct(reader, ids, batch.changeable, batch.lengths, terms, sweeps)
+
+
+def refuse_not_finite(logits: Tensor) -> None:
+    """Raises CtrlgenError where logits (B, n, V) name no word. What goes wrong at any step is seen at the last."""
+    if not logits.max(-1).values.isfinite().all():
+        raise CtrlgenError(
+            "the model computes numbers that are not finite: its weights, or those of a classifier, are damaged, "
+            "or their training diverged"
+        )
 
 
 def published(model: DiffusionLM, settings: Settings) -> bool:

@@ -12,6 +12,8 @@ from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
 from ctrlgen.text.joining import Written, write
 
+GOOD_ORACLE = 0.9  # share of texts held out that it judges right
+
 
 @dataclass(frozen=True)
 class Request:
@@ -58,6 +60,12 @@ class ControlResult:
     score: float
     explanation: tuple[Explanation, ...] | None = None  # of each part that failed, where it is asked for
 
+    @property
+    def doubtful(self) -> float | None:
+        """The accuracy of an oracle that errs often; None where it is good, an exact rule, or unknown."""
+        accuracy = self.control.classifier.oracle_accuracy
+        return accuracy if accuracy is not None and accuracy < GOOD_ORACLE else None
+
     def as_json(self) -> dict[str, Any]:
         result: dict[str, Any] = {
             "control": self.control.text,
@@ -65,6 +73,8 @@ class ControlResult:
             "score": self.score,
             "detail": self.verdict.detail,
         }
+        if self.doubtful is not None:
+            result["oracle_accuracy"] = self.doubtful
         if self.explanation is not None:
             result["explanation"] = [asdict(part) for part in self.explanation]
         return result

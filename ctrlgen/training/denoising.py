@@ -326,11 +326,18 @@ def starting_model(recipe: Recipe) -> DiffusionLM | None:
 
 
 def train(
-    recipe: Recipe, directory: Path, *, resume: bool = False, log_with: str | None = None, show: Show | None = None
+    recipe: Recipe,
+    directory: Path,
+    *,
+    resume: bool = False,
+    log_with: str | None = None,
+    show: Show | None = None,
+    cpu: bool = False,
 ) -> Iterator[Progress]:
     """Train a denoiser as `recipe` says. Yields progress; the model is in `directory` when it ends.
 
-    `show` makes the samples that a validation reports, if any, of the model so far.
+    `show` makes the samples that a validation reports, if any, of the model so far. With `cpu` it stays there, else it
+    takes the best device.
     """
     with claimed(directory):
         prepare_directory(directory, resume)
@@ -341,6 +348,6 @@ def train(
             "model": asdict(recipe.model),
             "diffusion": asdict(recipe.diffusion),
         }
-        yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of)
+        yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of, cpu=cpu)
         if recipe.training.learn == "pieces" and recipe.training.init is not None:
             take_over_classifiers(from_pretrained(recipe.training.init), directory)

@@ -110,6 +110,14 @@ class TrainedClassifier(Classifier, base=True):
     def tokenizer(self) -> WordTokenizer:
         return self.model.tokenizer
 
+    @property
+    def oracle_accuracy(self) -> float | None:
+        """What config.json says under `oracle`, `accuracy`: one number, or one for each control that it teaches."""
+        oracle = self.config.get("oracle")
+        found = oracle.get("accuracy") if isinstance(oracle, Mapping) else None
+        accuracy = found.get(self.name) if isinstance(found, Mapping) else found
+        return float(accuracy) if isinstance(accuracy, int | float) else None
+
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Encoded:
         return self.head.encode(targets, lengths)
 

@@ -9,8 +9,11 @@ import pytest
 
 from ctrlgen.cli import telling
 from ctrlgen.cli.display import evaluation_progress, follow_training
+from ctrlgen.cli.sampling import answers
 from ctrlgen.cli.telling import duration, waiting
 from ctrlgen.evaluation.evaluation import Progress as EvaluationProgress
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
 from ctrlgen.training.fit import Progress
 
 
@@ -76,3 +79,29 @@ def test_k9_an_evaluation_says_how_far_it_is() -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_k9_what_a_long_job_takes_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
+    forecast, err = telling.Forecast("sampling"), io.StringIO()
+    with redirect_stderr(err):
+        assert forecast.left(0.0) == ""
+        now[0] = 101.0
+        assert forecast.left(0.01) == ""  # one second says little
+        now[0] = 110.0
+        assert forecast.left(0.1) == ", 2 min left"
+        assert forecast.left(0.2) == ", 40 s left"
+    assert err.getvalue() == "ctrlgen: sampling takes about 2 min more here\n"
+
+
+def test_k9_a_batch_tells_how_far_it_is(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(telling, "SETTLED", 0.0)
+    monkeypatch.setattr(telling, "LONG", 0.0)
+    requests = [generator.request([], n=2, seed=seed) for seed in range(70)]
+    assert sum(map(len, answers(generator, requests, Settings(steps=2, corrections=0)))) == 140
+    said = capsys.readouterr().err
+    assert said.count("ctrlgen: sampling takes about ") == 1
+    assert "requests answered, " in said
