@@ -160,7 +160,7 @@ def show_sentences(text: WrittenText, file: TextIO) -> None:
 
 
 @contextmanager
-def sampling_progress(follow: Callable[[float], object] = lambda share: None) -> Iterator[Callable[[Step], None]]:
+def sampling_progress(follow: Callable[[float], None] = lambda share: None) -> Iterator[Callable[[Step], None]]:
     """A bar with the text as it emerges from the noise, on a terminal. `follow` is given the share that is done."""
     err = Console(stderr=True, highlight=False)
     if not err.is_terminal:
