@@ -128,6 +128,8 @@ def field_of(one: Setting) -> Any:
         return gradio.Dropdown(list(one.choices), value=one.default, **label)
     if one.type == Window:
         return gradio.Textbox("{:g}:{:g}".format(*one.default), **label)
+    if one.default is None and one.name != "strength":
+        return gradio.Number(None, **label)
     default = Guidance().scale if one.default is None else one.default
     most = min(one.most, HIGHEST.get(one.name, one.most))
     return gradio.Slider(one.least, most, default, step=1 if one.number is int else 0.05, **label)
@@ -137,7 +139,7 @@ def value_of(one: Setting, given: Any) -> Any:
     """A setting's value from what its component holds. Raises UsageError where it is out of the page's bounds."""
     if one.type == Window:
         return one.read(given)
-    if one.number is None:
+    if one.number is None or (given is None and one.default is None):
         return given
     if not isinstance(given, int | float) or not given <= HIGHEST.get(one.name, one.most):
         raise UsageError(f"{one.name} is at most {HIGHEST.get(one.name, one.most):g} here")
