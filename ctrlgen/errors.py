@@ -1,7 +1,10 @@
 """What went wrong, in one line that a user can act on. The command line turns these into exit codes."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+MOST_SAID = 400  # characters of what users wrote and why it is refused
 
 
 class CtrlgenError(Exception):
@@ -10,6 +13,18 @@ class CtrlgenError(Exception):
 
 class UsageError(CtrlgenError):
     """What the user wrote cannot be understood or obeyed. Exit code 2."""
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """What is refused in here is said in one line that is not too long, whatever of the user's own words it quotes."""
+    try:
+        yield
+    except UsageError as error:
+        message = " ".join(str(error).splitlines())
+        if len(message) > MOST_SAID:
+            message = f"{message[: MOST_SAID // 2]} … {message[-MOST_SAID // 2 :]}"
+        raise UsageError(message) from None
 
 
 def first_line(error: Exception) -> str:

@@ -44,6 +44,10 @@ NEEDS = {"gradio": "cli/test_page.py", "ray": "generation/test_cluster.py"}
 collect_ignore = [file for package, file in NEEDS.items() if not importable(package)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=0, help="how many requests, or damaged models, fuzzing tries")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests train models, or start processes, are slow."""
     for item in items:

@@ -16,7 +16,7 @@ from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import UsageError, briefly
 from ctrlgen.generation.choosing import Texts, choose
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
 from ctrlgen.generation.drawing import draw
@@ -39,6 +39,7 @@ class Generator:
         self.costs = Costs(self.model)
         self.workers = Workers(self.model.device)
 
+    @briefly()
     def request(
         self,
         controls: Sequence[str],
