@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,55 @@ def test_k8_a_model_with_one_byte_changed_works_or_is_refused(seed: int, model_c
     said = refusal(lambda: from_pretrained(str(model_copy)))
     assert len(said.splitlines()) <= 1
     assert len(said) <= MOST_ECHOED + len(str(model_copy))
+
+
+def mutated(path: Path, rng: random.Random) -> None:
+    """Damage a file: bytes changed, cut off or doubled, or in JSON a value replaced."""
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".json" and rng.random() < 0.6:
+        config = json.loads(content)
+        at: Any = config
+        key = rng.choice(list(config))
+        while isinstance(at[key], dict | list) and at[key] and rng.random() < 0.8:
+            at = at[key]
+            key = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
+        values = [None, -1, 0, 1, 3, 10**9, 1e308, "", "a", [], [1], {}, True, float("nan"), "\ud800", at[key]]
+        at[key] = rng.choice(values)
+        path.write_text(json.dumps(config))
+        return
+    start = rng.randrange(min(len(content), rng.choice([16, 4000, len(content)])))
+    what = rng.choice(["change", "cut", "double", "drop"])
+    if what == "change":
+        for _ in range(rng.choice([1, 1, 8])):
+            content[min(start + rng.randrange(64), len(content) - 1)] = rng.randrange(256)
+    path.write_bytes(
+        {
+            "change": content,
+            "cut": content[:start],
+            "double": content[:start] + content,
+            "drop": content[: start // 2] + content[start:],
+        }[what]
+    )
+
+
+@pytest.mark.parametrize("slice_", range(10))
+def test_k8_a_damaged_folder_is_one_line_or_a_model_that_works(
+    slice_: int, toy_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    rng = random.Random(slice_)
+    for _ in range((request.config.getoption("--fuzz") or 60) // 10):
+        copy = Path(shutil.copytree(toy_model, tmp_path / "copy"))
+        path = rng.choice([path for path in sorted(copy.rglob("*")) if path.is_file()])
+        mutated(path, rng)
+        started = time.process_time()
+
+        def works(copy: Path = copy) -> None:
+            generator = Generator(str(copy))
+            asked = generator.request(["pos: DET NOUN VERB PUNCT"])
+            generator.generate([asked], Settings(steps=2, corrections=1))
+
+        said = refusal(works)
+        assert time.process_time() - started < 10
+        assert len(said.splitlines()) <= 1, path
+        assert len(said) <= MOST_ECHOED + len(str(copy)), path
+        shutil.rmtree(copy)
