@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from html import escape
 from queue import Empty, SimpleQueue
 from threading import Event
@@ -43,19 +44,20 @@ STYLE = """
 .samples ul li { padding: 0; }
 .samples mark, .fail { color: #d33c3c; background: none; font-weight: 600; }
 .pass { color: #1a8f55; } .open { color: #b07b00; }
-.emerging { min-height: 3rem; font-size: 1.1rem; opacity: 0.6; }
+.emerging { min-height: 1.5rem; font-size: 1.1rem; opacity: 0.6; }
 """
 
 
 def writing(generator: Generator, request: Request, settings: Settings) -> Iterator[Step | list[Sample]]:
     """The latest step whenever the caller is ready for one, then the samples. Closing the iterator ends the work."""
     steps: SimpleQueue[Step | None] = SimpleQueue()
-    stopped = Event()
+    stopped, so_far = Event(), dict[int, list[str]]()
 
     def watch(step: Step) -> None:
         if stopped.is_set():
             raise CancelledError
-        steps.put(step)
+        so_far.update(step.texts)
+        steps.put(replace(step, texts=dict(so_far)))
 
     with ThreadPoolExecutor(1) as pool:
         samples = pool.submit(generator.generate, [request], settings, watch)
@@ -202,9 +204,10 @@ def examples(generator: Generator) -> list[str]:
 
 
 def emerging(step: Step) -> str:
-    """The first text so far; when the last step is done, the oracles' turn has come."""
+    """All texts so far; when the last step is done, the oracles' turn has come."""
     checking = " <i>checking …</i>" if step.done >= step.total else ""
-    return f'<p class="emerging">{html_text(write(step.tokens))}{checking}</p>'
+    texts = [step.texts[index] for index in sorted(step.texts)] or [step.tokens]
+    return "".join(f'<p class="emerging">{html_text(write(words))}{checking}</p>' for words in texts)
 
 
 def listing(samples: list[Sample]) -> str:
@@ -218,4 +221,6 @@ def item(sample: Sample) -> str:
         f"{escape('; '.join(reasons(result)))}</li>"
         for result in sample.controls
     )
-    return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}</ul></li>"
+    cost = f"<li>{sample.cost:.2f} nats a word</li>" if sample.cost is not None else ""
+    left_out = f"<li class=fail>left out: {escape(sample.rejected)}</li>" if sample.rejected is not None else ""
+    return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}{cost}{left_out}</ul></li>"

@@ -130,7 +130,12 @@ class Generator:
                 with lock:
                     done += words
                     if watch is not None:
-                        watch(Step(done, total, words_of(reader, batch_jobs[0], rows[0])))
+                        texts = {
+                            job.index: words_of(reader, job, row)
+                            for job, row in zip(batch_jobs, rows, strict=False)
+                            if job.place == batch_jobs[0].place
+                        }
+                        watch(Step(done, total, words_of(reader, batch_jobs[0], rows[0]), texts))
             return rows
 
         return self.workers.map(finish, jobs)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ctrlgen.controls.classifier import Verdict
@@ -159,6 +159,7 @@ class Step:
     done: int  # token-steps finished, over all batches
     total: int
     tokens: list[str]  # the first sample's words so far
+    texts: Mapping[int, list[str]] = field(default_factory=dict)  # the same of a batch, by index
 
 
 Watch = Callable[[Step], None]

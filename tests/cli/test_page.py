@@ -46,6 +46,7 @@ def test_the_page_answers_as_the_library_does(client: Client, generator: Generat
     assert shown[-1] == demo.listing(samples)
     assert all(text.startswith('<p class="emerging">') for text in shown[:-1])
     assert shown[-1].count("<code>words: dog</code>") == 2
+    assert shown[-2].count('<p class="emerging">') == 2  # all texts are shown while they are written
 
 
 @pytest.fixture
