@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from html import escape
 from queue import Empty, SimpleQueue
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
-from ctrlgen.cli.display import html_mark, html_text, reasons
+from ctrlgen.cli.display import html_mark, html_text, reasons, said_change
 from ctrlgen.cli.guard import Guard
 from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.generation.editing import Editor
+from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Request, Sample, Step
+from ctrlgen.generation.request import Request, Sample, Step, Watch
 from ctrlgen.settings import MAX_SEED, SETTINGS, Guidance, Setting, Settings, Window, change
 from ctrlgen.text.joining import write
 
@@ -28,6 +31,7 @@ try:
 except ImportError:
     raise UsageError('the demo needs gradio: pip install "ctrlgen[demo]"') from None
 
+T = TypeVar("T")
 MOST_TEXTS = 32
 MOST_WAITING = 16  # visitors in the queue; others are told that it is full
 HIGHEST = {  # what one visitor may ask of the machine that serves everybody
@@ -50,6 +54,11 @@ STYLE = """
 
 def writing(generator: Generator, request: Request, settings: Settings) -> Iterator[Step | list[Sample]]:
     """The latest step whenever the caller is ready for one, then the samples. Closing the iterator ends the work."""
+    return working(partial(generator.generate, [request], settings))
+
+
+def working(work: Callable[[Watch], list[T]]) -> Iterator[Step | list[T]]:
+    """The same of anything that is drawn and can be watched."""
     steps: SimpleQueue[Step | None] = SimpleQueue()
     stopped, so_far = Event(), dict[int, list[str]]()
 
@@ -60,7 +69,7 @@ def writing(generator: Generator, request: Request, settings: Settings) -> Itera
         steps.put(replace(step, texts=dict(so_far)))
 
     with ThreadPoolExecutor(1) as pool:
-        samples = pool.submit(generator.generate, [request], settings, watch)
+        samples = pool.submit(work, watch)
         samples.add_done_callback(lambda _: steps.put(None))
         try:
             while (step := latest(steps)) is not None:
@@ -84,14 +93,26 @@ def latest(steps: SimpleQueue[Step | None]) -> Step | None:
 def build(generator: Generator) -> gradio.Blocks:
     """The page for one model."""
 
-    def write(controls: str, template: str, n: float, seed: float, *values: Any) -> Iterator[str]:
+    def write(controls: str, template: str, n: float, seed: float, *more: Any) -> Iterator[str]:
+        *values, source = more
         yield EMPTY  # no earlier text stands under an error
         try:
             settings = change(Settings(), dict(zip(SETTINGS, map(value_of, SETTINGS.values(), values), strict=True)))
             lines = [line for line in str(controls or "").splitlines() if line.strip()]
             given = str(template or "").strip() or None
             count = whole(n, "the number of texts", 1, MOST_TEXTS)
-            request = generator.request(lines, count, whole(seed or 0, "the seed", -MAX_SEED, MAX_SEED), template=given)
+            first = whole(seed or 0, "the seed", -MAX_SEED, MAX_SEED)
+            if str(source or "").strip():
+                if given is not None:
+                    raise UsageError("a text with blanks is filled, another is edited: leave one of them empty")
+                if not lines:
+                    raise UsageError("say what to change: give a control")
+                editor = Editor(generator)
+                asked = editor.source(str(source), lines, n=count, seed=first)
+                for event in working(partial(editor.edit, [asked], settings)):
+                    yield emerging(event) if isinstance(event, Step) else edits(event)
+                return
+            request = generator.request(lines, count, first, template=given)
             for event in writing(generator, request, settings):
                 yield emerging(event) if isinstance(event, Step) else listing(event)
         except CtrlgenError as error:
@@ -105,6 +126,7 @@ def build(generator: Generator) -> gradio.Blocks:
                 more = gradio.Dropdown(known_controls(generator), value=None, label="Add a control")
                 more.input(added, [controls, more], [controls, more], api_visibility="private")
                 template = gradio.Textbox(label="Text with blanks (may be left empty)", placeholder="The Vaults ___ .")
+                source = gradio.Textbox("", label="Text to change as little as the controls ask (may be left empty)")
                 with gradio.Row():
                     n = gradio.Slider(1, MOST_TEXTS, 4, step=1, label="Texts")
                     seed = gradio.Number(0, precision=0, label="Seed")
@@ -115,8 +137,10 @@ def build(generator: Generator) -> gradio.Blocks:
                     start = gradio.Button("Write", variant="primary")
                     stop = gradio.Button("Stop")
                 texts = gradio.HTML(label="Texts")
-        asked = [controls, template, n, seed, *fields]
-        run = gradio.on([start.click, template.submit], write, asked, texts, api_name="write", show_progress="hidden")
+        asked = [controls, template, n, seed, *fields, source]
+        run = gradio.on(
+            [start.click, template.submit, source.submit], write, asked, texts, api_name="write", show_progress="hidden"
+        )
         stop.click(stopped_text, texts, texts, cancels=[run], api_visibility="private")
     return page
 
@@ -215,7 +239,16 @@ def listing(samples: list[Sample]) -> str:
     return f'<ol class="samples">{"".join(map(item, samples))}</ol>'
 
 
-def item(sample: Sample) -> str:
+def edits(found: list[Edited]) -> str:
+    """All edits, each with what was changed."""
+    items = []
+    for one in found:
+        made = "; ".join(said_change(one.source.words, change) for change in one.changes) or "nothing was changed"
+        items.append(item(one.sample, f"<li>{one.kept:.0%} kept: {escape(made)}</li>"))
+    return f'<ol class="samples">{"".join(items)}</ol>'
+
+
+def item(sample: Sample, more: str = "") -> str:
     controls = "".join(
         f"<li>{html_mark(result.verdict.success)} <code>{escape(result.control.text)}</code> "
         f"{escape('; '.join(reasons(result)))}</li>"
@@ -223,4 +256,4 @@ def item(sample: Sample) -> str:
     )
     cost = f"<li>{sample.cost:.2f} nats a word</li>" if sample.cost is not None else ""
     left_out = f"<li class=fail>left out: {escape(sample.rejected)}</li>" if sample.rejected is not None else ""
-    return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}{cost}{left_out}</ul></li>"
+    return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}{cost}{left_out}{more}</ul></li>"

@@ -28,13 +28,13 @@ def client(generator: Generator) -> Iterator[Client]:
     page.close()
 
 
-def answers(client: Client, controls: str, template: str = "", n: int = 2) -> list[str]:
+def answers(client: Client, controls: str, template: str = "", n: int = 2, source: str = "") -> list[str]:
     """All that the page shows, one after the other."""
     given = [one.default for one in SETTINGS.values()]
     given[list(SETTINGS).index("steps")] = 8
     given[list(SETTINGS).index("strength")] = 8.0
     given[list(SETTINGS).index("window")] = "0:1"
-    job = client.submit(controls, template, n, 5, *given, api_name="/write")
+    job = client.submit(controls, template, n, 5, *given, source, api_name="/write")
     job.result(timeout=120)
     return [str(output) for output in job.outputs()]
 
@@ -104,6 +104,17 @@ def test_a_stopped_text_is_marked() -> None:
 
 def test_blanks_are_filled(client: Client) -> None:
     assert "the dog" in answers(client, "", "the dog ___ .")[-1]
+
+
+def test_a_text_is_edited(client: Client) -> None:
+    shown = answers(client, "not words: dog", source="the dog sees a cat .", n=1)[-1]
+    assert "dog</p>" not in shown
+    assert "kept: " in shown
+    assert "nothing was changed" in answers(client, "words: dog", source="the dog sees a cat .", n=1)[-1]
+    with pytest.raises(AppError, match="leave one of them empty"):
+        answers(client, "words: dog", "the ___", source="the dog .")
+    with pytest.raises(AppError, match="give a control"):
+        answers(client, "", source="the dog .")
 
 
 @pytest.mark.parametrize(("controls", "said"), [("colour: red", "colour"), ("length: 0", "length")])
