@@ -35,7 +35,7 @@ def importable(package: str) -> bool:
 SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
     "test_importing", "test_interrupted", "test_label", "test_language_model", "test_making", "test_means",
-    "test_published", "test_readme", "test_training", "test_tree",
+    "test_published", "test_readme", "test_training", "test_tree", "test_augmenting",
 )  # fmt: skip
 
 

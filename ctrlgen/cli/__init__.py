@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from ctrlgen.cli import (
+    augment,
     controls,
     demo,
     edit,
@@ -49,6 +50,7 @@ app.command("write")(write.write)
 app.command("recipe")(recipe.recipe)
 app.command("similar")(similar.similar)
 app.command("train")(train.train)
+app.command("augment")(augment.augment)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lm")(train_lm.train_lm)
 app.command("eval")(evaluate.evaluate)

@@ -20,6 +20,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.cost_models import NgramModel
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.slips import Slips
+from ctrlgen.evaluation.targets import Words
 from ctrlgen.files import read_lines, write_text
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample
@@ -35,8 +36,6 @@ MOST_TRAINING, MOST_HUMAN = 50_000, 1000  # texts that the 5-gram model learns, 
 FREE_SHARE = 0.25  # of the texts, written without a control
 GOOD_COST, GOOD_SLIPS, GOOD_GAP = 0.35, 0.12, 0.05  # nats a word above human; share of texts; of success below human
 LITTLE_LOSS, LITTLE_ACCURACY = 0.02, 0.01  # gains that promise no more
-
-Words = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def judge(recipe: Recipe, directory: Path) -> Judged:
     human_rows, _ = split_rows(recipe.data, held_out=True) if may_judge(recipe) else (learned.select([]), "")
     human_rows = human_rows.select(range(min(MOST_HUMAN, len(human_rows))))
     split = generator.model.tokenizer.split
-    human = [split(text) if isinstance(text, str) else [] for text in human_rows[text_column]]
+    human = [tuple(split(text)) if isinstance(text, str) else () for text in human_rows[text_column]]
     human_labels = labels_of(human_rows, columns) if len(human_rows) else []
     free, asked = write(generator, recipe, columns, human_labels)
     texts = [t for t in learned.select(range(min(MOST_TRAINING, len(learned))))[text_column] if isinstance(t, str)]
@@ -249,8 +248,8 @@ def losses(directory: Path) -> list[tuple[int, float]]:
     return [(step, loss) for step, loss in islice(found, 1000) if loss is not None]
 
 
-def words_of(samples: Sequence[Sample]) -> list[list[str]]:
-    return [sample.tokens for sample in samples if sample.tokens]
+def words_of(samples: Sequence[Sample]) -> list[Words]:
+    return [tuple(sample.tokens) for sample in samples if sample.tokens]
 
 
 def mean(values: Sequence[float] | Sequence[bool]) -> float:
