@@ -109,8 +109,8 @@ def build(generator: Generator) -> gradio.Blocks:
                     raise UsageError("say what to change: give a control")
                 editor = Editor(generator)
                 asked = editor.source(str(source), lines, n=count, seed=first)
-                for event in working(partial(editor.edit, [asked], settings)):
-                    yield emerging(event) if isinstance(event, Step) else edits(event)
+                for found in working(partial(editor.edit, [asked], settings)):
+                    yield emerging(found) if isinstance(found, Step) else edits(found)
                 return
             request = generator.request(lines, count, first, template=given)
             for event in writing(generator, request, settings):
