@@ -29,8 +29,8 @@ def test_our_own_keep_the_contract(e2e: DiffusionLM, name: str) -> None:
 
 
 def test_every_kind_is_among_them() -> None:
-    """`label` is `field` with one column, of which the bundled model has none."""
-    assert set(classifier_kinds()) - {*OF_EXAMPLES, *VALUES} == {"label"}
+    """`label` is `field` with one column; of it and of `means` (test_means.py) the bundled model has none."""
+    assert set(classifier_kinds()) - {*OF_EXAMPLES, *VALUES} == {"label", "means"}
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ def controls(
     from rich.table import Table
     from rich.text import Text
 
-    from ctrlgen.checkpoint import from_pretrained
+    from ctrlgen.checkpoint import CONFIG, from_pretrained, read_config
     from ctrlgen.cli.display import console
-    from ctrlgen.controls.registry import Controls, classifier_kinds
+    from ctrlgen.controls.registry import Controls, classifier_kinds, oracle_accuracy, trained_classifiers
     from ctrlgen.evaluation.report.card import measured_success
     from ctrlgen.generation.request import GOOD_ORACLE
 
@@ -36,8 +36,8 @@ def controls(
     if name is not None:
         list_values(Controls(loaded).classifier(name), as_json)
         return
-    known = Controls(loaded)
-    ready = known.names()
+    ready = Controls(loaded).names()
+    configs = {name: read_config(path / CONFIG) for name, path in trained_classifiers(loaded).items()}
     measured = measured_success(loaded)
     rows: list[dict[str, Any]] = []
     for kind, classifier in classifier_kinds().items():
@@ -47,7 +47,7 @@ def controls(
             "example": classifier.example, "checked_by": classifier.oracle,
             "measured": measured.get(kind),
             "oracle_accuracy": {
-                name: of for name in names if (of := known.classifier(name).oracle_accuracy) is not None
+                name: of for name in names if (of := oracle_accuracy(configs.get(name, {}), name)) is not None
             },
         })  # fmt: skip
     if as_json:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -108,6 +108,14 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
     return found[name], config
 
 
+def oracle_accuracy(config: Mapping[str, Any], name: str) -> float | None:
+    """What a config.json says under `oracle`, `accuracy`: one number, or one for each control that it teaches."""
+    oracle = config.get("oracle")
+    found = oracle.get("accuracy") if isinstance(oracle, Mapping) else None
+    accuracy = found.get(name) if isinstance(found, Mapping) else found
+    return float(accuracy) if isinstance(accuracy, int | float) else None
+
+
 def check_name(name: str, kind: str) -> None:
     """Raises UsageError where a classifier of this kind cannot answer to `name`."""
     if not name.isprintable() or not fold(name) or fold(name) == "not" or len(name) > LONGEST_NAME:
@@ -119,11 +127,16 @@ def check_name(name: str, kind: str) -> None:
         )
 
 
-def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
-    """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
-    if not re.fullmatch(r"\w[\w -]*", name):  # it names a directory, too
+def check_new_name(name: str, kind: str) -> None:
+    """Raises UsageError where a new classifier of this kind cannot be called `name`, which names its directory, too."""
+    if not re.fullmatch(r"\w[\w -]*", name):
         raise UsageError(f"{shown(name)} cannot be the name of a control; use letters, digits, spaces, - and _")
     check_name(name, kind)
+
+
+def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
+    """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
+    check_new_name(name, kind)
     roots = classifier_roots(model)
     if not roots:
         raise CtrlgenError("the model must be saved before classifiers are trained on it")

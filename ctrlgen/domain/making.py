@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, read_config
-from ctrlgen.controls.registry import check_name, classifier_kinds, new_classifier_directory, weights_fingerprint
+from ctrlgen.controls.registry import check_new_name, classifier_kinds, new_classifier_directory, weights_fingerprint
+from ctrlgen.data.labels import read_labels
 from ctrlgen.data.texts import find_text_column, is_held_out, load_data, remaining
 from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError, UsageError, shown
@@ -68,9 +68,7 @@ def check_labels(data: DataConfig) -> None:
         find_text_column(rows.column_names, column, data.train)
         if column == texts:
             raise UsageError(f"the column {shown(column)} cannot hold both the texts and their labels")
-        check_name(column, kind.kind)
-        if not re.fullmatch(r"\w[\w -]*", column):
-            raise UsageError(f"{shown(column)} cannot be the name of a control; use letters, digits, spaces, - and _")
+        check_new_name(column, kind.kind)
 
 
 def make(
@@ -93,20 +91,15 @@ def make(
     if not recipe.data.labels:
         return
     model = from_pretrained(str(directory))
-    rows, column = learning_rows(recipe.data)
+    rows, column = split_rows(recipe.data, held_out=False)
     for label in recipe.data.labels:
         place = new_classifier_directory(model, label, kind_for_labels().kind)
         if not is_trained(place, model):
             yield Part(label, train_head(recipe, model, label, rows, column, place), False)
 
 
-def learning_rows(data: DataConfig) -> tuple[Dataset, str]:
-    """The rows to learn from, and the column of their texts."""
-    return split_rows(data, held_out=False)
-
-
 def split_rows(data: DataConfig, held_out: bool) -> tuple[Dataset, str]:
-    """The rows that are held out, or all others."""
+    """The rows that are held out, or all others, and the column of their texts."""
     source = data.validation if held_out and data.validation else data.train
     rows, column = load_data(source, data.text_column)
     rows = remaining(rows, data.leave_out)
@@ -136,7 +129,5 @@ def train_head(
 
 def labels_of(rows: Dataset, columns: Sequence[str]) -> list[dict[str, str]]:
     """The labels that each row has."""
-    from ctrlgen.data.labels import read_labels
-
     by_column = {column: read_labels(rows, column) for column in columns}
     return [{c: values[i] for c, values in by_column.items() if values[i]} for i in range(len(rows))]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import CONFIG, DiffusionLM, write_weights
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.encoded import Encoded
-from ctrlgen.controls.registry import find_trained, weights_fingerprint
+from ctrlgen.controls.registry import find_trained, oracle_accuracy, weights_fingerprint
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.text.tokenizer import WordTokenizer
@@ -112,11 +112,7 @@ class TrainedClassifier(Classifier, base=True):
 
     @property
     def oracle_accuracy(self) -> float | None:
-        """What config.json says under `oracle`, `accuracy`: one number, or one for each control that it teaches."""
-        oracle = self.config.get("oracle")
-        found = oracle.get("accuracy") if isinstance(oracle, Mapping) else None
-        accuracy = found.get(self.name) if isinstance(found, Mapping) else found
-        return float(accuracy) if isinstance(accuracy, int | float) else None
+        return oracle_accuracy(self.config, self.name)
 
     def encode(self, targets: Sequence[Any], lengths: Sequence[int]) -> Encoded:
         return self.head.encode(targets, lengths)

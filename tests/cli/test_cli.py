@@ -19,7 +19,7 @@ from toy_grammar import toy_sentences
 from ctrlgen.cli import display, main, sampling
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Request, Sample
+from ctrlgen.generation.request import Request, Sample, Step
 from ctrlgen.settings import Settings
 from ctrlgen.training.denoising import DataConfig, Recipe, train
 from ctrlgen_classifiers import pos
@@ -198,7 +198,9 @@ def test_json_lines_are_as_documented(ctrlgen: Run, toy_model: Path, generator: 
     assert [answer["tokens"] for answer in outcome.answers] == [sample.tokens for sample in samples]
 
 
-def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_reaches_the_generator(
+    ctrlgen: Run, toy_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(Generator, "generate", lambda self, *args: seen.extend(args) or [])
     outcome = ctrlgen(
@@ -220,7 +222,8 @@ def test_every_option_reaches_the_generator(ctrlgen: Run, toy_model: Path, monke
     guidance = settings.guidance
     assert (guidance.method, guidance.strength, guidance.window) == ("exact", 2.0, (0.1, 0.9))
     assert (guidance.paper_steps, guidance.paper_lr, guidance.paper_fluency) == (2, 0.2, 0.3)
-    assert watch is None  # no progress where there is no terminal
+    watch(Step(1, 2, {0: ["the"]}))  # tells of what is left, but shows no progress where there is no terminal
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_command_lines_defaults_are_the_librarys(
@@ -370,8 +373,9 @@ def test_controls(ctrlgen: Run, toy_model: Path) -> None:
     outcome = ctrlgen("controls", "-m", toy_model, "--json")
     assert (outcome.code, outcome.err) == (0, "")
     (row,) = [answer for answer in outcome.answers if answer["kind"] == "pos"]
-    assert list(row) == ["kind", "names", "summary", "syntax", "example", "checked_by", "measured"]
+    assert list(row) == ["kind", "names", "summary", "syntax", "example", "checked_by", "measured", "oracle_accuracy"]
     assert row["measured"] is None
+    assert row["oracle_accuracy"] == {}  # spaCy is not measured
     assert row["names"] == ["pos"]
     table = ctrlgen("controls", "-m", toy_model)
     assert table.code == 0
