@@ -230,7 +230,7 @@ def examples(generator: Generator) -> list[str]:
 def emerging(step: Step) -> str:
     """All texts so far; when the last step is done, the oracles' turn has come."""
     checking = " <i>checking …</i>" if step.done >= step.total else ""
-    texts = [step.texts[index] for index in sorted(step.texts)] or [step.tokens]
+    texts = [step.texts[index] for index in sorted(step.texts)]
     return "".join(f'<p class="emerging">{html_text(write(words))}{checking}</p>' for words in texts)
 
 
@@ -255,5 +255,5 @@ def item(sample: Sample, more: str = "") -> str:
         for result in sample.controls
     )
     cost = f"<li>{sample.cost:.2f} nats a word</li>" if sample.cost is not None else ""
-    left_out = f"<li class=fail>left out: {escape(sample.rejected)}</li>" if sample.rejected is not None else ""
+    left_out = f"<li class=fail>left out: {escape(sample.rejected.why)}</li>" if sample.rejected is not None else ""
     return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}{cost}{left_out}{more}</ul></li>"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
+LEFT_OUT = {"max_cost": "cost too much", "distinct": "equal another"}  # in words, by setting
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Tally:
         for sample in samples:
             self.draws += sample["attempts"]
             if "rejected" in sample:
-                self.rejected["equal another" if "equals" in sample["rejected"] else "cost too much"] += 1
+                self.rejected[LEFT_OUT[sample["rejected"]["by"]]] += 1
                 continue
             self.samples += 1
             self.failed += sample["success"] is False

@@ -52,7 +52,7 @@ def train(
         raise UsageError("--minutes makes a recipe of its own: leave out the recipe, or --minutes")
     check_tracker(log_with)
     from ctrlgen.cli.display import follow_training
-    from ctrlgen.domain.making import check_labels, make
+    from ctrlgen.domain.making import make
     from ctrlgen.generation.generator import sample_texts
 
     given = {
@@ -66,7 +66,6 @@ def train(
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     plan = planned(recipe, overrides, out, minutes, resume)
-    check_labels(plan.data)
     cpu = find_device(device).type == "cpu"
     with naming_resume():
         for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts, cpu=cpu):
@@ -84,24 +83,30 @@ def train(
 
 
 def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: float | None, resume: bool) -> Recipe:
-    """The recipe that is named, that an earlier run has kept, or that is made for the data and kept."""
+    """The recipe that is named, that an earlier run has kept, or that is made for the data and kept.
+
+    Raises UsageError where its columns of labels cannot become controls.
+    """
     from ctrlgen.domain.making import RECIPE, check_labels, keep_recipe, kept_recipe
     from ctrlgen.domain.sizing import size
     from ctrlgen.training.fit import prepare_directory
     from ctrlgen.training.recipe import make_recipe, read_recipe
 
     if recipe is not None:
-        return read_recipe(recipe, given)
-    if resume and (out / RECIPE).exists():
-        return kept_recipe(out, given)
-    if resume and minutes is None:  # of a run before there were kept recipes
-        return make_recipe({}, "options", given)
-    prepare_directory(out, resume)
-    check_labels(make_recipe({}, "options", given).data)
-    sized = size(given, minutes, len(given.get("data.labels", ())))
-    keep_recipe(sized.recipe, out)
-    tell(sized, out, minutes)
-    return sized.recipe
+        plan = read_recipe(recipe, given)
+    elif resume and (out / RECIPE).exists():
+        plan = kept_recipe(out, given)
+    elif resume and minutes is None:  # of a run before there were kept recipes
+        plan = make_recipe({}, "options", given)
+    else:
+        prepare_directory(out, resume)
+        check_labels(make_recipe({}, "options", given).data)
+        sized = size(given, minutes, len(given.get("data.labels", ())))
+        keep_recipe(sized.recipe, out)
+        tell(sized, out, minutes)
+        return sized.recipe
+    check_labels(plan.data)
+    return plan
 
 
 def tell(sized: Sized, out: Path, minutes: float | None) -> None:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from ctrlgen.diffusion.denoiser import Denoised
 
 
+def all_of(successes: Sequence[bool | None]) -> bool | None:
+    """Whether all are successes; None where no failure is among them, but one that no oracle could judge."""
+    if False in successes:
+        return False
+    return None if None in successes else True
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What an oracle says of a finished text. `success` is None where the oracle is not installed."""

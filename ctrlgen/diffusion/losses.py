@@ -110,19 +110,6 @@ def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Nois
     return x_0_term + x_T_term + rounding_term, log_snr
 
 
-def log_likelihood_bound(
-    model: AnyDenoiser,
-    tokens: Tensor,
-    schedule: Schedule,
-    noise: Callable[[], Tensor],
-    lengths: Tensor | None = None,
-    levels: int = SCORED_LEVELS,
-    context: Tensor | None = None,
-) -> Tensor:
-    """A variational lower bound on log p(tokens), in nats, of each text. (B, n) -> (B,)"""
-    return -bound_by_word(model, tokens, schedule, noise, lengths, levels, context).sum(-1)
-
-
 def bound_by_word(
     model: AnyDenoiser,
     tokens: Tensor,

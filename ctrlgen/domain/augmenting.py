@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +92,7 @@ class Augmenter:
             texts = [
                 Augmented(row["text"], value, row["probability"], cost) for row, cost in zip(apart, costs, strict=True)
             ]
-            best = ranked(texts)[:per_label]
+            best = set(ranked(texts)[:per_label])
             chosen += [text for text in texts if text in best]
             drawn_here = len(by_label[value])
             left[value] = Left(drawn_here - len(fresh), len(fresh) - len(apart), len(texts) - len(best))
@@ -113,7 +113,7 @@ def folded(words: Sequence[str]) -> tuple[str, ...]:
 
 def ranked(texts: Sequence[Augmented]) -> list[Augmented]:
     """Best first."""
-    by_probability = sorted(texts, key=lambda text: -text.probability)
-    by_cost = sorted(texts, key=lambda text: text.cost)
-    rank = {text: by_probability.index(text) + by_cost.index(text) for text in texts}
+    rank: Counter[Augmented] = Counter()
+    for by in (lambda text: -text.probability, lambda text: text.cost):
+        rank.update({text: place for place, text in enumerate(sorted(texts, key=by))})
     return sorted(texts, key=lambda text: (rank[text], text.text))

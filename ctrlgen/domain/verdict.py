@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import write_statement
 from ctrlgen.domain.making import kind_for_labels, labels_of, split_rows
 from ctrlgen.errors import CtrlgenError
@@ -168,7 +169,9 @@ def write(
     for labels in human:
         if len(requests) == count - free_count:
             break
-        known = {c: value for c, value in labels.items() if value_is_known(generator, c, value)}
+        known = {
+            c: value for c, value in labels.items() if target_of(generator.controls.classifier(c), value) is not None
+        }
         if columns and len(known) == len(columns):
             controls = [write_statement(c, value) for c, value in known.items()]
             requests.append(generator.request(controls, 1, seed + len(requests)))
@@ -176,12 +179,12 @@ def write(
     return free, generator.generate(requests) if requests else []
 
 
-def value_is_known(generator: Generator, column: str, value: str) -> bool:
+def target_of(classifier: Classifier, value: str) -> Any:
+    """What a value asks for; None where it was seen too seldom to be learned."""
     try:
-        generator.controls.classifier(column).parse(value)
-    except CtrlgenError:  # seen too seldom to be learned
-        return False
-    return True
+        return classifier.parse(value)
+    except CtrlgenError:
+        return None
 
 
 def judge_label(
@@ -192,14 +195,13 @@ def judge_label(
     right = [
         (words, row[column])
         for words, row in zip(human, labels, strict=True)
-        if words and column in row and value_is_known(generator, column, row[column])
+        if words and column in row and target_of(classifier, row[column]) is not None
     ]
     texts, values = [words for words, _ in right], [value for _, value in right]
-    targets = [classifier.parse(value) for value in values]
     obeyed = [r.verdict.success is True for s in asked for r in s.controls if r.control.statement.name == column]
     half = oracle_of_half(generator, recipe, column, learned, text_column)
     return LabelVerdict(
-        mean([v.success is True for v in classifier.check(texts, targets)]),
+        accuracy(classifier, texts, values),
         accuracy(half, texts, values) if half is not None else None,
         max((values.count(value) for value in set(values)), default=0) / max(1, len(values)),
         mean(obeyed),
@@ -208,15 +210,12 @@ def judge_label(
     )
 
 
-def accuracy(classifier: TrainedClassifier, texts: Sequence[Words], values: Sequence[str]) -> float:
+def accuracy(classifier: Classifier, texts: Sequence[Words], values: Sequence[str]) -> float:
     """The share of the texts whose value the oracle reads; a value that it never learned is none it reads."""
-    right = 0
-    for words, value in zip(texts, values, strict=True):
-        try:
-            right += classifier.check([words], [classifier.parse(value)])[0].success is True
-        except CtrlgenError:
-            continue
-    return right / max(1, len(texts))
+    asked = [(words, target_of(classifier, value)) for words, value in zip(texts, values, strict=True)]
+    known = [(words, target) for words, target in asked if target is not None]
+    verdicts = classifier.check([words for words, _ in known], [target for _, target in known])
+    return sum(verdict.success is True for verdict in verdicts) / max(1, len(texts))
 
 
 def oracle_of_half(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.classifier import Verdict, all_of
 from ctrlgen.controls.language import check
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.systems import HUMAN, Draft, Given, System
@@ -49,8 +49,7 @@ class Record:
 
     @property
     def success(self) -> bool | None:
-        said = [verdict.success for verdict in self.verdicts]
-        return False if False in said else None if None in said or not said else True
+        return all_of([verdict.success for verdict in self.verdicts]) if self.verdicts else None
 
     @property
     def checked(self) -> bool:

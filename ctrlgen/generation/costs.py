@@ -7,7 +7,7 @@ on its likelihood, which takes about as long as writing and so has to be asked f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ctrlgen.checkpoint import DiffusionLM
@@ -16,7 +16,7 @@ from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import Texts
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.reading import Reader
-from ctrlgen.generation.request import CostlyWord, Sample
+from ctrlgen.generation.request import CostlyWord, Rejection, Sample
 from ctrlgen.generation.small_lm import SmallLM
 from ctrlgen.generation.workers import Workers
 from ctrlgen.settings import Settings
@@ -79,12 +79,13 @@ def with_rejections(samples: Mapping[Job, Sample], settings: Settings) -> dict[J
     first: dict[tuple[int, str], int] = {}
     rejected: dict[Job, Sample] = {}
     for job in sorted(samples, key=lambda job: job.sample):
-        sample, why = samples[job], None
+        sample, rejection = samples[job], None
         if settings.max_cost is not None and sample.cost is not None and sample.cost > settings.max_cost:
             why = f"costs {sample.cost:.2f} nats a word, more than {settings.max_cost:g}"
+            rejection = Rejection("max_cost", why)
         elif settings.distinct and first.setdefault((job.place, sample.text), job.index) != job.index:
-            why = f"equals sample {first[job.place, sample.text]}"
-        rejected[job] = replace(sample, rejected=why)
+            rejection = Rejection("distinct", f"equals sample {first[job.place, sample.text]}")
+        rejected[job] = replace(sample, rejected=rejection)
     return rejected
 
 
@@ -92,12 +93,7 @@ def to_redraw(samples: Mapping[Job, Sample], attempt: int, settings: Settings) -
     """The samples that this attempt draws again. Texts that equal others are, even where failures are not."""
     found: list[Job] = []
     for job, sample in samples.items():
-        equal = settings.distinct and sample.rejected is not None and sample.rejected.startswith("equals")
+        equal = sample.rejected is not None and sample.rejected.by == "distinct"
         if equal or (attempt <= settings.until_success and (sample.success is False or sample.rejected is not None)):
             found.append(job)
     return found
-
-
-def kept(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples that are not rejected."""
-    return [sample for sample in samples if sample.rejected is None]

@@ -133,9 +133,9 @@ class Generator:
                         texts = {
                             job.index: words_of(reader, job, row)
                             for job, row in zip(batch_jobs, rows, strict=False)
-                            if job.place == batch_jobs[0].place
+                            if (job.place, job.candidate) == (batch_jobs[0].place, batch_jobs[0].candidate)
                         }
-                        watch(Step(done, total, words_of(reader, batch_jobs[0], rows[0]), texts))
+                        watch(Step(done, total, texts))
             return rows
 
         return self.workers.map(finish, jobs)

@@ -34,11 +34,11 @@ def judge(reader: Reader, texts: Texts) -> dict[Job, Sample]:
             controls = [job.controls[position] for job in jobs]
             if not controls[0].judged:
                 continue
-            log_p = term.log_prob(clean)
-            if not log_p.exp().isfinite().all():
+            p = term.log_prob(clean).exp()
+            if not p.isfinite().all():
                 said = f"the classifier of {jobs[0].controls[position].statement.name} computes numbers that are"
                 raise CtrlgenError(f"{said} not finite: its weights are damaged, or its training diverged")
-            scores = calibrated(log_p.exp(), term.classifier.score_temperature).tolist()
+            scores = calibrated(p, term.classifier.score_temperature).tolist()
             verdicts = check(controls, [tokens[job] for job in jobs])
             for job, *result in zip(jobs, controls, verdicts, scores, strict=True):
                 results[job].append(ControlResult(*result))

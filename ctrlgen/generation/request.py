@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from ctrlgen.controls.classifier import Verdict
+from ctrlgen.controls.classifier import Verdict, all_of
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
 from ctrlgen.text.joining import Written, write
@@ -90,6 +90,14 @@ class CostlyWord:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """Which setting leaves a sample out, and why in words."""
+
+    by: Literal["max_cost", "distinct"]
+    why: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """One finished text."""
 
@@ -104,7 +112,7 @@ class Sample:
     cost: float | None = None  # nats a word; None where it was not measured
     cost_by: str | None = None  # by which model
     costliest_word: CostlyWord | None = None  # among those that the vocabulary has
-    rejected: str | None = None  # why `max_cost` or `distinct` leave it out
+    rejected: Rejection | None = None
 
     @property
     def id(self) -> Any:
@@ -114,10 +122,7 @@ class Sample:
     @property
     def success(self) -> bool | None:
         """Whether every oracle agrees; None where one of them could not be asked."""
-        verdicts = [result.verdict.success for result in self.controls]
-        if False in verdicts:
-            return False
-        return None if None in verdicts else True
+        return all_of([result.verdict.success for result in self.controls])
 
     @property
     def written(self) -> Written:
@@ -149,7 +154,7 @@ class Sample:
             "cost_by": self.cost_by,
             "costliest_word": asdict(self.costliest_word) if self.costliest_word is not None else None,
             "controls": [result.as_json() for result in self.controls],
-        } | ({"rejected": self.rejected} if self.rejected is not None else {})
+        } | ({"rejected": asdict(self.rejected)} if self.rejected is not None else {})
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,12 @@ class Step:
 
     done: int  # token-steps finished, over all batches
     total: int
-    tokens: list[str]  # the first sample's words so far
-    texts: Mapping[int, list[str]] = field(default_factory=dict)  # the same of a batch, by index
+    texts: Mapping[int, list[str]]  # the words so far of the samples of one request, by index
+
+    @property
+    def tokens(self) -> list[str]:
+        """Those of the first."""
+        return next(iter(self.texts.values()))
 
 
 Watch = Callable[[Step], None]

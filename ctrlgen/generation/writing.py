@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ctrlgen.controls.classifier import all_of
 from ctrlgen.controls.language import Control, fold, parse_statement, write_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.corpus import Corpus, nearest
@@ -56,10 +57,7 @@ class WrittenText:
     @property
     def success(self) -> bool | None:
         """Whether every sentence obeys, by the oracles; None where one of them could not be asked."""
-        verdicts = [sample.success for sample in self.sentences]
-        if False in verdicts:
-            return False
-        return None if None in verdicts else True
+        return all_of([sample.success for sample in self.sentences])
 
     def as_json(self) -> dict[str, Any]:
         """The answer's documented JSON form."""

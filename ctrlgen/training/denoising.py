@@ -30,13 +30,11 @@ from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.candidates import Candidates, CandidateSampler, places
 from ctrlgen.training.fit import Progress, TrainingConfig, fit, prepare_directory
-from ctrlgen.training.run_state import differing_keys
-from ctrlgen.training.starting import start_from_neighbours, take_weights
+from ctrlgen.training.starting import start_from_neighbours, starting_model, take_weights
 
 log = logging.getLogger(__name__)
 
 VALIDATION_SENTENCES = 2048
-TIED = ("output", "output_dim", "pieces", "context")  # sizes that a model with a full output has not
 VALIDATION_LEVELS = 4  # noise levels seen by each validation sentence
 
 Show = Callable[[DiffusionLM], list[str]]  # texts of the model so far
@@ -137,7 +135,7 @@ class DenoisingTask:
         texts, held_out = read_split(data.train, data.validation, data.held_out, data.text_column, data.leave_out)
         sources = data.documents if model.context else []
         documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
-        start = starting_model(recipe)
+        start = starting_model(recipe.training.init, asdict(model), recipe.diffusion)
         if start is None:
             everything = [*texts, *chain.from_iterable(documents)]
             self.tokenizer = WordTokenizer.train(everything, data.min_count, data.max_vocab)
@@ -302,27 +300,6 @@ class DenoisingTask:
         if self.tied:
             module.denoiser.words.settle()
         save_pretrained(self.model(module), directory)
-
-
-def starting_model(recipe: Recipe) -> DiffusionLM | None:
-    """The model that `training.init` names.
-
-    A model with a full output can start one with a tied output. Raises UsageError where the recipe describes another
-    model in any other way, or where the model is an imported checkpoint.
-    """
-    if recipe.training.init is None:
-        return None
-    model = from_pretrained(recipe.training.init)
-    if not isinstance(model.denoiser, Denoiser):
-        raise UsageError(f"{recipe.training.init}: an imported checkpoint cannot be trained further")
-    wanted = {"model": asdict(recipe.model), "diffusion": asdict(recipe.diffusion)}
-    is_so = {key: getattr(model.config, key) for key in wanted["model"]}
-    changed = differing_keys({"model": is_so, "diffusion": asdict(model.diffusion)}, wanted)
-    free = ["dropout"] if model.opens or wanted["model"]["output"] == "full" else ["dropout", *TIED]
-    changed = [key for key in changed if key not in [f"model.{key}" for key in free]]
-    if changed:
-        raise UsageError(f"{recipe.training.init}: cannot start from it: the recipe says another {', '.join(changed)}")
-    return model
 
 
 def train(

@@ -7,17 +7,22 @@ over the texts. And the vectors of a model with an output of its own for each wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.diffusion.words import WordTable
+from ctrlgen.errors import UsageError
+from ctrlgen.training.run_state import differing_keys
 
+TIED = ("output", "output_dim", "pieces", "context")  # sizes that a model with a full output has not
 OF_WORDS = ("word_embedding", "output.weight", "output.bias")  # what a tied denoiser has not
 PLACES = (-2, -1, 1, 2)  # of a neighbour, counted from the word
 NEIGHBOURS = 4000  # the most frequent words; rarer ones are not counted beside others
@@ -76,6 +81,28 @@ def neighbours(sentences: Sequence[Sequence[int]], vocab_size: int) -> tuple[Ten
         counted = (sentence[left] == sentence[right]) & (word < vocab_size) & (number[beside] >= 0)
         pairs.append(word[counted] * width + index * len(frequent) + number[beside[counted]])
     return torch.cat(pairs), width
+
+
+def starting_model(init: str | None, model: Mapping[str, Any], diffusion: DiffusionConfig) -> DiffusionLM | None:
+    """The model to start from, by its name, for a recipe of these sizes and this noise.
+
+    A model with a full output can start one with a tied output. Raises UsageError where the recipe describes another
+    model in any other way, or where the model is an imported checkpoint.
+    """
+    if init is None:
+        return None
+    start = from_pretrained(init)
+    if not isinstance(start.denoiser, Denoiser):
+        raise UsageError(f"{init}: an imported checkpoint cannot be trained further")
+    sizes = {key: getattr(start.config, key) for key in model}
+    changed = differing_keys(
+        {"model": sizes, "diffusion": asdict(start.diffusion)}, {"model": model, "diffusion": asdict(diffusion)}
+    )
+    free = ["dropout"] if start.opens or model["output"] == "full" else ["dropout", *TIED]
+    changed = [key for key in changed if key not in [f"model.{key}" for key in free]]
+    if changed:
+        raise UsageError(f"{init}: cannot start from it: the recipe says another {', '.join(changed)}")
+    return start
 
 
 def take_weights(denoiser: Denoiser, start: DiffusionLM) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctrlgen.diffusion.blocks import rotary, rotate
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser, DenoiserConfig
-from ctrlgen.diffusion.losses import log_likelihood_bound
+from ctrlgen.diffusion.losses import bound_by_word
 from ctrlgen.diffusion.schedule import WarpSchedule, alpha_sigma
 
 MakeModel = Callable[..., Denoiser]
@@ -254,7 +254,7 @@ def test_everything_is_made_on_the_models_device(
     denoised.logits.sum().backward()
     assert x_t.grad is not None
     tokens = torch.zeros(2, 5, dtype=torch.long, device="meta")
-    bound = log_likelihood_bound(model, tokens, WarpSchedule(), lambda: torch.randn(2, 5, 4, device="meta"), levels=2)
+    bound = -bound_by_word(model, tokens, WarpSchedule(), lambda: torch.randn(2, 5, 4, device="meta"), levels=2).sum(-1)
     assert bound.device == x_t.grad.device == torch.device("meta")
 
 

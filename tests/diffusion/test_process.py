@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ctrlgen.diffusion.denoiser import Denoiser
-from ctrlgen.diffusion.losses import cross_entropy_loss, denoise, log_likelihood_bound, simple_loss
+from ctrlgen.diffusion.losses import bound_by_word, cross_entropy_loss, denoise, simple_loss
 from ctrlgen.diffusion.process import Noise, draw_noise, gaussian_kl, posterior, q_sample
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, alpha_sigma, make_schedule
@@ -233,7 +233,7 @@ def test_bound_is_the_log_probability_where_the_denoiser_is_exact(make_model: Ma
         model.output.bias.copy_(log_p)
         schedule = WarpSchedule(least_noise, 100.0)
         tokens = torch.tensor([1, 5, 9])[:, None].expand(3, 200)
-        bound = log_likelihood_bound(model, tokens, schedule, shared_noise(tokens), levels=120) / 200
+        bound = -bound_by_word(model, tokens, schedule, shared_noise(tokens), levels=120).sum(-1) / 200
     torch.testing.assert_close(bound, log_p[tokens[:, 0]], rtol=0.0, atol=0.25)
 
 
@@ -241,7 +241,7 @@ def test_bound_pays_for_what_the_last_noise_leaves(make_model: MakeModel) -> Non
     """A vocabulary of one word costs nothing but the distance of q(x_T | x_0) from N(0, I)."""
     model, schedule = make_model(vocab_size=1), WarpSchedule(0.25, 1.0)
     tokens = torch.zeros(1, 3, dtype=torch.int64)
-    bound = log_likelihood_bound(model, tokens, schedule, shared_noise(tokens))
+    bound = -bound_by_word(model, tokens, schedule, shared_noise(tokens)).sum(-1)
     assert bound.item() == pytest.approx(3 * 4 * 0.5 * math.log(0.5))  # alpha^2 = sigma^2 = 1/2 and |x_0|^2 = d = 4
 
 
@@ -252,8 +252,8 @@ def test_bound_stays_below_the_log_probability_for_a_wrong_denoiser(make_model: 
     with torch.no_grad():
         wrong.output.bias.copy_(torch.linspace(-3.0, 3.0, 11))
         schedule = WarpSchedule(0.1, 100.0)
-        best = log_likelihood_bound(exact, tokens, schedule, shared_noise(tokens), levels=60).mean() / 100
-        worse = log_likelihood_bound(wrong, tokens, schedule, shared_noise(tokens), levels=60).mean() / 100
+        best = -bound_by_word(exact, tokens, schedule, shared_noise(tokens), levels=60).sum(-1).mean() / 100
+        worse = -bound_by_word(wrong, tokens, schedule, shared_noise(tokens), levels=60).sum(-1).mean() / 100
     assert best.item() == pytest.approx(-math.log(11), abs=0.15)
     assert worse < best - 0.3
 
@@ -264,7 +264,7 @@ def test_bound_shares_noise_between_rows(make_model: MakeModel) -> None:
 
     def bound(rows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return log_likelihood_bound(model, rows, WarpSchedule(), shared_noise(rows))
+            return -bound_by_word(model, rows, WarpSchedule(), shared_noise(rows)).sum(-1)
 
     together = bound(tokens)
     assert together.shape == (3,)

@@ -21,7 +21,7 @@ from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
-from ctrlgen.diffusion.losses import log_likelihood_bound
+from ctrlgen.diffusion.losses import bound_by_word
 from ctrlgen.diffusion.samplers import Prediction, SeededNoise
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.diffusion.seeds import SEED_STRIDE
@@ -139,7 +139,7 @@ def test_candidates_choose_by_score(generator: Generator) -> None:
     (control,) = generator.request([SIMPLE]).controls
     with torch.no_grad():
         noise = SeededNoise([0] * count, [6] * count, 8)  # the same for all
-        fluency = log_likelihood_bound(generator.model.denoiser, ids, generator.model.schedule, noise)
+        fluency = -bound_by_word(generator.model.denoiser, ids, generator.model.schedule, noise).sum(-1)
         encoded = control.classifier.encode([control.target] * count, [6] * count)
         guide = control.classifier.log_prob(generator.reader.clean(ids, None), encoded)
     best = int((fluency + guide).argmax())
