@@ -48,7 +48,7 @@ def test_whole_sentences_from_the_text_backwards(reads: Generator) -> None:
     assert batch_of(reads, reads.request([])).context is None
 
 
-def test_the_reader_knows_what_stands_before(reads: Generator) -> None:
+def test_the_reader_knows_what_stands_before(reads: Generator, one_thread: None) -> None:
     batch = batch_of(reads, reads.request([], before=BEFORE), reads.request([], before=BEFORE[1:], seed=1))
     ids = torch.full((2, max(batch.sizes)), -1)
     after = reads.reader.after(batch.context)
