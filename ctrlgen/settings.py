@@ -123,12 +123,25 @@ class Settings:
     distinct: bool = setting(
         False, "No two equal texts of a request: the later one is drawn again, or else left out.", measured=False
     )
+    confidence: float | None = setting(
+        None,
+        "Return only texts whose score says that they obey: at least this share of those returned, 0.95 say.",
+        0.01,
+        0.999,
+        measured=False,
+    )
     explain: bool = setting(
         False, "Of each part that failed: when it was lost, and to which other control.", measured=False
     )
 
     def __post_init__(self) -> None:
         check(self)
+        if self.confidence is not None and (
+            self.until_success or self.max_cost is not None or self.distinct or self.scorer is not None
+        ):
+            raise UsageError(
+                "confidence is of texts as they are drawn: leave out until-success, max-cost, distinct and scorers"
+            )
         if self.guidance.moves_draws and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")
         if self.scorer is not None and (self.sampler != "ancestral" or self.guidance.moves_draws):

@@ -21,6 +21,7 @@ from ctrlgen.cli.sampling import (
     Tally,
     answers,
     conclude,
+    tell_confidence,
     tell_cost,
     with_scorer,
     write_lines,
@@ -60,6 +61,7 @@ def answer_batch(options: SamplingOptions, settings: Settings, source: str, on_c
     else:
         lines, requests = understood(generator, lines, options, skip_bad)
         tell_cost(settings, requests)
+        tell_confidence(generator, requests, settings)
         with writing(options.out, job(generator, lines, options, settings), [r.n for r in requests]) as written:
             tally.count(written.kept)
             left = requests[written.done :]

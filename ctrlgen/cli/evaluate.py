@@ -58,6 +58,12 @@ def evaluate(
     calibrate: Annotated[
         bool, typer.Option(help="Fit the classifiers' `score` to the verdicts; not on test texts.")
     ] = False,
+    learn_confidence: Annotated[
+        bool,
+        typer.Option(
+            help="Keep what `generate --confidence` learns from: 500 targets a suite, neither training nor test texts."
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one row of figures each.")] = False,
 ) -> None:
@@ -89,6 +95,7 @@ def evaluate(
         comparison=comparison,
         update_card=update_card,
         calibrate=calibrate,
+        learn_confidence=learn_confidence,
     )
 
     from ctrlgen.cli.display import evaluation_progress, follow_training

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
-LEFT_OUT = {"max_cost": "cost too much", "distinct": "equal another"}  # in words, by setting
+LEFT_OUT = {
+    "max_cost": "cost too much",
+    "distinct": "equal another",
+    "confidence": "are not sure enough",
+}  # in words, by setting
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def answer(
         generator = Generator(options.model, find_device(options.device))
         requests = make_requests(generator)
         tell_cost(settings, requests)
+        tell_confidence(generator, requests, settings)
         tally = Tally()
         for samples in answers(generator, requests, settings):
             lines = [sample.as_json() for sample in samples]
@@ -121,10 +126,20 @@ def tell_cost(settings: Settings, requests: Sequence["Request"]) -> None:
         print(cost(sum(request.n for request in requests), settings.particles), file=sys.stderr)
 
 
+def tell_confidence(generator: "Generator", requests: Sequence["Request"], settings: Settings) -> None:
+    """Say what share of texts will be returned. Raises where no threshold is known of a request's kind."""
+    thresholds = generator.thresholds(requests, settings)
+    if thresholds:
+        returned = sum(t.returned * r.n for t, r in zip(thresholds, requests, strict=True)) / sum(r.n for r in requests)
+        print(f"of held-out targets of these kinds {returned:.0%} are returned", file=sys.stderr)
+
+
 def refuse_rejections(settings: Settings, what: str) -> None:
     """Raises UsageError where texts might be left out of what needs all of them."""
-    if settings.max_cost is not None or settings.distinct:
-        raise UsageError(f"--{'distinct' if settings.distinct else 'max-cost'} is not for {what}: leave it out")
+    given = {"max-cost": settings.max_cost, "distinct": settings.distinct or None, "confidence": settings.confidence}
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{option} is not for {what}: leave it out")
 
 
 def conclude(tally: "Tally", options: SamplingOptions, settings: Settings) -> None:

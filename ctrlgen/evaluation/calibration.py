@@ -13,7 +13,9 @@ from ctrlgen.evaluation.metrics import Calibration, calibrate
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import OURS
 from ctrlgen.files import write_text
+from ctrlgen.generation.confidence import FEWEST, Confidence, Scored, kind_of, score
 from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
 
 FEWEST_OF_EITHER = 5  # verdicts of success and of failure
 
@@ -57,6 +59,38 @@ def write_temperatures(fitted: dict[Path, Calibration]) -> None:
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
         write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def learn_confidence(results: Results, generator: Generator, settings: Settings) -> list[str]:
+    """Keep scores and verdicts of each kind of request that has targets enough; what was learned, a line a kind.
+
+    Raises CtrlgenError for a hub's copy of a model.
+    """
+    found = scores_and_verdicts(results)
+    enough = {kind: scored for kind, scored in found.items() if len(scored.scores) >= FEWEST}
+    said = [
+        f"{kind}: nothing is learned of {len(scored.scores)} targets; --confidence needs {FEWEST}"
+        for kind, scored in found.items()
+        if kind not in enough
+    ]
+    if enough:
+        path = Confidence(generator.model).keep(enough, settings)
+        said += [f"{kind}: scores and verdicts of {len(of.scores)} targets in {path}" for kind, of in enough.items()]
+    return said or ["nothing was learned for --confidence: no text has both a score and a verdict"]
+
+
+def scores_and_verdicts(results: Results) -> dict[str, Scored]:
+    """Score and verdict of one text a target, the first of the first seed, by the kind of request."""
+    seed = results.configuration["plan"]["seeds"][0]
+    found: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for record in results.records:
+        if (record.system, record.setting, record.seed, record.index) != (OURS, "", seed, 0):
+            continue
+        request = results.asked[record.suite].requests[record.target]
+        if record.scores and record.checked and request.template is None:
+            scored = score(request.controls, record.scores), record.success is True
+            found[kind_of(request.controls)].append(scored)
+    return {kind: Scored(*map(tuple, zip(*pairs, strict=True))) for kind, pairs in found.items()}
 
 
 def recalibrate(results: Results, generator: Generator) -> list[str]:

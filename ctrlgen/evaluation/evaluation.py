@@ -10,7 +10,7 @@ from ctrlgen.data.texts import read_texts
 from ctrlgen.diffusion.precision import find_device
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, make_baselines, unwatched
-from ctrlgen.evaluation.calibration import recalibrate
+from ctrlgen.evaluation.calibration import learn_confidence, recalibrate
 from ctrlgen.evaluation.cost_models import CostModel, NgramModel, cost_models_of
 from ctrlgen.evaluation.figures import evaluations, summarise
 from ctrlgen.evaluation.novelty import Training
@@ -187,6 +187,8 @@ class Evaluation:
             results.done.append(f"report written to {plan.report / REPORT}")
         if plan.calibrate:
             results.done.extend(recalibrate(results, self.generator))
+        if plan.learn_confidence:
+            results.done.extend(learn_confidence(results, self.generator, plan.settings))
         if plan.update_card:
             write_card(results, model)
             results.done.append(f"figures written to {card_path(model)}")

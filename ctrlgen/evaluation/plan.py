@@ -39,6 +39,7 @@ class Plan:
     comparison: Path | None = None  # a Markdown page with published figures beside these
     update_card: bool = False  # write the figures into the model's card
     calibrate: bool = False  # fit the classifiers' `score` to the verdicts; not on test texts
+    learn_confidence: bool = False  # keep scores and verdicts, from which `confidence` learns thresholds
 
     def __post_init__(self) -> None:
         if self.targets is not None and (self.suites or self.data):

@@ -21,7 +21,13 @@ from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.targets import Asked
 
-OUTPUTS = ("report", "comparison", "update_card", "calibrate")  # of a plan: no figure depends on them
+OUTPUTS = (
+    "report",
+    "comparison",
+    "update_card",
+    "calibrate",
+    "learn_confidence",
+)  # of a plan: no figure depends on them
 ELSEWHERE = ("model", "device")  # of a plan: the weights and the machine say more
 
 

@@ -134,7 +134,9 @@ def make_targets(generator: Generator, suite: str, examples: Sequence[Example], 
     targets: list[Target] = []
     for start in range(0, len(examples), limit):  # some texts have nothing to ask for
         part = examples[start : start + limit]
-        columns = [controls_of(generator, name, part, rng) for name in suite.split("+")]
+        columns: list[list[str | None]] = []
+        for name in suite.split("+"):
+            columns.append(controls_of(generator, name, part, rng, columns))
         for example, controls in zip(part, zip(*columns, strict=True), strict=True):
             if None not in controls:
                 targets.append(Target(tuple(filter(None, controls)), (example.words,)))
@@ -143,14 +145,27 @@ def make_targets(generator: Generator, suite: str, examples: Sequence[Example], 
     return targets[:limit]
 
 
-def controls_of(generator: Generator, name: str, examples: Sequence[Example], rng: Random) -> list[str | None]:
-    """A control that each text has, of those that this part of a suite stands for, one of them drawn."""
+def controls_of(
+    generator: Generator,
+    name: str,
+    examples: Sequence[Example],
+    rng: Random,
+    taken: Sequence[Sequence[str | None]] = (),
+) -> list[str | None]:
+    """A control that each text has, of those that this part of a suite stands for, one of them drawn.
+
+    taken: what earlier parts of the suite ask of each text, which is not asked twice: `field+field` is two fields.
+    """
     texts, rows = [e.words for e in examples], [e.row for e in examples]
     columns = []
     for control in controls_in(name, generator):
         values = generator.controls.classifier(control).values_of(texts, rows, rng)
         columns.append([asking(generator, control, value) if value else None for value in values])
-    return [rng.choice(present) if (present := list(filter(None, row))) else None for row in zip(*columns, strict=True)]
+    drawn: list[str | None] = []
+    for place, row in enumerate(zip(*columns, strict=True)):
+        present = [control for control in row if control and control not in {of[place] for of in taken}]
+        drawn.append(rng.choice(present) if present else None)
+    return drawn
 
 
 def asking(generator: Generator, control: str, value: str) -> str:

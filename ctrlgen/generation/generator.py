@@ -18,6 +18,7 @@ from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.errors import UsageError, briefly
 from ctrlgen.generation.choosing import Texts, choose
+from ctrlgen.generation.confidence import Confidence, Threshold, with_thresholds
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
 from ctrlgen.generation.drawing import draw
 from ctrlgen.generation.explain import explain
@@ -37,6 +38,7 @@ class Generator:
         self.controls = Controls(self.model)
         self.reader = Reader(self.model)
         self.costs = Costs(self.model)
+        self.confidence: Confidence | None = None
         self.workers = Workers(self.model.device)
 
     @briefly()
@@ -85,8 +87,9 @@ class Generator:
     ) -> list[Sample]:
         """Samples in request order. A seed gives the same text whatever else is drawn with it.
 
-        Those that `max_cost` or `distinct` leave out are among them, and say why: `Sample.rejected`.
+        Those that `max_cost`, `distinct` or `confidence` leave out are among them, and say why: `Sample.rejected`.
         """
+        thresholds = self.thresholds(requests, settings)
         draws = Draws(self.model, requests, settings.candidates)
         texts, samples = self.answer(draws.first(), settings, watch)
         samples = with_rejections(samples, settings)
@@ -100,9 +103,17 @@ class Generator:
             redrawn, judged = self.answer(draws.again(failed, attempt), settings, watch)
             texts |= redrawn
             samples = with_rejections(samples | judged, settings)
+        samples = with_thresholds(samples, thresholds)
         if settings.explain:
             samples = explain(self.reader, self.workers, samples, texts, settings)
         return [samples[job] for job in sorted(samples, key=lambda job: job.sample)]
+
+    def thresholds(self, requests: Sequence[Request], settings: Settings) -> list[Threshold]:
+        """By which `confidence` holds texts of each request back; none where it is not asked for."""
+        if settings.confidence is None:
+            return []
+        self.confidence = self.confidence or Confidence(self.model)
+        return [self.confidence.threshold(request, settings) for request in requests]
 
     def answer(
         self, jobs: Sequence[Job], settings: Settings, watch: Watch | None

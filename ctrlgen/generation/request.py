@@ -93,7 +93,7 @@ class CostlyWord:
 class Rejection:
     """Which setting leaves a sample out, and why in words."""
 
-    by: Literal["max_cost", "distinct"]
+    by: Literal["max_cost", "distinct", "confidence"]
     why: str
 
 
