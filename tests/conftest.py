@@ -135,11 +135,12 @@ class NoSpacy(MetaPathFinder):
 @pytest.fixture
 def no_spacy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if spaCy were not installed."""
-    from ctrlgen_classifiers import pos
+    from ctrlgen_classifiers import tagging
 
+    tagging.stop()
     for name in [name for name in sys.modules if name.partition(".")[0] == "spacy"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NoSpacy(), *sys.meta_path])
-    pos.tagger.cache_clear()
+    tagging.tagger.cache_clear()
     yield
-    pos.tagger.cache_clear()
+    tagging.tagger.cache_clear()

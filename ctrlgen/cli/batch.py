@@ -26,6 +26,8 @@ from ctrlgen.cli.sampling import (
     with_scorer,
     write_lines,
 )
+from ctrlgen.controls.language import parse_statement
+from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import BYTE_ORDER_MARK, read_lines
 from ctrlgen.settings import Settings
@@ -51,6 +53,7 @@ def answer_batch(options: SamplingOptions, settings: Settings, source: str, on_c
     settings = with_scorer(settings, options)
     as_it_comes = source == "-" and options.out is None and not on_cluster
     lines = [] if as_it_comes else read_requests(source, skip_bad)
+    start_oracles(control for _, written in lines for control in written.get("controls", []))
     if on_cluster:
         from ctrlgen.generation.cluster import generate_on_cluster
     from ctrlgen.generation.generator import Generator
@@ -243,6 +246,11 @@ def parse_request(line: str, where: str) -> dict[str, Any]:
     controls = request.get("controls", [])
     if not isinstance(controls, list) or not all(isinstance(c, str) for c in controls):
         raise UsageError(f"{where}: controls must be a list of strings")
+    try:
+        for control in controls:
+            parse_statement(control)  # what is no control is refused before torch is imported
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     for key in ("n", "seed"):
         if key in request and (not isinstance(request[key], int) or isinstance(request[key], bool)):
             raise UsageError(f"{where}: {key} must be a whole number")

@@ -18,7 +18,7 @@ from ctrlgen.cli.sampling import (
     write_lines,
 )
 from ctrlgen.cli.telling import waiting
-from ctrlgen.controls.language import parse_statement
+from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.errors import UsageError
 from ctrlgen.settings import Settings
 
@@ -51,8 +51,7 @@ def edit(
     if settings.explain or options.scorer is not None:
         raise UsageError("--explain and --scorer are for texts that are written from noise: leave them out")
     refuse_rejections(settings, "texts that are given")
-    for control in options.control:
-        parse_statement(control)  # what is no control is refused before torch is imported
+    start_oracles(options.control)  # what is no control is refused before torch is imported
     with output(options.out) as file:
         from ctrlgen.cli.common import find_device
         from ctrlgen.cli.display import show_edits

@@ -17,7 +17,7 @@ import typer
 from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import Forecast, waiting
-from ctrlgen.controls.language import parse_statement
+from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
 from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
@@ -84,8 +84,7 @@ def answer(
 
     `finished` is given the samples as they are written.
     """
-    for text in options.control or ():
-        parse_statement(text)  # what is no control is refused before torch is imported
+    start_oracles(options.control or ())  # what is no control is refused before torch is imported
     with output(options.out) as file:
         from ctrlgen.generation.generator import Generator
 

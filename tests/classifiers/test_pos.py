@@ -19,7 +19,7 @@ from ctrlgen.generation.request import Sample
 from ctrlgen.settings import Guidance, Settings
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example
-from ctrlgen_classifiers import pos
+from ctrlgen_classifiers import pos, tagging
 from ctrlgen_classifiers.pos import PENN, TAG_COUNT, TAG_IDS, UNIVERSAL, Pattern, Pos, PosHead, judge, parse_pattern
 
 MakeModel = Callable[..., Denoiser]
@@ -352,9 +352,9 @@ def test_a_damaged_config_is_one_clear_error(model_copy: Path, damage: dict[str,
 
 @pytest.fixture
 def spacy_installed() -> None:
-    pos.tagger.cache_clear()
+    tagging.tagger.cache_clear()
     try:
-        pos.tagger()
+        tagging.tagger()
     except ImportError as error:
         pytest.skip(str(error))
 
