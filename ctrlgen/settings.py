@@ -54,6 +54,11 @@ class Guidance:
         None, "How hard controls pull; 0 is unguided. [default: 8 for gradient, else 1]", 0.0, 1000.0
     )
     window: Window = setting((0.0, 1.0), "FROM:TO, the noise levels at which controls act: 0 is noise, 1 text.")
+    backward: Window = setting(
+        (0.0, 1.0),
+        "FROM:TO, the noise levels at which the gradient runs through the whole denoiser; elsewhere through what x_t "
+        "alone says of each word, without a backward pass.",
+    )
     paper_steps: int = setting(3, "Of the paper's guidance: Adagrad steps a draw.", 1, 1000)
     paper_lr: float = setting(0.1, "Of the paper's guidance: Adagrad's learning rate.", 0.0, 100.0)
     paper_fluency: float = setting(0.01, "Of the paper's guidance: the weight of fluency, its lambda.", 0.0, 1000.0)

@@ -28,6 +28,7 @@ from ctrlgen.generation.guidance import (
     refine,
     refine_as_published,
     steer,
+    within,
 )
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords
@@ -70,6 +71,10 @@ class Predictor:
         """The controls that act at this step."""
         return active(self.batch.terms, self.guidance, self.progress(log_snr))
 
+    def backward(self, log_snr: Tensor) -> bool:
+        """Whether this step's gradient is taken through the whole network, as it must be without a Gaussian skip."""
+        return self.model.config.objective == "mse" or within(self.guidance.backward, self.progress(log_snr))
+
     def __call__(self, last: Tensor, x_t: Tensor, log_snr: Tensor, previous: Prediction | None) -> Prediction:
         """The steered estimate of x_0. `last` is the log-SNR of the step at which words become final."""
         model, terms = self.model, self.acting(log_snr)
@@ -83,8 +88,9 @@ class Predictor:
                 more = {"log_snr": given, "self_condition": self_condition, "lengths": self.batch.lengths}
                 self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
             embeddings = self.reader.embeddings if model.config.objective == "mse" else None
+            skip = None if self.backward(log_snr) else self.reader.embeddings
             denoised, shift = steer(
-                self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings
+                self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings, skip
             )
         final = bool(log_snr == last)
         if final:

@@ -114,6 +114,7 @@ def steer(
     terms: Sequence[Term],
     guidance: Guidance,
     embeddings: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> tuple[Denoised, Tensor]:
     """One call of the denoiser, steered by `terms`.
 
@@ -121,6 +122,7 @@ def steer(
     and scaled. Returns what the denoiser said, its logits corrected where the method corrects words, and the shift to
     add to x0_hat (B, n, d). `paper` and `published` steer elsewhere, in `refine`. embeddings (V, d) are those of a
     denoiser that predicts x_0 and not words: under `exact` its x0_hat moves as the mean embedding of its words does.
+    skip (V, d): the embeddings of a denoiser with a Gaussian skip, through which alone the gradient is then taken.
     """
     if guidance.method != "gradient" or not terms:
         with torch.no_grad():
@@ -131,11 +133,29 @@ def steer(
             if embeddings is None:
                 return conditioned, torch.zeros_like(x_t)
             return conditioned, (conditioned.probs - denoised.probs) @ embeddings
+    if skip is not None:
+        with torch.no_grad():
+            denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
+        return denoised, tweedie_shift(skip_gradient(denoised, terms, skip), log_snr[0], guidance.scale)
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
         denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
         (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
     return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.scale)
+
+
+def skip_gradient(denoised: Denoised, terms: Sequence[Term], embeddings: Tensor) -> Tensor:
+    """The gradient of log p(c | x_t) through the Gaussian skip alone. (B, n, d)
+
+    The skip adds alpha x_t . e_w / sigma^2 to the logit of each word w, so that no backward pass through the network is
+    needed; what a guide reads from hidden states alone is left out.
+    """
+    with torch.enable_grad():
+        logits = denoised.logits.detach().requires_grad_(True)
+        read = replace(denoised, logits=logits, x0_hat=logits.softmax(-1) @ embeddings)
+        (by_logit,) = torch.autograd.grad(joint_log_prob(terms, read).sum(), logits, materialize_grads=True)
+    alpha, sigma = alpha_sigma(denoised.log_snr)
+    return (alpha / sigma**2)[:, None, None] * (by_logit @ embeddings)
 
 
 def detach(denoised: Denoised) -> Denoised:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
+from ctrlgen.diffusion.rounding import gaussian_word_logits
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.guidance import (
@@ -111,6 +112,23 @@ def test_the_shift_is_tweedies_with_the_gradient_of_finite_differences(model: De
         expected.view(-1)[index] = (objective(x_t + nudge) - objective(x_t - nudge)) / (2 * step)
     _, shift = steer(model, x_t, log_snr, x0_before, None, terms, FAINT)
     torch.testing.assert_close(shift / (FAINT.strength * tweedie_scale(log_snr)), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_through_the_skip_is_that_of_a_network_which_is_cut(model: Denoiser) -> None:
+    embeddings, (x_t, log_snr), terms = model.embeddings().detach(), noisy(), [some_term(0), some_term(1, weight=2.0)]
+
+    def skip(x: Tensor) -> Tensor:
+        return gaussian_word_logits(x, embeddings, *alpha_sigma(log_snr))
+
+    def cut(x: Tensor, *args: Tensor, **more: Tensor) -> Denoised:
+        said = model(x.detach(), *args, **more)
+        return dataclasses.replace(said, logits=said.logits.detach() + skip(x) - skip(x).detach())
+
+    expected, expected_shift = steer(cut, x_t, log_snr, None, None, terms, FAINT)
+    denoised, shift = steer(model, x_t, log_snr, None, None, terms, FAINT, skip=embeddings)
+    torch.testing.assert_close(denoised.logits, expected.logits)
+    torch.testing.assert_close(shift, expected_shift)
+    assert not torch.equal(shift, steer(model, x_t, log_snr, None, None, terms, FAINT)[1])
 
 
 def test_controls_compose_as_a_sum_in_one_pass(model: Denoiser) -> None:
