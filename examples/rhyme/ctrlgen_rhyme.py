@@ -7,9 +7,9 @@ import torch
 from ctrlgen import Classifier, UsageError, Verdict
 
 
-def ending(word):
-    found = re.search(r"[aeiouy]+[^aeiouy]*e?$", word.casefold())
-    return found[0] if found else None
+def rhymes(word, target):
+    one, other = (re.search(r"[aeiouy]+[^aeiouy]*e?$", text.casefold()) for text in (word, target))
+    return word.isalpha() and word.casefold() != target and bool(one and other) and one[0] == other[0]
 
 
 class Rhyme(Classifier):
@@ -26,15 +26,12 @@ class Rhyme(Classifier):
 
     def parse(self, value):
         target = value.strip().casefold()
-        if not any(self.rhymes(word, target) for word in self.words):
+        if not any(rhymes(word, target) for word in self.words):
             raise UsageError(f"rhyme: no word of this model rhymes with {value[:40]!r}")
         return target
 
-    def rhymes(self, word, target):
-        return word.isalpha() and word.casefold() != target and ending(word) == ending(target) is not None
-
     def encode(self, targets, lengths):
-        return torch.tensor([[self.rhymes(word, target) for word in self.words] for target in targets])  # (B, V)
+        return torch.tensor([[rhymes(word, target) for word in self.words] for target in targets])  # (B, V)
 
     def log_prob(self, denoised, rhyming):
         """log(p(it stands at the end) + p(a mark stands there, and it before))."""
@@ -45,5 +42,4 @@ class Rhyme(Classifier):
 
     def check(self, texts, targets):
         lasts = [next((word for word in reversed(words[-2:]) if word.isalpha()), "") for words in texts]
-        pairs = zip(lasts, targets, strict=True)
-        return [Verdict(self.rhymes(last, target), f"ends in {last!r}") for last, target in pairs]
+        return [Verdict(rhymes(last, target), f"ends in {last!r}") for last, target in zip(lasts, targets, strict=True)]

@@ -32,7 +32,7 @@ def rhyme(monkeypatch: pytest.MonkeyPatch) -> type:
 def test_it_is_as_short_as_promised() -> None:
     lines = (PACKAGE / "ctrlgen_rhyme.py").read_text().splitlines()
     code = [line for line in lines if line.strip() and not line.strip().startswith(('"""', "#", "import", "from"))]
-    assert len(code) <= 32
+    assert len(code) <= 30
 
 
 def test_it_keeps_the_contract(rhyme: type) -> None:
@@ -45,6 +45,7 @@ def test_it_says_what_rhymes(rhyme: type) -> None:
     assert [verdict.success for verdict in control.check(texts, ["clear"] * 4)] == [True, False, False, False]
 
 
+@pytest.mark.slow
 def test_installed_it_writes_rhymes(tmp_path: Path) -> None:
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(tmp_path)]
     subprocess.run([sys.executable, *install, str(PACKAGE)], check=True)
