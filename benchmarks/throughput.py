@@ -22,8 +22,9 @@ from statistics import median
 
 import torch
 
+from ctrlgen.diffusion.denoiser import ModelConfig
 from ctrlgen.diffusion.process import Noise
-from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe
+from ctrlgen.training.denoising import DataConfig, DenoisingTask, Recipe
 from ctrlgen.training.fit import fit
 from ctrlgen.training.recipe import read_recipe
 

@@ -12,7 +12,8 @@ from toy_grammar import write_toy_data
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
 from ctrlgen.data.texts import load_data
-from ctrlgen.training.denoising import DataConfig, ModelConfig, Recipe, train
+from ctrlgen.diffusion.denoiser import ModelConfig
+from ctrlgen.training.denoising import DataConfig, Recipe, train
 from ctrlgen.training.fit import METRICS, RESUME, TrainingConfig
 from ctrlgen_classifiers import pos
 

@@ -13,7 +13,7 @@ Design choices, with the reasons in docs/decisions/model.md:
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,14 +27,13 @@ from ctrlgen.diffusion.words import NO_ROW, WordTable, WordVectors
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class ModelConfig:
     """The denoiser's size and objective. The defaults of the keys from `output` on are those of version 0.1.0.
 
-    `ce` predicts words and normalises the embeddings; `mse` predicts x_0, as Diffusion-LM does.
+    `ce` predicts words and normalises the embeddings; `mse` predicts x_0, as Diffusion-LM does; its output is `full`.
     `tied` makes the logits of a word from its vectors, `full` has a row of weights for each word.
     """
 
-    vocab_size: int
     embedding_dim: int = 16
     width: int = 256
     layers: int = 6
@@ -46,6 +45,13 @@ class DenoiserConfig:
     output_dim: int = 0  # tied: width of the vector u_w that only the output sees, beside e_w
     pieces: int = 0  # tied: vectors of pieces of spellings
     context: int = 0  # words of earlier sentences that can stand before a text
+
+
+@dataclass(frozen=True)
+class DenoiserConfig(ModelConfig):
+    """What a recipe says of the model, and how many words it knows."""
+
+    vocab_size: int = field(kw_only=True)
 
     def __post_init__(self) -> None:
         if min(self.vocab_size, self.embedding_dim, self.layers, self.heads, self.max_length) < 1:

@@ -26,7 +26,6 @@ from ctrlgen.generation.guidance import (
     active,
     condition_words,
     refine,
-    refine_as_published,
     steer,
     within,
 )
@@ -138,9 +137,8 @@ class Predictor:
         cleaner = int((self.log_snrs > log_snr).sum())  # levels
         if not terms or (self.guidance.method == "published" and cleaner + 1 < PUBLISHED_UNGUIDED):
             return x_s
-        move = refine_as_published if self.guidance.method == "published" else refine
         with autocast(self.model.device):
-            return move(self.denoiser, x_s, mean, variance, log_snr[None], lengths, terms, self.guidance)
+            return refine(self.denoiser, x_s, mean, variance, log_snr[None], lengths, terms, self.guidance)
 
 
 @torch.no_grad()

@@ -194,51 +194,43 @@ def refine(
     terms: Sequence[Term],
     guidance: Guidance,
 ) -> Tensor:
-    """Diffusion-LM's update: Adagrad ascent on lambda log p(x_{t-1} | x_t) + log p(c | x_{t-1}).
+    """Diffusion-LM's update of a draw x_s of x_{t-1}: Adagrad steps on the controls and a fluency term.
 
-    x_s is the draw of x_{t-1}, mean and variance those of p(x_{t-1} | x_t), log_snr (1,) its noise level.
+    mean and variance are those of p(x_{t-1} | x_t), log_snr (1,) is the noise level of x_s. `paper` and `published`
+    differ in their loss; and in the original's code each step has an Adagrad of its own, so that it is a step of
+    lr * sign.
     """
+    published = guidance.method == "published"
+    loss = published_loss if published else paper_loss
+    x = x_s.detach().clone().requires_grad_(True)
     with torch.enable_grad():
-        x = x_s.detach().clone().requires_grad_(True)
-        optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
-        for _ in range(guidance.paper_steps):
-            control = joint_log_prob(terms, denoiser(x, log_snr, lengths=lengths)).sum()
-            fluency = -((x - mean) ** 2).sum() / (2 * variance)
+        for step in range(guidance.paper_steps):
+            if step == 0 or published:
+                optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
             optimizer.zero_grad()
-            (-(guidance.paper_fluency * fluency + control)).backward()
+            loss(denoiser(x, log_snr, lengths=lengths), x - mean, variance, terms, guidance).backward()
             optimizer.step()
     return x.detach()
 
 
-def refine_as_published(
-    denoiser: Denoise,
-    x_s: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    log_snr: Tensor,
-    lengths: Tensor | None,
-    terms: Sequence[Term],
-    guidance: Guidance,
+def paper_loss(
+    denoised: Denoised, offset: Tensor, variance: Tensor, terms: Sequence[Term], guidance: Guidance
 ) -> Tensor:
-    """The update of the original's code: three steps, each by an Adagrad of its own, which is a step of lr * sign.
+    """-(lambda log p(x_{t-1} | x_t) + log p(c | x_{t-1})), summed over the batch. offset: x_{t-1} - mean."""
+    fluency = -(offset**2).sum() / (2 * variance)
+    return -(guidance.paper_fluency * fluency + joint_log_prob(terms, denoised).sum())
 
-    Its loss is -mean_i log p(c_i | x) + lambda |x - mean|^2 / sigma, the mean taken over a control's labels c_i (of
-    places, spans or fields), sigma the standard deviation of the draw. lambda depends on the kind of control (Li et al.
-    2022, appendix); of several kinds the largest is taken.
+
+def published_loss(
+    denoised: Denoised, offset: Tensor, variance: Tensor, terms: Sequence[Term], guidance: Guidance
+) -> Tensor:
+    """-mean_i log p(c_i | x) + lambda |x - mean|^2 / sigma, as the original's code has it.
+
+    The mean is taken over a control's labels c_i (of places, spans or fields); sigma is the standard deviation of the
+    draw. lambda depends on the kind of control (Li et al. 2022, appendix); of several kinds the largest is taken.
     """
-    weight = max(term.classifier.published_fluency for term in terms)
-    deviation = variance.sqrt()
-    x = x_s.detach().clone()
-    for _ in range(guidance.paper_steps):
-        with torch.enable_grad():
-            x.requires_grad_(True)
-            denoised = denoiser(x, log_snr, lengths=lengths)
-            control = x.new_zeros(len(x))
-            for term in terms:
-                control = control + term.weight / term.encoded[0].numel() * term.log_prob(denoised)
-            loss = weight * (x - mean).square().sum() / deviation - control.sum()
-            optimizer = torch.optim.Adagrad([x], lr=guidance.paper_lr * guidance.scale)
-            loss.backward()
-            optimizer.step()
-        x = x.detach()
-    return x
+    control = torch.zeros_like(offset[:, 0, 0])  # (B,)
+    for term in terms:
+        control = control + term.weight / term.encoded[0].numel() * term.log_prob(denoised)
+    fluency = max(term.classifier.published_fluency for term in terms)
+    return fluency * offset.square().sum() / variance.sqrt() - control.sum()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.fx.experimental._config
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
 from ctrlgen.controls.registry import take_over_classifiers
 from ctrlgen.data.texts import fitting, read_sentences, read_split, texts_fingerprint
-from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
+from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
 from ctrlgen.diffusion.process import Noise, draw_noise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
@@ -54,23 +54,6 @@ class DataConfig:
     leave_out: dict[str, list[str]] = field(default_factory=dict)  # rows with one of these values in this column
     held_out: float = 0.0  # share of the training texts, where `validation` names none
     labels: list[str] = field(default_factory=list)  # columns, each of which becomes a control
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The denoiser's size; see `DenoiserConfig`. The output of the objective `mse` is always `full`."""
-
-    embedding_dim: int = 16
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
-    max_length: int = 64
-    dropout: float = 0.0
-    objective: Literal["ce", "mse"] = "ce"
-    output: Literal["full", "tied"] = "full"
-    output_dim: int = 0
-    pieces: int = 0
-    context: int = 0
 
 
 @dataclass(frozen=True)

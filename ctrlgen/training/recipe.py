@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ctrlgen.checkpoint import CONFIG, DiffusionConfig, find_model, read_config
-from ctrlgen.diffusion.denoiser import DenoiserConfig
+from ctrlgen.diffusion.denoiser import DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.text.tokenizer import SPECIAL
-from ctrlgen.training.denoising import ModelConfig, Recipe
+from ctrlgen.training.denoising import Recipe
 
 MAY_BE_ZERO = (
     "min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words", "judged",

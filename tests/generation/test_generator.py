@@ -672,7 +672,9 @@ def paper_model() -> DiffusionLM:
     tokenizer = WordTokenizer.train([" ".join(words) for words, _ in toy_sentences(100)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = DenoiserConfig(len(tokenizer), 8, width=16, layers=1, heads=2, max_length=10, objective="mse")
+        config = DenoiserConfig(
+            vocab_size=len(tokenizer), embedding_dim=8, width=16, layers=1, heads=2, max_length=10, objective="mse"
+        )
         denoiser = Denoiser(config).eval()
         torch.nn.init.normal_(denoiser.output.weight, std=0.5)
         torch.nn.init.normal_(denoiser.output.bias, std=0.5)

@@ -18,7 +18,7 @@ from ctrlgen.diffusion.process import q_sample
 from ctrlgen.generation import denoising
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.generator import Generator, Request, Settings
-from ctrlgen.generation.guidance import Guidance, Term, refine_as_published, steer
+from ctrlgen.generation.guidance import Guidance, Term, refine, steer
 from ctrlgen.generation.jobs import Draws
 from ctrlgen.generation.kept import NO_WORD, KeptWords
 from ctrlgen.importing import import_checkpoint, save_imported
@@ -193,9 +193,7 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
     def denoiser(x: Tensor, log_snr: Tensor, lengths: Any = None) -> Denoised:
         return Denoised(x, log_snr, x, x, ())
 
-    moved = refine_as_published(
-        denoiser, start, mean, variance, torch.zeros(1), None, [term], Guidance("published", paper_lr=0.1)
-    )
+    moved = refine(denoiser, start, mean, variance, torch.zeros(1), None, [term], Guidance("published", paper_lr=0.1))
     x = start
     for _ in range(3):
         slope = 2 * coefficient * (x - mean) / 0.2 - gradient / 5
@@ -211,7 +209,7 @@ def test_published_guidance_leaves_the_last_ten_steps_alone(pad: Generator, monk
         moved += 1
         return x_s
 
-    monkeypatch.setattr(denoising, "refine_as_published", count)
+    monkeypatch.setattr(denoising, "refine", count)
     for steps, times in ((10, 0), (11, 1), (14, 4)):
         moved = 0
         pad.generate([pad.request(["words: pub"])], Settings(steps=steps, guidance=Guidance("published")))

@@ -92,7 +92,9 @@ def test_a_model_of_fixed_length_shows_heads_what_it_samples() -> None:
     """Texts closed by <end> and filled up, of which the longest leaves no room for it."""
     words = ["cat", "dog", "house", "river", "red"]
     tokenizer = WordTokenizer.train([" ".join(words)] * 2)
-    config = DenoiserConfig(len(tokenizer), 8, width=16, layers=1, heads=2, max_length=4, objective="mse")
+    config = DenoiserConfig(
+        vocab_size=len(tokenizer), embedding_dim=8, width=16, layers=1, heads=2, max_length=4, objective="mse"
+    )
     model = DiffusionLM(Denoiser(config).eval(), make_schedule("sqrt"), tokenizer, DiffusionConfig("sqrt"))
     texts = [list(text) for n in (2, 3, 4) for text in itertools.permutations(words, n)]
     examples = [Example(tokenizer.ids(text), parse_pattern("NOUN " * len(text))) for text in texts]

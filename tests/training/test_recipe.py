@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ctrlgen.diffusion.denoiser import ModelConfig
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.training.denoising import DataConfig, ModelConfig, Recipe
+from ctrlgen.training.denoising import DataConfig, Recipe
 from ctrlgen.training.recipe import make_recipe, read_recipe
 
 WHOLE = """

@@ -97,9 +97,9 @@ def test_a_new_word_is_near_words_of_its_spelling() -> None:
 
 
 def test_a_tied_denoiser_is_the_function_of_the_full_one_it_starts_from() -> None:
-    full = randomised(DenoiserConfig(len(WORDS), embedding_dim=6, **SIZES))
+    full = randomised(DenoiserConfig(vocab_size=len(WORDS), embedding_dim=6, **SIZES))
     tied = Denoiser(
-        DenoiserConfig(len(WORDS), embedding_dim=6, output="tied", output_dim=10, pieces=200, **SIZES)
+        DenoiserConfig(vocab_size=len(WORDS), embedding_dim=6, output="tied", output_dim=10, pieces=200, **SIZES)
     ).eval()
     tied.words.learn_spelling(WORDS, torch.arange(len(WORDS)) + 1)
     tied.load_state_dict({k: v for k, v in full.state_dict().items() if k not in OF_WORDS}, strict=False)
@@ -112,10 +112,12 @@ def test_a_tied_denoiser_is_the_function_of_the_full_one_it_starts_from() -> Non
 
 
 def test_a_narrow_output_keeps_most_of_the_function() -> None:
-    full = randomised(DenoiserConfig(len(WORDS), embedding_dim=2, **SIZES))
+    full = randomised(DenoiserConfig(vocab_size=len(WORDS), embedding_dim=2, **SIZES))
     errors = []
     for output_dim in (0, 2, 8):
-        config = DenoiserConfig(len(WORDS), embedding_dim=2, output="tied", output_dim=output_dim, pieces=200, **SIZES)
+        config = DenoiserConfig(
+            vocab_size=len(WORDS), embedding_dim=2, output="tied", output_dim=output_dim, pieces=200, **SIZES
+        )
         tied = Denoiser(config).eval()
         tied.words.learn_spelling(WORDS, torch.ones(len(WORDS), dtype=torch.int64))
         start_from_full(tied, full)

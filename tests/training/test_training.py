@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
+from ctrlgen.diffusion.denoiser import ModelConfig
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, sample_texts
-from ctrlgen.training.denoising import DataConfig, DenoisingTask, ModelConfig, Recipe, train
+from ctrlgen.training.denoising import DataConfig, DenoisingTask, Recipe, train
 from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, update_average
 from ctrlgen.training.recipe import make_recipe
 from ctrlgen.training.run_state import differing_keys
