@@ -12,9 +12,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reads the network
 
 import pytest
 import torch
+from command_line import Outcome, Run
 from hypothesis import settings
 from toy_grammar import write_toy_data
 
+from ctrlgen.cli import main
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.generation.generator import Generator
 
@@ -58,6 +60,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def ctrlgen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in this process."""
+    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Outcome(stopped.value.code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture

@@ -152,6 +152,7 @@ def test_the_best_path_is_the_likeliest_accepted_text(pattern: str, seed: int) -
         assert value(x, path) == pytest.approx(max(value(x, ids) for ids in accepted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("pattern", ["a ... b", "(a|b c)+ d", "... a * ..."])
 def test_drawn_texts_have_the_exact_conditional_probabilities(pattern: str, temperature: float) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from command_line import Outcome, Run
+from damage import assert_damage_is_one_clear_error
 from datasets import ClassLabel, Dataset, Features, Value
 from make_toy_model import TOY_TRAINING
 from torch import Tensor
 from toy_grammar import toy_meaning, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained, read_weights
-from ctrlgen.cli import main
 from ctrlgen.controls.language import parse_statement, write_statement
 from ctrlgen.data.labels import label_key, read_labels
 from ctrlgen.data.texts import with_class_names
@@ -683,82 +684,45 @@ def test_what_cannot_steer_is_said_in_words(toy: DiffusionLM, tmp_path: Path) ->
 
 def test_damaged_files_are_one_clear_error(taught: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(taught, tmp_path / "copy"))
-    directory = copy / "classifiers" / "verb"
-    config = json.loads((directory / "config.json").read_text())
-    oracle = (directory / ORACLE).read_bytes()
-
-    def error() -> str:
-        with pytest.raises(CtrlgenError) as raised:
-            Generator(str(copy)).request(["verb: sees"])
-        return str(raised.value)
-
-    for damage in (
-        {"values": {}},
-        {"values": None},
-        {"head": {"width": "x"}},
-        {"head": {"breadth": 8}},
-        {"oracle": {}},
-    ):
-        (directory / "config.json").write_text(json.dumps(config | damage))
-        assert error().endswith("verb/config.json: not the settings of a label classifier")
-    (directory / "config.json").write_text(json.dumps(config | {"oracle": {"size": {"dim": 8, "width": 8}}}))
-    assert error().endswith(f"verb/{ORACLE}: does not fit config.json")
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / ORACLE).write_bytes(oracle[:100])
-    assert error().endswith(f"verb/{ORACLE}: truncated or not a safetensors file")
-    (directory / ORACLE).unlink()
-    assert error().endswith(f"verb/{ORACLE}: no such file")
+    damages = [{"values": {}}, {"values": None}, {"head": {"width": "x"}}, {"head": {"breadth": 8}}, {"oracle": {}}]
+    assert_damage_is_one_clear_error(copy / "classifiers" / "verb", "label", "verb: sees", damages)
 
 
 # The command line
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code, captured.out, captured.err
-
-
 def test_from_a_csv_to_samples(
-    capsys: pytest.CaptureFixture[str],
+    ctrlgen: Run,
     monkeypatch: pytest.MonkeyPatch,
     toy_data: Path,
     model_copy: Path,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", toy_data.parent / "cache")
     path = tmp_path / "reviews.csv"
     Dataset.from_list(rows(200)).to_csv(str(path))
     teaching = ("train-classifier", "label", "-m", model_copy, "--data", path, "--name", "mood", "--steps", 3)
-    code, out, err = run(capsys, *teaching, "--label-column", "verb", "--tokens-per-batch", 256)
+    outcome = ctrlgen(*teaching, "--label-column", "verb", "--tokens-per-batch", 256)
     directory = model_copy / "classifiers" / "mood"
-    assert (code, out) == (0, "")
-    assert "base rate" in err
-    assert "5 rows skipped" in err
-    assert err.endswith(f"classifier written to {directory}\n")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "base rate" in outcome.err
+    assert "5 rows skipped" in outcome.err
+    assert outcome.err.endswith(f"classifier written to {directory}\n")
     files = ["config.json", "metrics.jsonl", "model.safetensors", ORACLE]
     assert sorted(file.name for file in directory.iterdir()) == files
-    code, out, _ = run(capsys, "generate", "-m", model_copy, "-c", "Mood: LIKES", "-n", 2, "--json", "--steps", 4)
-    assert code == 0
-    assert [json.loads(line)["controls"][0]["control"] for line in out.splitlines()] == ["Mood: LIKES"] * 2
-    again = run(capsys, *teaching, "--label-column", "verb", "--init", model_copy, "--force")
-    assert (again[0], json.loads((directory / "config.json").read_text())["started_from"]["training"]["steps"]) == (
-        0,
-        3,
-    )
-    code, _, err = run(capsys, *teaching[:7], "temper", "--label-column", "verb", "--init", model_copy)
-    assert (code, err) == (1, f"ctrlgen: {model_copy}: holds no classifier trained as 'temper'\n")
+    outcome = ctrlgen("generate", "-m", model_copy, "-c", "Mood: LIKES", "-n", 2, "--json", "--steps", 4)
+    assert outcome.code == 0
+    assert [answer["controls"][0]["control"] for answer in outcome.answers] == ["Mood: LIKES"] * 2
+    assert ctrlgen(*teaching, "--label-column", "verb", "--init", model_copy, "--force").code == 0
+    assert json.loads((directory / "config.json").read_text())["started_from"]["training"]["steps"] == 3
+    outcome = ctrlgen(*teaching[:7], "temper", "--label-column", "verb", "--init", model_copy)
+    assert outcome == Outcome(1, "", f"ctrlgen: {model_copy}: holds no classifier trained as 'temper'\n")
     columns = ("--label-column", "meaning,verb", "--steps", 3)
-    assert run(capsys, "train-classifier", "field", "-m", model_copy, "--data", path, *columns)[0] == 0
-    _, out, _ = run(capsys, "controls", "-m", model_copy, "--json")
-    names = {row["kind"]: row["names"] for row in map(json.loads, out.splitlines())}
+    assert ctrlgen("train-classifier", "field", "-m", model_copy, "--data", path, *columns).code == 0
+    names = {row["kind"]: row["names"] for row in ctrlgen("controls", "-m", model_copy, "--json").answers}
     assert names["label"] == ["mood"]
     assert sorted(names["field"]) == ["action", "placeName", "subject", "verb"]
-    code, _, err = run(capsys, *teaching, "--force", "--label-column", "verbs")
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "no column 'verbs'" in err
-    assert "Did you mean verb?" in err
+    outcome = ctrlgen(*teaching, "--force", "--label-column", "verbs")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "no column 'verbs'" in outcome.err
+    assert "Did you mean verb?" in outcome.err

@@ -12,13 +12,14 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from command_line import Run
+from damage import assert_damage_is_one_clear_error
 from datasets import Dataset
 from make_toy_model import TOY_TRAINING
 from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
-from ctrlgen.cli import main
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -683,64 +684,38 @@ def test_broken_trees_in_the_data(toy_model: Path, tmp_path: Path) -> None:
 
 def test_damaged_files_are_one_clear_error(taught: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(taught, tmp_path / "copy"))
-    directory = copy / "classifiers" / "tree"
-    config = json.loads((directory / "config.json").read_text())
-    oracle = (directory / ORACLE).read_bytes()
-
-    def error() -> str:
-        with pytest.raises(CtrlgenError) as raised:
-            Generator(str(copy)).request(["span: NP 1-2"])
-        return str(raised.value)
-
-    for damage in ({"chains": None}, {"head": {"width": 7, "layers": 1}}, {"head": {"breadth": 8}}, {"oracle": {}}):
-        (directory / "config.json").write_text(json.dumps(config | damage))
-        assert error().endswith("tree/config.json: not the settings of a tree classifier")
-    (directory / "config.json").write_text(json.dumps(config | {"oracle": {"size": {"dim": 8, "width": 8}}}))
-    assert error().endswith(f"tree/{ORACLE}: does not fit config.json")
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / ORACLE).write_bytes(oracle[:100])
-    assert error().endswith(f"tree/{ORACLE}: truncated or not a safetensors file")
+    damages = [{"chains": None}, {"head": {"width": 7, "layers": 1}}, {"head": {"breadth": 8}}, {"oracle": {}}]
+    assert_damage_is_one_clear_error(copy / "classifiers" / "tree", "tree", "span: NP 1-2", damages)
 
 
 # The command line
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code, captured.out, captured.err
-
-
 def test_from_trees_to_samples(
-    capsys: pytest.CaptureFixture[str],
+    ctrlgen: Run,
     monkeypatch: pytest.MonkeyPatch,
     toy_data: Path,
     model_copy: Path,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", toy_data.parent / "cache")
     monkeypatch.setattr(parser, "MOST_STEPS", 4)
     path = tmp_path / "trees.jsonl"
     too_long = {"text": "a", "tree": f"(S {'a ' * 13})"}
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows(100), too_long]))
-    code, _, err = run(capsys, "generate", "-m", model_copy, "-c", "span: NP 1-2")
-    assert (code, err.count("\n")) == (1, 1)
-    assert "has no classifier 'span' yet: run `ctrlgen train-classifier span` first" in err
+    outcome = ctrlgen("generate", "-m", model_copy, "-c", "span: NP 1-2")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "has no classifier 'span' yet: run `ctrlgen train-classifier span` first" in outcome.err
     for kind in ("span", "tree"):
         options = ("-m", model_copy, "--data", path, "--steps", 3, "--tokens-per-batch", 256)
-        code, out, err = run(capsys, "train-classifier", kind, *options)
-        assert (code, out) == (0, "")
-        assert "1 rows skipped: no tree, or longer than the model's texts" in err
-        assert "oracle: labelled F1 0." in err
+        outcome = ctrlgen("train-classifier", kind, *options)
+        assert (outcome.code, outcome.out) == (0, "")
+        assert "1 rows skipped: no tree, or longer than the model's texts" in outcome.err
+        assert "oracle: labelled F1 0." in outcome.err
         controls = ("-c", "tree: (S (NP * *) (VP * (NP * *)) .)", "-c", "Span: NP 1-2, * 4-5")
-        code, out, _ = run(capsys, "generate", "-m", model_copy, *controls, "-n", 2, "--json", "--steps", 4)
-        assert code == 0
-        assert [len(json.loads(line)["controls"]) for line in out.splitlines()] == [2, 2]
-        _, out, _ = run(capsys, "controls", "-m", model_copy, "--json")
-        names = {row["kind"]: row["names"] for row in map(json.loads, out.splitlines())}
+        outcome = ctrlgen("generate", "-m", model_copy, *controls, "-n", 2, "--json", "--steps", 4)
+        assert outcome.code == 0
+        assert [len(answer["controls"]) for answer in outcome.answers] == [2, 2]
+        names = {row["kind"]: row["names"] for row in ctrlgen("controls", "-m", model_copy, "--json").answers}
         assert (names["tree"], names["span"]) == (["tree"], ["span"])
         shutil.rmtree(model_copy / "classifiers" / kind)

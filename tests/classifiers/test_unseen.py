@@ -14,6 +14,7 @@ def e2e() -> Generator:
     return Generator("e2e")
 
 
+@pytest.mark.slow
 def test_the_phrase_occurs_and_no_other_value_of_the_field(e2e: Generator) -> None:
     samples = e2e.generate([e2e.request(["name: The Green House", "food: Italian"], n=6)], BRIEF)
     assert all("the green house" in sample.text.lower() for sample in samples)
@@ -30,6 +31,7 @@ def test_the_oracle_knows_another_value(e2e: Generator) -> None:
     assert verdicts[1].detail == "reads as The Vaults"
 
 
+@pytest.mark.slow
 def test_values_that_contain_each_other_do_not_rule_each_other_out(e2e: Generator) -> None:
     (sample,) = e2e.generate([e2e.request(['name: "The Vaults House"'])], BRIEF)
     assert "the vaults house" in sample.text.lower()
@@ -47,6 +49,7 @@ def test_what_resembles_a_value_is_refused_unless_it_is_quoted(e2e: Generator) -
         e2e.request(["name: Zorblax"])  # no word of this model
 
 
+@pytest.mark.slow
 def test_not_an_unseen_value(e2e: Generator) -> None:
     samples = e2e.generate([e2e.request(["not name: The Green House"], n=2)], BRIEF)
     assert all("the green house" not in sample.text.lower() for sample in samples)

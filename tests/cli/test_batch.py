@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Outcome, Run, ctrlgen  # noqa: F401
+from command_line import Outcome, Run
 
 from ctrlgen.cli import sampling
 from ctrlgen.cli.journal import header, journal
@@ -97,7 +97,7 @@ REQUESTS = "".join(json.dumps({"id": id, "seed": 10 * id, "n": 1 + id % 2}) + "\
 
 
 def test_a_batch_goes_on_where_it_was_stopped(
-    ctrlgen: Run,  # noqa: F811
+    ctrlgen: Run,
     toy_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,7 +129,7 @@ def test_a_batch_goes_on_where_it_was_stopped(
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_every_bad_line_is_named_and_the_good_ones_can_be_kept(ctrlgen: Run, toy_model: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_every_bad_line_is_named_and_the_good_ones_can_be_kept(ctrlgen: Run, toy_model: Path, tmp_path: Path) -> None:
     lines = ['{"id": 1}', "not json", '{"id": 3, "controls": ["pso: DET"]}', '{"nn": 1}', '{"id": 5}']
     (tmp_path / "bad.jsonl").write_text("\n".join(lines))
     ask = ("generate", "-m", toy_model, "--steps", 2, "--batch", tmp_path / "bad.jsonl")
@@ -143,6 +143,7 @@ def test_every_bad_line_is_named_and_the_good_ones_can_be_kept(ctrlgen: Run, toy
     assert ctrlgen("generate", "--skip-bad").code == 2
 
 
+@pytest.mark.slow
 def test_requests_are_answered_while_standard_input_stays_open(toy_model: Path) -> None:
     command = [sys.executable, "-m", "ctrlgen", "generate", "-m", str(toy_model), "--steps", "2", "--batch", "-"]
     with subprocess.Popen(
@@ -162,7 +163,7 @@ def test_requests_are_answered_while_standard_input_stays_open(toy_model: Path) 
         assert "standard input, line 5: n must be between" in program.stderr.read()
 
 
-def test_standard_input_without_requests(ctrlgen: Run, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_standard_input_without_requests(ctrlgen: Run, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))

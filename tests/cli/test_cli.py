@@ -7,16 +7,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Outcome, Run
 from make_toy_model import TOY_MODEL, TOY_TRAINING
 from toy_grammar import toy_sentences
 
-from ctrlgen.cli import display, main, sampling
+from ctrlgen.cli import display, sampling
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample, Step
@@ -53,36 +54,6 @@ steps = 2
 tokens_per_batch = 256
 precision = "float32"
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def answers(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def ctrlgen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in this process."""
-    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
-
-    def run(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Outcome(stopped.value.code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import Outcome, Run, ctrlgen  # noqa: F401
+from command_line import Outcome, Run
 
 
-def test_the_values_of_a_control(ctrlgen: Run) -> None:  # noqa: F811
+def test_the_values_of_a_control(ctrlgen: Run) -> None:
     listed = ctrlgen("controls", "Food")
     assert listed.code == 0
     assert {"Italian", "Japanese", "absent"} <= set(listed.out.splitlines())
@@ -19,7 +19,7 @@ def test_the_values_of_a_control(ctrlgen: Run) -> None:  # noqa: F811
     assert "Did you mean food?" in outcome.err
 
 
-def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Path) -> None:
     recipe, batch, data = (tmp_path / name for name in ("a.toml", "b.jsonl", "c.csv"))
     recipe.write_text(f"[data]\ntrain = {json.dumps(str(toy_data))}\n")
     batch.write_text('{"n": 3}\n{"controls": ["pos: DET ..."], "n": 2}\n')
@@ -47,7 +47,7 @@ def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Pat
     ],
 )
 def test_bad_files(
-    ctrlgen: Run, toy_model: Path, tmp_path: Path, name: str, content: str | None, said: str  # noqa: F811
+    ctrlgen: Run, toy_model: Path, tmp_path: Path, name: str, content: str | None, said: str
 ) -> None:  # fmt: skip
     if content is not None:
         (tmp_path / name).write_text(content)

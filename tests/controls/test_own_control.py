@@ -41,6 +41,7 @@ def test_it_is_as_short_as_promised() -> None:
     assert len(lines) <= 60
 
 
+@pytest.mark.slow
 def test_it_is_trained_found_and_guides(reading: type[TrainedClassifier], model_copy: Path, toy_data: Path) -> None:
     model = from_pretrained(str(model_copy))
     rows, column = load_data(str(toy_data))
