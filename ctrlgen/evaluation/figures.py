@@ -18,7 +18,7 @@ from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.slips import Slips
 from ctrlgen.evaluation.systems import HUMAN, OURS
 from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
-from ctrlgen.generation.correction import STRIDE
+from ctrlgen.generation.reading import STRIDE
 from ctrlgen.settings import Settings
 
 

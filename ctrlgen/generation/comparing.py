@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import check
-from ctrlgen.controls.template import NO_WORD, word_ids
+from ctrlgen.controls.template import word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame
@@ -26,7 +26,6 @@ HELD = 0.5  # a guide's least probability of a control that a text obeys
 MOST_READ = 8  # versions of a text whose own probability is asked for
 FLUENCY = 3.0  # weight of log p(text)
 BESIDE = 3.0  # of what else the source says
-STRIDE = 4  # of words hidden together to see how likely they are
 
 Beside = tuple[Tensor | None, ...]  # what each group of classifiers reads in a text, encoded (...)
 
@@ -164,11 +163,5 @@ def fluencies(reader: Reader, jobs: Sequence[Job]) -> list[list[float]]:
     reader = reader.of(jobs[0].request)
     batch = Batch(reader.model, jobs)
     ids = filled(reader, batch)
-    place = torch.arange(ids.shape[1], device=ids.device)
-    known = ids != reader.model.tokenizer.unk_id
-    fluent = torch.zeros(ids.shape, device=ids.device)
-    for first in range(STRIDE):
-        hidden = known & (place % STRIDE == first)
-        log_p = reader.hidden(ids.masked_fill(hidden, NO_WORD), batch.lengths)  # (B, n, V)
-        fluent = torch.where(hidden, log_p.gather(-1, ids[..., None]).squeeze(-1), fluent)
+    fluent = reader.given_others(ids, batch.lengths)
     return [row[:size] for row, size in zip(fluent.tolist(), batch.sizes, strict=True)]

@@ -18,9 +18,8 @@ from torch import Tensor
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.generation.guarantee import accepted, free
 from ctrlgen.generation.guidance import MARGIN, Term
-from ctrlgen.generation.reading import Reader
+from ctrlgen.generation.reading import STRIDE, Reader
 
-STRIDE = 4  # of hidden words; of nearer ones the denoiser would see too few neighbours
 LEAST_GAIN = 3.0  # nats
 
 OnHidden = Callable[[Tensor], Tensor]  # texts (B, n) with NO_WORD -> log p (B, n, V)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.losses import bound_by_word
 from ctrlgen.diffusion.precision import autocast
@@ -23,6 +24,7 @@ from ctrlgen.generation.kept import KeptWords
 from ctrlgen.generation.request import Request
 
 SCORE_SEED = 0
+STRIDE = 4  # of words hidden at once; of nearer ones the denoiser would see too few neighbours
 KEPT_READERS = 8  # of requests with words of their own
 FORBIDDEN = -1e9  # logit of words that may not be generated
 
@@ -83,6 +85,23 @@ class Reader:
             denoised = denoiser(noise, noisiest, lengths=lengths)
         denoised = condition_words(denoised, terms)
         return (denoised.logits.float() + self.forbidden).log_softmax(-1)
+
+    @torch.no_grad()
+    def given_others(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """log p(word | the other words) of every word that the model knows, else 0. (B, n)
+
+        Every fourth word is hidden at once.
+        """
+        place = torch.arange(ids.shape[1], device=ids.device)
+        known = ids != self.model.tokenizer.unk_id
+        if lengths is not None:
+            known = known & (place < lengths[:, None])
+        found = torch.zeros(ids.shape, device=ids.device)
+        for first in range(min(STRIDE, ids.shape[1])):
+            hidden = known & (place % STRIDE == first)
+            log_p = self.hidden(ids.masked_fill(hidden, NO_WORD), lengths)  # (B, n, V)
+            found = torch.where(hidden, log_p.gather(-1, ids[..., None]).squeeze(-1), found)
+        return found
 
     def controls(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term]) -> Tensor:
         """The weighted log p of each of K controls. -> (B, K)"""

@@ -12,10 +12,11 @@ from toy_grammar import TAG_OF
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.generation import denoising
 from ctrlgen.generation.batch import Batch
-from ctrlgen.generation.correction import LEAST_GAIN, STRIDE, accept, correct, propose
+from ctrlgen.generation.correction import LEAST_GAIN, accept, correct, propose
 from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws, Job
+from ctrlgen.generation.reading import STRIDE
 from ctrlgen.generation.request import Request
 from ctrlgen.settings import Guidance, Settings
 

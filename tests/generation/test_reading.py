@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion import precision
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
@@ -47,3 +48,18 @@ def test_the_bound_takes_texts_of_several_lengths_as_each_alone(generator: Gener
     together = generator.reader.bound(rows, torch.tensor([6, 7]))
     alone = torch.cat([generator.reader.bound(torch.tensor([of]), None) for of in ids])
     torch.testing.assert_close(together, alone)
+
+
+def test_each_word_is_read_from_the_others(generator: Generator) -> None:
+    reader, tokenizer = generator.reader, generator.model.tokenizer
+    ids = torch.tensor([tokenizer.ids(["the", "cat", "sees", "."])])  # no longer than STRIDE: each is hidden alone
+    found = reader.given_others(ids, None)[0]
+    for place, word in enumerate(ids[0].tolist()):
+        alone = ids.clone()
+        alone[0, place] = NO_WORD
+        torch.testing.assert_close(found[place], reader.hidden(alone, None)[0, place, word])
+    rows = torch.tensor([[*ids[0].tolist(), tokenizer.unk_id], tokenizer.ids("the cat sees a dog".split())])
+    together = reader.given_others(rows, torch.tensor([4, 5]))
+    torch.testing.assert_close(together[0, :4], found)
+    assert together[0, 4] == 0
+    assert (together[1] < 0).all()
