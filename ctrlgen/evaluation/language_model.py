@@ -27,6 +27,8 @@ from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
 SIZE = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+SIZE_OF_MANY = {**SIZE, "hidden_size": 128, "intermediate_size": 344}  # so that words do not take more than all else
+MANY_WORDS = 8000
 SCORED_TOKENS = 2048  # in one batch; with a vocabulary of 50,000 its logits take 400 MB
 DRAWN_TEXTS = 256  # in one batch
 
@@ -223,10 +225,15 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
+def size_of(tokenizer: WordTokenizer) -> dict[str, int]:
+    """The sizes of a language model of these words, as LlamaConfig names them."""
+    return SIZE if len(tokenizer) < MANY_WORDS else SIZE_OF_MANY
+
+
 def new_lm(tokenizer: WordTokenizer, max_length: int) -> LlamaForCausalLM:
     """An untrained language model of the tokenizer's words, for texts of up to `max_length` of them."""
     settings: dict[str, Any] = {
-        **SIZE,
+        **size_of(tokenizer),
         "vocab_size": len(tokenizer),
         "max_position_embeddings": max_length + 1,
         "tie_word_embeddings": True,

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig
 
 from ctrlgen.evaluation.language_model import (
-    SIZE,
     LanguageModel,
     mean_costs,
     new_lm,
     next_token_costs,
     quietly,
+    size_of,
 )
 from ctrlgen.generation.small_lm import vocabulary_fingerprint
 
@@ -160,5 +160,5 @@ def train_lm(
         new_lm(model.tokenizer, model.config.max_length), model.tokenizer, training, held_out, config
     )
     texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
-    made_of = {"texts": texts, "size": SIZE, "vocabulary": vocabulary_fingerprint(model.tokenizer)}
+    made_of = {"texts": texts, "size": size_of(model.tokenizer), "vocabulary": vocabulary_fingerprint(model.tokenizer)}
     yield from fit(task, config, directory, resume=resume, fingerprint=made_of, cpu=cpu)
