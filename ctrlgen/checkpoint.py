@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
+from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
 from ctrlgen.files import atomic_file, make_directory, write_text
 from ctrlgen.text.tokenizer import WordTokenizer
@@ -112,12 +113,16 @@ class DiffusionLM:
         """Whether words that the vocabulary lacks can be taken in, made of their spelling."""
         return isinstance(self.denoiser, Denoiser) and self.denoiser.config.output == "tied"
 
-    def with_words(self, words: Sequence[str]) -> DiffusionLM:
-        """The same model, whose vocabulary has these words as well; weights are shared. For models that `opens`."""
+    def with_words(self, words: Mapping[str, str | None]) -> DiffusionLM:
+        """The same model, whose vocabulary has these words as well; weights are shared. For models that `opens`.
+
+        Each is given a known word whose vectors it takes, or None: then it is made of its spelling.
+        """
         if not words:
             return self
         assert isinstance(self.denoiser, Denoiser)
-        denoiser, tokenizer = self.denoiser.with_words(words), self.tokenizer.with_words(words)
+        like = [NO_ROW if known is None else self.tokenizer.ids([known])[0] for known in words.values()]
+        denoiser, tokenizer = self.denoiser.with_words(list(words), like), self.tokenizer.with_words(list(words))
         return dataclasses.replace(self, denoiser=denoiser, tokenizer=tokenizer)
 
     def to(self, device: str | torch.device) -> DiffusionLM:

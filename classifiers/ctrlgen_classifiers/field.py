@@ -22,7 +22,7 @@ from ctrlgen.text.tokenizer import detokenize
 from ctrlgen_classifiers.label import Label, Target
 from ctrlgen_classifiers.labelled import ABSENT, Row, log
 from ctrlgen_classifiers.patterns.syntax import without_quotes
-from ctrlgen_classifiers.unseen import UnseenValue
+from ctrlgen_classifiers.unseen import UnseenValue, stand_in
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,10 +83,14 @@ class Field(Label):
             return not resembles and (self.model.opens or all(word in self.tokenizer for word in words))
         return False
 
-    def new_words(self, value: str) -> list[str]:
+    def new_words(self, value: str) -> dict[str, str | None]:
+        """Each is like the word in its place of a value that has been learned (`stand_in`)."""
         if not self.is_unseen(value):
-            return []
-        return [word for word in self.tokenizer.split(without_quotes(value)) if word not in self.tokenizer]
+            return {}
+        words = self.tokenizer.split(without_quotes(value))
+        known = [self.tokenizer.split(value) for value in self.values if value != ABSENT]
+        like = stand_in(words, [other for other in known if all(word in self.tokenizer for word in other)])
+        return {word: other for word, other in zip(words, like, strict=True) if word not in self.tokenizer}
 
     def for_model(self, model: DiffusionLM) -> Field:
         """What has been learned stays with the trained vocabulary."""

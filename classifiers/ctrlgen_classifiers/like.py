@@ -58,10 +58,11 @@ class Like(Classifier):
     def value_near(cls, words: Sequence[str | None]) -> str:
         return '"' + " ".join(ANY_WORD if word is None else word for word in words) + '"'
 
-    def new_words(self, value: str) -> list[str]:
+    def new_words(self, value: str) -> dict[str, str | None]:
         unknown = self.tokenizer.unk_id
         words = self.split(value)
-        return [word for word, id in zip(words, self.source_ids(words)[: len(words)], strict=True) if id == unknown]
+        ids = self.source_ids(words)[: len(words)]
+        return dict.fromkeys(word for word, id in zip(words, ids, strict=True) if id == unknown)
 
     def for_model(self, model: DiffusionLM) -> Like:
         return Like(model)

@@ -1,11 +1,13 @@
 """A value of a field that no training text had: `name: Chez Marcel`.
 
 No head can know it. It is asked for in words: the phrase occurs, and no other value of the field does. The guide is an
-automaton, and the words are certain (see `words.py`).
+automaton, and the words are certain (see `words.py`). Words that the vocabulary lacks take the vectors of a value that
+texts had, as if it were written in its place: so the denoiser knows what they are, which no spelling tells.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -71,6 +73,20 @@ class UnseenValue(Words):
             return verdict
         found = [other for other, node in self.others(target.patterns[0].text).items() if self.find(words, node)]
         return Verdict(not found, f"reads as {found[0]}" if found else None)
+
+
+def stand_in(words: Sequence[str], values: Sequence[Sequence[str]]) -> Sequence[str | None]:
+    """The words of the known value that a new one stands for: of as many words, most of them the same in place.
+
+    None for each word where no value has as many. Among equals the one that a hash of the new value picks, so that two
+    values of a request seldom stand for the same.
+    """
+    alike = [value for value in values if len(value) == len(words)]
+    if not alike:
+        return [None] * len(words)
+    same = [sum(a == b for a, b in zip(value, words, strict=True)) for value in alike]
+    best = [value for value, count in zip(alike, same, strict=True) if count == max(same)]
+    return best[zlib.crc32(" ".join(words).encode()) % len(best)]
 
 
 def overlap(one: str, other: str) -> bool:

@@ -80,11 +80,11 @@ class Words(Classifier):
                 raise parser.error(test.at, reason)
         return wanted
 
-    def new_words(self, value: str) -> list[str]:
+    def new_words(self, value: str) -> dict[str, str | None]:
         """Those written as they are; what a pattern may stand for otherwise is in the vocabulary."""
         patterns = self.patterns(Parser(self.kind, value, self.tokenizer.split))
         written = (test for pattern in patterns for test in leaves(pattern.node) if isinstance(test, Word))
-        return [test.text for test in written if not self.words.of(test).any()]
+        return dict.fromkeys(test.text for test in written if not self.words.of(test).any())
 
     def for_model(self, model: DiffusionLM) -> Words:
         wider = type(self)(model)

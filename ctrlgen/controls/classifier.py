@@ -210,9 +210,12 @@ class Classifier(ABC):
         """The classifier that reads a value: itself, or another where this one has not learned it."""
         return self
 
-    def new_words(self, value: str) -> Sequence[str]:
-        """The words of a value that the vocabulary lacks, where a text could be asked to have them. As written."""
-        return ()
+    def new_words(self, value: str) -> Mapping[str, str | None]:
+        """The words of a value that the vocabulary lacks, where a text could be asked to have them. As written.
+
+        Each with a word of the vocabulary that it stands for, whose vectors it takes, or None: its spelling makes it.
+        """
+        return {}
 
     def for_model(self, model: DiffusionLM) -> Classifier:
         """The same classifier for its model with more words (`DiffusionLM.with_words`), which a value has."""

@@ -172,14 +172,21 @@ class Controls:
         self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
 
-    def with_words(self, words: Sequence[str]) -> Controls:
+    def with_words(self, words: Mapping[str, str | None]) -> Controls:
         """The controls of the same model with words that its vocabulary lacks."""
         return Controls(self.model.with_words(words), self) if words else self
 
-    def new_words(self, texts: Sequence[str]) -> list[str]:
-        """The words that controls name and the vocabulary lacks. Raises UsageError where one cannot be understood."""
+    def new_words(self, texts: Sequence[str]) -> dict[str, str | None]:
+        """The words that controls name and the vocabulary lacks, each with a known word that it is like, or None.
+
+        Raises UsageError where a control cannot be understood.
+        """
         statements = [parse_statement(text) for text in texts[:MOST_CONTROLS]]
-        return [word for said in statements for word in self.classifier(said.name).new_words(said.value)]
+        found: dict[str, str | None] = {}
+        for said in statements:
+            for word, like in self.classifier(said.name).new_words(said.value).items():
+                found[word] = found.get(word) or like
+        return found
 
     def names(self) -> dict[str, str]:
         """Every name that can be asked for, with its kind."""

@@ -167,6 +167,7 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.new_words: tuple[str, ...] = ()
+        self.new_like: tuple[int, ...] = ()  # ids of known words whose vectors they take, NO_ROW for none
         self._vocabulary: tuple[Any, WordVectors] | None = None  # of weights that do not change, made once
 
     @property
@@ -189,19 +190,23 @@ class Denoiser(nn.Module):
         if learning or self._vocabulary is None or self._vocabulary[0] != state:
             vectors = self.words.of_vocabulary()
             if self.new_words:
-                new = self.words.of_new(self.new_words)
+                new = self.words.of_new(self.new_words, self.new_like)
                 vectors = WordVectors(*(torch.cat(parts) for parts in zip(vectors, new, strict=True)))
             if learning:
                 return vectors
             self._vocabulary = state, vectors
         return self._vocabulary[1]
 
-    def with_words(self, words: Sequence[str]) -> "Denoiser":
-        """The same denoiser with words that its vocabulary lacks, in ids from V on. Weights are shared."""
+    def with_words(self, words: Sequence[str], like: Sequence[int] = ()) -> "Denoiser":
+        """The same denoiser with words that its vocabulary lacks, in ids from V on. Weights are shared.
+
+        `like`: for each word the id of a known one whose vectors it takes, or NO_ROW, which is so without this.
+        """
         if self.config.output != "tied":
             raise ValueError("only a denoiser with a tied output can take in new words")
         wider = copy.copy(self)
         wider.new_words, wider._vocabulary = (*self.new_words, *words), None
+        wider.new_like = (*self.new_like, *(like or [NO_ROW] * len(words)))
         return wider
 
     def neighbours(self) -> Tensor:

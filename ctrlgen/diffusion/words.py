@@ -128,9 +128,14 @@ class WordTable(nn.Module):
         """Of all V words."""
         return self.vectors(torch.arange(len(self.own), device=self.own.device), self.spelling, self.log_prior())
 
-    def of_new(self, words: Sequence[str]) -> WordVectors:
-        """Of words that the vocabulary lacks, by their spelling alone."""
-        device = self.own.device
-        none = torch.full((len(words),), NO_ROW, device=device)
-        prior = torch.full((len(words),), self.log_prior_of_new(), device=device)
-        return self.vectors(none, spell(words, len(self.pieces)).to(device), prior)
+    def of_new(self, words: Sequence[str], like: Sequence[int] = ()) -> WordVectors:
+        """Of words that the vocabulary lacks: all that is known of the words `like`, NO_ROW where there is none such.
+
+        Those without are made of their spelling alone.
+        """
+        ids = torch.tensor([*like] or [NO_ROW] * len(words), dtype=torch.int64, device=self.own.device)
+        known, rows = ids != NO_ROW, ids.clamp(min=0)
+        spelling = spell(words, len(self.pieces)).to(ids.device)
+        spelling = torch.where(known[:, None], self.spelling[rows].long(), spelling)
+        prior = torch.where(known, self.log_prior()[rows], self.log_prior_of_new())
+        return self.vectors(ids, spelling, prior)

@@ -60,9 +60,9 @@ class Editor:
         words = [piece.text for piece in pieces]
         request, known = self.generator.request(controls, n, seed, id), self.generator.controls
         if self.model.opens:  # the text's own words that the vocabulary lacks are taken in
-            more = dict.fromkeys(request.words) | dict.fromkeys(unknown_words(words, self.model.tokenizer).values())
-            known = known.with_words(tuple(more))
-            request = replace(request, controls=known.parse(controls), words=tuple(more))
+            more = dict.fromkeys(unknown_words(words, self.model.tokenizer).values()) | dict(request.words)
+            known = known.with_words(more)
+            request = replace(request, controls=known.parse(controls), words=tuple(more.items()))
         found = {phrase: self.places(phrase, words) for phrase in keep}
         for phrase, places in found.items():
             if not places:

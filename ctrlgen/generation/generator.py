@@ -61,17 +61,18 @@ class Generator:
         if abs(seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
         earlier = [tuple(self.model.tokenizer.split(text)) for text in before if self.model.context]
-        words = self.new_words(controls, template, earlier) if self.model.opens else ()
+        words = self.new_words(controls, template, earlier) if self.model.opens else {}
         known = self.controls.with_words(words)
         parsed = known.parse(controls)
         blanks = parse_template(template, known.model.tokenizer) if template is not None else None
         refuse_impossible(parsed, self.model.longest, blanks)
-        return Request(parsed, n, seed, id, blanks, words, tuple(sentence for sentence in earlier if sentence))
+        earlier = [sentence for sentence in earlier if sentence]
+        return Request(parsed, n, seed, id, blanks, tuple(words.items()), tuple(earlier))
 
     def new_words(
         self, controls: Sequence[str], template: str | None, before: Sequence[Sequence[str]]
-    ) -> tuple[str, ...]:
-        """The words that a request names, or that stand before its text, and the vocabulary lacks."""
+    ) -> dict[str, str | None]:
+        """The words that a request names, or that stand before its text, and the vocabulary lacks: see `Controls`."""
         tokenizer = self.model.tokenizer
         given = new_words(template, tokenizer) if template is not None else []
         earlier = [
@@ -80,7 +81,7 @@ class Generator:
             for word, id in zip(words, tokenizer.ids(words), strict=True)
             if id == tokenizer.unk_id
         ]
-        return tuple(dict.fromkeys([*self.controls.new_words(controls), *given, *earlier]))
+        return dict.fromkeys([*given, *earlier]) | self.controls.new_words(controls)
 
     def generate(
         self, requests: Sequence[Request], settings: Settings = Settings(), watch: Watch | None = None

@@ -21,7 +21,7 @@ from ctrlgen.diffusion.precision import autocast
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
 from ctrlgen.generation.kept import KeptWords
-from ctrlgen.generation.request import Request
+from ctrlgen.generation.request import NewWord, Request
 
 SCORE_SEED = 0
 STRIDE = 4  # of words hidden at once; of nearer ones the denoiser would see too few neighbours
@@ -32,7 +32,7 @@ FORBIDDEN = -1e9  # logit of words that may not be generated
 class Reader:
     """Reads texts (B, n). Where rows are filled up to n, `lengths` (B,) says how long each is, else it is None."""
 
-    def __init__(self, model: DiffusionLM, words: tuple[str, ...] = ()):
+    def __init__(self, model: DiffusionLM, words: tuple[NewWord, ...] = ()):
         """`words`: those by which the model's vocabulary was widened."""
         self.model, self.words = model, words
         self.context: Tensor | None = None  # (B, m), the words before the texts
@@ -45,8 +45,8 @@ class Reader:
         """The reader of a request's texts, which may have words that the vocabulary lacks."""
         return self if request.words == self.words else self.widened(request.words)
 
-    def with_words(self, words: tuple[str, ...]) -> Reader:
-        return Reader(self.model.with_words(words), words)
+    def with_words(self, words: tuple[NewWord, ...]) -> Reader:
+        return Reader(self.model.with_words(dict(words)), words)
 
     def after(self, context: Tensor | None) -> Reader:
         """The reader of texts with these words (B, m) before them. Guides read finished texts by themselves: heads

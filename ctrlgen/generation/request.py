@@ -12,6 +12,8 @@ from ctrlgen.controls.language import Control
 from ctrlgen.controls.template import Template
 from ctrlgen.text.joining import Written, write
 
+NewWord = tuple[str, str | None]  # as it is written, and a known word that it is like
+
 GOOD_ORACLE = 0.9  # share of texts held out that it judges right
 
 
@@ -24,7 +26,7 @@ class Request:
     seed: int = 0
     id: Any = None
     template: Template | None = None
-    words: tuple[str, ...] = ()  # that the vocabulary lacks and this request alone may have
+    words: tuple[NewWord, ...] = ()  # that the vocabulary lacks and this request alone may have
     before: tuple[tuple[str, ...], ...] = ()  # the words of the sentences before the text, for models with a context
 
 

@@ -5,6 +5,7 @@ import pytest
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
+from ctrlgen_classifiers.unseen import stand_in
 
 BRIEF = Settings(steps=8)
 
@@ -59,3 +60,11 @@ def test_a_field_has_one_value(e2e: Generator) -> None:
     for pair in (["name: The Green House", "name: Zizzi"], ["name: The Green House", "name: The Blue House"]):
         with pytest.raises(UsageError):
             e2e.request(pair)
+
+
+def test_a_new_value_stands_for_a_known_one_of_as_many_words() -> None:
+    values = [["The", "Vaults"], ["Blue", "Spice"], ["Cotto"], ["The", "Rice", "Boat"]]
+    assert stand_in(["The", "Zorblax"], values) == ["The", "Vaults"]
+    assert stand_in(["Zorblax"], values) == ["Cotto"]
+    assert stand_in(["Chez", "Marcel"], values) in (["The", "Vaults"], ["Blue", "Spice"])
+    assert stand_in(["One", "Two", "Three", "Four"], values) == [None] * 4

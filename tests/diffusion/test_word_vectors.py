@@ -134,6 +134,15 @@ def test_a_new_word_reads_as_its_neighbours_to_heads_that_came_before_it(tied: D
     assert plain.for_new_words(table) is table
 
 
+def test_a_new_word_may_stand_for_a_known_one(tied: Denoiser) -> None:
+    wider = tied.with_words(["Chez", "Marcel"], [WORDS.index("pub"), NO_ROW])
+    known, new = wider.embeddings()[WORDS.index("pub")], wider.embeddings()[11:]
+    torch.testing.assert_close(new[0], known)
+    assert torch.equal(new[1], tied.with_words(["Marcel"]).embeddings()[11])
+    logits = wider(torch.randn(2, 6, 4), torch.tensor([0.5])).logits
+    torch.testing.assert_close(logits[..., 11], logits[..., WORDS.index("pub")])
+
+
 def test_new_words_need_a_tied_output(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="tied"):
         make_model().with_words(["x"])

@@ -56,7 +56,7 @@ def test_a_named_word_is_written_as_typed(opened: Generator, control: str) -> No
     assert request.words
     samples = opened.generate([request], BRIEF)
     assert all(sample.success for sample in samples)
-    assert all(any(word in sample.tokens for word in request.words) for sample in samples)
+    assert all(any(word in sample.tokens for word, _ in request.words) for sample in samples)
 
 
 def test_new_words_stay_with_their_request(opened: Generator) -> None:
@@ -86,7 +86,7 @@ def test_a_template_keeps_words_that_are_new(opened: Generator) -> None:
 
 def test_a_text_to_stay_near_may_have_new_words(opened: Generator) -> None:
     request = opened.request(["like: the dog sees Wolframina ."], n=4)
-    assert request.words == ("Wolframina",)
+    assert request.words == (("Wolframina", None),)
     kept = [sample.tokens.count("Wolframina") for sample in opened.generate([request], BRIEF)]
     assert sum(kept) >= 3
 
