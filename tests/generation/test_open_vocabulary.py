@@ -22,7 +22,7 @@ def make_generator(**output: int | str) -> Generator:
     texts = [" ".join(words) for words, _ in toy_sentences(300)]
     tokenizer = WordTokenizer.train(texts)
     config = DenoiserConfig(
-        len(tokenizer),
+        vocab_size=len(tokenizer),
         embedding_dim=8,
         width=16,
         layers=1,
