@@ -25,8 +25,8 @@ def reads() -> Generator:
     tokenizer = WordTokenizer.train([" ".join(words) for words, _ in toy_sentences(300)])
     torch.manual_seed(0)
     config = DenoiserConfig(
-        len(tokenizer), embedding_dim=8, width=16, layers=2, heads=2, max_length=12, output="tied", output_dim=4,
-        pieces=99, context=12,
+        vocab_size=len(tokenizer), embedding_dim=8, width=16, layers=2, heads=2, max_length=12, output="tied",
+        output_dim=4, pieces=99, context=12,
     )  # fmt: skip
     denoiser = Denoiser(config).eval().requires_grad_(False)
     for parameter in denoiser.parameters():
@@ -78,7 +78,7 @@ def test_texts_depend_on_what_stands_before_and_on_nothing_else(reads: Generator
 
 def test_words_before_may_be_new(reads: Generator) -> None:
     request = reads.request([], before=["the Zorblax sees a cat ."])
-    assert request.words == ("Zorblax",)
+    assert request.words == (("Zorblax", None),)
     reads.generate([request], QUICK)
 
 

@@ -26,7 +26,7 @@ def log_prior(counts: Tensor) -> Tensor:
 def make_denoiser() -> Denoiser:
     torch.manual_seed(0)
     config = DenoiserConfig(
-        40,
+        vocab_size=40,
         embedding_dim=4,
         width=16,
         layers=1,
