@@ -36,8 +36,8 @@ def importable(package: str) -> bool:
 
 SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
-    "test_importing", "test_interrupted", "test_label", "test_language_model", "test_making", "test_means",
-    "test_published", "test_readme", "test_training", "test_tree", "test_augmenting",
+    "test_importing", "test_interrupted", "test_kills", "test_label", "test_language_model", "test_making",
+    "test_means", "test_published", "test_readme", "test_training", "test_tree", "test_augmenting",
 )  # fmt: skip
 
 
@@ -48,6 +48,8 @@ collect_ignore = [file for package, file in NEEDS.items() if not importable(pack
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=0, help="how many requests, or damaged models, fuzzing tries")
+    parser.addoption("--kills", type=int, default=0, help="how often running commands are killed, in all")
+    parser.addoption("--requests", type=int, default=0, help="how many requests one process answers")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
