@@ -241,6 +241,14 @@ def check(given: Settings | Guidance) -> None:
 SETTINGS = settings_of(Settings) | settings_of(Guidance)
 
 
+def check_counts(n: int, seed: int) -> None:
+    """Raises UsageError where no request can have so many samples, or this seed."""
+    if not 1 <= n <= MOST_SAMPLES:
+        raise UsageError(f"n must be between 1 and {MOST_SAMPLES}, got {n}")
+    if abs(seed) > MAX_SEED:
+        raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
+
+
 def change(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Settings with some of them changed, by what users call them. Raises UsageError where one does not exist."""
     for name in values:

@@ -42,13 +42,14 @@ SLOW = (
 
 
 # Of what is not installed nothing is collected.
-NEEDS = {"gradio": "cli/test_page.py", "ray": "generation/test_cluster.py"}
-collect_ignore = [file for package, file in NEEDS.items() if not importable(package)]
+NEEDS = {"gradio": ["cli/test_page.py", "cli/test_hostile.py"], "ray": ["generation/test_cluster.py"]}
+collect_ignore = [file for package, files in NEEDS.items() if not importable(package) for file in files]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=0, help="how many requests, or damaged models, fuzzing tries")
     parser.addoption("--kills", type=int, default=0, help="how often running commands are killed, in all")
+    parser.addoption("--timed", action="store_true", help="also hold how long things take, on a machine left alone")
     parser.addoption("--requests", type=int, default=0, help="how many requests one process answers")
 
 

@@ -1,345 +1,386 @@
-"""Faults that people met, each with its right value: `K1` and so on are kinds of faults, one case an example."""
+"""The faults that people met in version 0.1.0, one case an example, each with its right value.
 
-import bz2
-import decimal
-import gzip
-import io
+K1 reading, K2 labels, K3 what is left out, K4 resuming, K5 special tokens, K6 given text, K7 writing, K8 bounds,
+K9 waiting, K10 what people look for, K11 the demo, K12 tests. A case is tried here, or names the test that tries it.
+"""
+
 import json
-import logging
-import os
+import re
+import signal
+import subprocess
 import sys
-import threading
-from datetime import date
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
-import pyarrow
-import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from make_toy_model import TOY_MODEL, TOY_TRAINING
 
+from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.cli import main
-from ctrlgen.controls.language import parse_statement, write_statement
-from ctrlgen.data.labels import label_key, label_text, loose_key, read_labels
-from ctrlgen.data.texts import find_columns, fitting, read_sentences, read_texts, report, with_class_names
-from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.controls.classifier import Classifier
+from ctrlgen.controls.language import parse_value
+from ctrlgen.controls.registry import Controls
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.evaluation import provenance
+from ctrlgen.evaluation.targets import Example, targets_by_value
+from ctrlgen.evaluation.train_language_model import train_lm
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
+from ctrlgen.training.denoising import DataConfig, Recipe, train
+from ctrlgen.training.fit import TrainingConfig
+from ctrlgen_classifiers.tree import Tree
 
-COMMA = b"text,label\nA waiter was a bore, really nice .,0\nGood .,1\n"
-TRAILING = b"text,label\nNice .,0,\nGood .,1,\n"
-QUOTES = '"Nice place\t1\n' + "".join(f"Text {i}\t0\n" for i in range(300)) + '"Good\t1\n'
+TESTS = Path(__file__).parent
+QUICK = Settings(steps=2, corrections=0)
+SENTENCES = ["the cat sees a dog .", "a dog likes the old river .", "the red house finds a cat ."]
 
 
-def write(directory: Path, name: str, content: bytes | str) -> str:
-    path = directory / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
 
 
-# K1: what readers guess
+@dataclass(frozen=True)
+class Here:
+    """What a case is tried with."""
+
+    place: Path
+    data: Path
+    model: Path
+    generator: Generator
+    capsys: pytest.CaptureFixture[str]
+    patch: pytest.MonkeyPatch
+
+    def run(self, *arguments: object) -> Outcome:
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        said = self.capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Outcome(stopped.value.code, said.out, said.err)
+
+    def refused(self, code: int, *arguments: object) -> str:
+        """The one line that a command says where it is refused."""
+        outcome = self.run(*arguments)
+        assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (code, "", 1), outcome
+        return outcome.err
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.place / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
 
 
-READ = {
-    "quotes of a tsv are text": ("a.tsv", f"text\tlabel\n{QUOTES}", 302),
-    "a tsv text in quotes keeps them": ("a.tsv", 'text\tlabel\n"Good."\t1\n', ['"Good."']),
-    "words for nothing are texts": ("a.csv", "text,label\nNone,NA\nN/A,1\nnan,1\n", ["None", "N/A", "nan"]),
-    "only the empty field is missing": ("a.csv", "text,label\nNone,\n,1\n-,2\n", ["None", "-"]),
-    "numbers that become text": ("a.csv", "text,order\n" + "a b,1\n" * 12_000 + "c d,first\n", 12_001),
-    "the same in JSON": ("a.jsonl", '{"text": "a", "order": 1}\n' * 5_000 + '{"text": "b", "order": "x"}\n', 5_001),
-    "JSON rows that differ": ("a.jsonl", '{"text": "a"}\n{"text": "b", "tags": [1]}\n{"text": "c", "tags": "x"}\n', 3),
-    "a byte order mark of txt": ("a.txt", b"\xef\xbb\xbfGood food .\n", ["Good food ."]),
-    "a byte order mark of csv": ("a.csv", b"\xef\xbb\xbftext,label\nGood .,1\n", ["Good ."]),
-    "a byte order mark of jsonl": ("a.jsonl", b'\xef\xbb\xbf{"text": "Good ."}\n', ["Good ."]),
-    "UTF-16 as spreadsheets write it": ("a.tsv", "text\tlabel\nCafé .\t1\n".encode("utf-16"), ["Café ."]),
-    "compressed csv": ("a.csv.gz", gzip.compress(b"text,label\nGood .,1\n"), ["Good ."]),
-    "compressed JSON Lines": ("a.jsonl.bz2", bz2.compress(b'{"text": "Good ."}\n'), ["Good ."]),
-    "Windows line ends": ("a.csv", b"text,label\r\nGood .,1\r\nBad .,0\r\n", ["Good .", "Bad ."]),
-    "old line ends": ("a.csv", b"text,label\rGood .,1\rBad .,0", ["Good .", "Bad ."]),
-    "line breaks within quotes": ("a.csv", 'text,label\n"Good\nfood .",1\n', ["Good\nfood ."]),
-    "a line separator within a line": ("a.txt", "Good\u2028food\x0b .\n", ["Good\u2028food\x0b ."]),
-    "semicolons": ("a.csv", 'text;label\n"Good; cheap, too .";1\n', ["Good; cheap, too ."]),
-    "a column in another case": ("a.csv", "Text,label\nGood .,1\n", ["Good ."]),
-    "JSON Lines called .json": ("a.json", '{"text": "Good ."}\n{"text": "Bad ."}\n', ["Good .", "Bad ."]),
-    "an object of lists": ("a.json", '{"text": ["Good .", "Bad ."], "label": [1, 0]}', ["Good .", "Bad ."]),
-    "a number beyond 64 bits": ("a.jsonl", '{"text": "Good .", "id": 123456789012345678901234567890}\n', ["Good ."]),
-    "columns without a name": ("a.csv", ",text,\n0,Good .,\n", ["Good ."]),
+def message(act: Callable[[], object]) -> str:
+    with pytest.raises(CtrlgenError) as caught:
+        act()
+    return str(caught.value)
+
+
+def interrupted(events: Iterator[Any]) -> None:
+    def follow() -> None:
+        for _ in events:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        follow()
+
+
+def at_sign_without_a_number(here: Here) -> None:
+    classifier = here.generator.controls.classifier("length")
+    assert "a weight after @ is a number" in message(lambda: parse_value(classifier, "5 x@y"))
+    assert "a weight after @ is a number" in message(lambda: here.generator.request(["pos: DET@x"]))
+
+
+def name_of_a_kind(here: Here) -> None:
+    data = here.write("a.csv", "text,label\n" + "".join(f"{text},{n % 2}\n" for n, text in enumerate(SENTENCES * 20)))
+    teach = ("train-classifier", "label", "-m", here.model, "--data", data, "--label-column", "label", "--name")
+    for name in ("pos", "Length", "wor-ds"):
+        assert "is a kind of control already" in here.refused(2, *teach, name)
+
+
+def only_long_validation_texts(here: Here) -> None:
+    other = here.write("long.txt", "the cat sees a dog . " * 10 + "\n")
+    recipe = Recipe(DataConfig(str(here.data), validation=str(other)), TOY_MODEL, training=TOY_TRAINING)
+    said = message(lambda: next(train(recipe, here.place / "model")))
+    assert str(other) in said
+    assert "1 texts read, 0 used, 1 longer than 12 words" in said
+
+
+def two_data_files(here: Here) -> None:
+    for command in ("train", "train-lm", "similar"):
+        assert "--data is given more than once" in here.refused(2, command, "--data", "a.csv", "--data", "b.csv")
+
+
+def language_model_of_other_texts(here: Here) -> None:
+    model = from_pretrained(str(here.model))
+    config = TrainingConfig(steps=4, tokens_per_batch=256, validate_every=4, log_every=1)
+    lines = here.data.read_text().splitlines()
+    other = here.write("other.jsonl", "\n".join([lines[1], lines[0].replace("a ", "the ", 1), *lines[2:]]))
+    working = here.place / "lm"
+    working.mkdir()
+    interrupted(train_lm(model, str(here.data), None, None, config, working))
+    for source in (other, here.write("fewer.jsonl", "\n".join(lines[1:]))):
+        events = train_lm(model, str(source), None, None, config, working, resume=True)
+        assert "was made with other texts" in message(lambda events=events: list(events))
+
+
+def given_words_come_back(here: Here) -> None:
+    for given in (
+        "C# 5 - 10 km - see http://a.org/b", "me@a.org, U.S. at 9 a.m.", "'hello' - the guests' pub", "don’t C++",
+        "\U0001f469\u200d\U0001f373 Café", "a\u00a0b  c",
+    ):  # fmt: skip
+        request = here.generator.request([], template=f"{given} ___{{1}}", seed=1)
+        (sample,) = here.generator.generate([request], QUICK)
+        assert sample.text.startswith(given), sample.text
+
+
+def unknown_given_words_are_told(here: Here) -> None:
+    said = here.run("infill", "Chez Marcel ___ .", "-m", here.model, "--steps", 2)
+    assert (said.code, said.out[:11]) == (0, "Chez Marcel")
+    assert "warning: this model does not know Chez, Marcel" in said.err
+    assert "warning" not in here.run("infill", "The dog ___ .", "-m", here.model, "--steps", 2).err
+
+
+def strength_without_bounds(here: Here) -> None:
+    for option, value in (("--strength", "1e38"), ("--time-offset", "1e10"), ("--temperature", "1e-38")):
+        assert option[2:] in here.refused(2, "generate", "-m", here.model, option, value)
+
+
+def steps_have_a_default(here: Here) -> None:
+    for command in ("train-lm", "train-classifier"):
+        shown = " ".join(re.sub(r"[│\s]+", " ", here.run(command, "--help").out).split())
+        assert re.search(r"--steps.{0,80}\[default: \d+\]", shown), shown
+    assert "the recipe's, or by the data" in " ".join(re.sub(r"[│\s]+", " ", here.run("train", "--help").out).split())
+
+
+def interruption_names_resume(here: Here) -> None:
+    def stop(*_: object, **__: object) -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    here.patch.setattr("ctrlgen.domain.making.make", stop)
+    recipe = here.write("a.toml", f"[data]\ntrain = {json.dumps(str(here.data))}\n")
+    outcome = here.run("train", recipe, "--out", here.place / "model")
+    assert (outcome.code, "the same command with --resume goes on" in outcome.err) == (130, True)
+
+
+def commands_take_a_device(here: Here) -> None:
+    for command in ("train", "train-classifier", "train-lm", "eval", "generate", "edit", "write", "similar", "augment"):
+        assert "--device" in here.run(command, "--help").out, command
+
+
+def bad_lines_are_all_named(here: Here) -> None:
+    """Of what needs no model at once, then of what only the model can tell."""
+    lines = ['{"n": 0}', '{"n": 1}', "not json", '{"controls": ["pos"]}', '{"seed": 1e9}']
+    said = here.refused(2, "generate", "-m", "none", "--batch", here.write("a.jsonl", "\n".join(lines)))
+    assert all(f"line {n}: " in said for n in (1, 3, 4, 5))
+    assert "4 bad lines; --skip-bad" in said
+    batch = here.write("a.jsonl", '{"controls": ["pos: NUON"]}\n{"n": 1}\n{"n": 0}\n{"controls": ["pso: DET"]}\n')
+    outcome = here.run("generate", "-m", here.model, "--batch", batch, "--skip-bad", "--steps", 2)
+    assert (outcome.code, len(outcome.out.splitlines())) == (0, 1)
+    assert outcome.err.count("left out: ") == 3
+
+
+def a_start_leaves_its_classifiers(here: Here, caplog: pytest.LogCaptureFixture) -> None:
+    training = replace(TOY_TRAINING, steps=1, validate_every=1, init=str(here.model))
+    with caplog.at_level("INFO"):
+        list(train(Recipe(DataConfig(str(here.data)), TOY_MODEL, training=training), here.place / "next"))
+    assert (
+        f"(pos); to train them anew: ctrlgen train-classifier KIND --model {here.place / 'next'} --init" in caplog.text
+    )
+    controls = Controls(from_pretrained(str(here.place / "next")))
+    assert "run `ctrlgen train-classifier pos` first" in message(lambda: controls.classifier("pos"))
+
+
+def memory_without_its_module(here: Here) -> None:
+    here.patch.setattr(provenance, "resource", None)
+    assert provenance.peak_memory() == 0.0
+
+
+def a_folder_called_classifiers(here: Here) -> None:
+    (here.place / "classifiers").mkdir()
+    here.write("classifiers/__init__.py", "raise SystemExit(9)")
+    command = "from ctrlgen import Generator; import ctrlgen_classifiers"
+    done = subprocess.run([sys.executable, "-c", command], cwd=here.place, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def a_natural_negate(here: Here) -> None:
+    classifier = here.generator.controls.classifier("pos")
+    assert type(classifier).negate is Classifier.negate or classifier.negate(classifier.parse("DET")) is not None
+    one, other = (here.generator.request([text]) for text in ("not words: dog", "words: dog"))
+    first, second = ([r.controls[0].classifier.check([["the", "dog"]], [r.controls[0].target])] for r in (one, other))
+    assert first[0][0].success is not second[0][0].success or one.controls[0].complement
+
+
+def a_tree_parsed_twice(here: Here) -> None:
+    oracle = {"size": {"dim": 4, "width": 8}}
+    arguments = {"chains": ["NP", "S+VP", "VP"], "head": {"width": 8, "layers": 1}, "oracle": oracle}
+    tree = Tree.untrained(here.generator.model, "tree", arguments)
+    first = tree.parse("(S (NP * *) (VP * *))")
+    before = {name: repr(value) for name, value in vars(tree).items()}
+    assert tree.parse("(S (VP * * *) the)") != first
+    assert tree.parse("(S (NP * *) (VP * *))") == first
+    assert {name: repr(value) for name, value in vars(tree).items()} == before
+
+
+def human_texts_are_bounded(here: Here) -> None:
+    examples = [Example((word, "."), {"food": value}) for value in "ab" for word in map(str, range(500))]
+    classifier = SimpleNamespace(values_of=lambda texts, rows, rng: [row["food"] for row in rows])
+    stub = SimpleNamespace(controls=SimpleNamespace(classifier=lambda name: classifier))
+    for limit in (1, 10, 50):
+        found = targets_by_value(cast(Any, stub), ["food"], examples, limit, Random(0))
+        assert sum(len(target.references) for target in found) <= limit
+
+
+def there_is_a_fast_part(here: Here) -> None:
+    assert 'pytest -m "not slow"' in (TESTS.parent / "CONTRIBUTING.md").read_text()
+    slow = (TESTS / "conftest.py").read_text()
+    for path in TESTS.rglob("test_*.py"):  # no file that trains through the command line is called fast
+        if re.search(r'ctrlgen\("train"|"train-classifier", "(pos|label)", "-m", model', path.read_text()):
+            assert f'"{path.stem}"' in slow, path
+
+
+READ, REFUSED = (
+    "data/test_tables.py::test_k1_read_without_loss",
+    "data/test_tables.py::test_k1_refused_by_its_true_reason",
+)
+LABELS, LEFT_OUT, TOKENS = "data/test_labels.py::", "data/test_left_out.py::", "text/test_tokenizer.py::"
+INTERRUPTED, BOUNDS, TELLING = "training/test_interrupted.py::", "test_bounds.py::", "cli/test_telling.py::"
+PAGE, CLI, COSTS = "cli/test_page.py::", "cli/test_cli.py::", "generation/test_costs.py::"
+KILLS = "test_kills.py::test_k7_a_killed_command_ends_as_if_it_had_not_been"
+
+FAULTS: dict[str, str | Callable[..., None]] = {
+    "K1 an unquoted comma in a csv": f"{REFUSED}[an unquoted comma]",
+    "K1 a trailing comma on each row": f"{REFUSED}[a comma at the end of each row]",
+    "K1 quotes in a tsv": f"{READ}[quotes of a tsv are text]",
+    "K1 brackets in a file's name": "data/test_tables.py::test_k1_a_path_is_taken_literally[reviews[1].csv]",
+    "K1 texts and labels that read None, NA, nan": f"{READ}[words for nothing are texts]",
+    "K1 a column that turns to text late": f"{READ}[numbers that become text]",
+    "K1 latin-1 jsonl": f"{REFUSED}[Latin-1 JSON]",
+    "K1 latin-1 csv": f"{REFUSED}[Latin-1 csv]",
+    "K1 a byte-order mark of txt": f"{READ}[a byte order mark of txt]",
+    "K1 csv.gz": f"{READ}[compressed csv]",
+    "K1 a directory of files": "data/test_tables.py::test_k1_a_directory_names_its_files",
+    "K1 standard input": "data/test_tables.py::test_k1_standard_input_is_json_lines",
+    "K1 a pipe": "data/test_tables.py::test_k1_a_pipe_is_read",
+    "K1 a column Text": f"{READ}[a column in another case]",
+    "K1 HF_HOME that cannot be written": "data/test_tables.py::test_k1_no_cache_is_needed",
+    "K2 labels 0 and 1, False and True, with blanks": (
+        "classifiers/test_label.py::test_k2_evaluation_asks_for_what_training_learned"
+    ),
+    "K2 values 1 and 10": "classifiers/test_label.py::test_k2_numbers_are_matched_exactly",
+    "K2 labels 1234567 and 1234568": f"{LABELS}test_k2_a_label_as_text[1234567]",
+    "K2 a value with @": f"{LABELS}test_k2_names_and_values_hold_any_character[contact: me@example.org]",
+    "K2 a column with a comma": f"{LABELS}test_k2_a_list_of_columns_may_hold_names_with_commas",
+    "K2 not x@y": f"{LABELS}test_k2_names_and_values_hold_any_character[not email: x@y]",
+    "K2 lists, dates, decimals as labels": f"{LABELS}test_k2_what_is_no_label_is_named",
+    "K2 food: Japanese@x": at_sign_without_a_number,
+    "K2 a label called like a control": name_of_a_kind,
+    "K3 400 of 420 texts too long": f"{LEFT_OUT}test_k3_where_almost_nothing_is_left_it_ends[400 longer than 64 words]",
+    "K3 a validation file of texts too long": only_long_validation_texts,
+    "K3 Chinese sentences": f"{TOKENS}test_chinese_texts_are_learned_by_characters",
+    "K3 42% unknown words": f"{LEFT_OUT}test_k3_what_is_left_out_is_counted[40.0% of the words are unknown]",
+    "K3 --data twice": two_data_files,
+    "K4 a word corrected, frequencies exchanged": f"{INTERRUPTED}test_k4_other_texts_are_refused",
+    "K4 train-lm --resume on other texts": language_model_of_other_texts,
+    "K4 more steps on resume": f"{INTERRUPTED}test_k4_other_texts_are_refused[--init]",
+    "K4 losses after a resume": f"{INTERRUPTED}test_k4_losses_are_the_same_after_a_resume",
+    "K5 <unk>, <pad>, <end> in texts": f"{TOKENS}test_special_tokens_in_training_texts_leave_no_hole",
+    "K5 broken tokenizers": f"{TOKENS}test_broken_vocabularies_are_refused",
+    "K6 given words come back": given_words_come_back,
+    "K6 unknown given words": unknown_given_words_are_told,
+    "K6 blanks suit the given words": "generation/test_infill.py::test_blanks_are_filled_to_suit_the_given_words",
+    "K7 a full disk": f"{INTERRUPTED}test_k7_a_full_disk_is_one_clear_error",
+    "K7 weights of mode 0600": f"{INTERRUPTED}test_k7_written_files_have_the_usual_permissions",
+    "K7 JSON in ascii, scores of NaN": f"{INTERRUPTED}test_k7_json_is_json_whatever_the_encoding",
+    "K7 --force killed between": f"{INTERRUPTED}test_k7_what_is_replaced_stands_until_the_new_one_does",
+    "K7 train-lm killed between": f"{KILLS}[train-lm]",
+    "K7 two runs of one name": f"{INTERRUPTED}test_k7_two_runs_never_write_to_one_directory",
+    "K7 temporary files of killed runs": f"{INTERRUPTED}test_k7_leftovers_of_killed_runs_are_swept",
+    "K7 SIGTERM and SIGHUP": f"{INTERRUPTED}test_k7_every_signal_saves_the_run",
+    "K7 the hub's cache": f"{INTERRUPTED}test_k7_the_hubs_cache_is_not_written_to",
+    "K8 a weight of 1e38": f"{BOUNDS}test_k8_controls_are_bounded[pos: DET @1e38]",
+    "K8 a strength of 1e38, an offset of 1e10": strength_without_bounds,
+    "K8 weights that are NaN": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[weights that are no numbers]",
+    "K8 logits that are not finite": f"{BOUNDS}test_k8_logits_that_are_not_finite_are_one_line",
+    "K8 a control read in linear time": f"{BOUNDS}test_k8_a_control_is_read_in_linear_time",
+    "K8 thousands of blanks or controls": f"{BOUNDS}test_k8_requests_are_bounded",
+    "K8 a config of 200,000 brackets": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[deep config]",
+    "K8 score_temperature": f"{BOUNDS}test_k8_a_score_temperature_is_a_number",
+    "K8 negative lengths": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[negative lengths]",
+    "K8 an empty tensor name": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[a tensor without a name]",
+    "K8 sizes before weights": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[great width]",
+    "K8 half a surrogate pair": f"{BOUNDS}test_k8_controls_are_bounded[ud800]",
+    "K9 a line every half minute": f"{TELLING}test_k9_lines_come_while_nothing_happens",
+    "K9 what training takes": f"{TELLING}test_k9_training_says_how_far_it_is_and_what_it_takes",
+    "K9 evaluation and batches tell as well": f"{TELLING}test_k9_a_batch_tells_how_far_it_is",
+    "K9 no guess of the text column": "data/test_data.py::test_a_table_without_a_usual_text_column_asks_for_one",
+    "K9 --steps shows a default": steps_have_a_default,
+    "K9 Ctrl-C names --resume": interruption_names_resume,
+    "K9 a batch that is killed goes on": f"{KILLS}[batch]",
+    "K9 usage errors come first": "test_settings.py::test_bad_values_are_refused_before_torch_is_imported",
+    "K10 all values of a control": "cli/test_validate.py::test_the_values_of_a_control",
+    "K10 a cost beside the tick": f"{COSTS}test_the_costliest_word_is_the_one_that_costs_most",
+    "K10 --max-cost": f"{COSTS}test_max_cost_rejects_what_costs_more",
+    "K10 --distinct": f"{COSTS}test_distinct_texts_are_apart_and_the_same_for_any_number",
+    "K10 validate": "cli/test_validate.py::test_good_files",
+    "K10 --device": commands_take_a_device,
+    "K10 -c left out": f"{CLI}test_mistakes[food: Italian]",
+    "K10 all bad lines of a batch": bad_lines_are_all_named,
+    "K10 the table under many controls": f"{CLI}test_many_controls_share_a_column",
+    "K10 --explain explains": "generation/test_explain.py::test_each_part_that_failed_is_explained",
+    "K10 train --init and classifiers": a_start_leaves_its_classifiers,
+    "K10 an oracle that errs": "test_bundled.py::test_an_oracle_that_errs_often_is_shown_with_its_accuracy",
+    "K10 name: absent": "classifiers/test_label.py::test_a_field_has_its_absence_as_a_value",
+    "K10 a tree with ...": "classifiers/test_tree.py::test_each_mistake_is_one_line[A tree has no]",
+    "K10 --limit bounds human texts": human_texts_are_bounded,
+    "K10 ten of ten": "evaluation/test_slips.py::test_ten_of_ten_are_not_certain",
+    "K10 dependencies are declared and pinned": "test_docs.py::test_what_is_installed_is_pinned",
+    "K10 resource is missing on Windows": memory_without_its_module,
+    "K10 a folder called classifiers": a_folder_called_classifiers,
+    "K10 threads after generate": "generation/test_generator.py::test_a_later_thread_has_all_cores",
+    "K10 parsing a tree twice": a_tree_parsed_twice,
+    "K10 negated once": "controls/test_language.py::test_not_is_decided_once",
+    "K11 uploads": f"{PAGE}test_nobody_can_upload",
+    "K11 Host": f"{PAGE}test_a_foreign_host_is_refused",
+    "K11 a queue without bound": "cli/test_hostile.py::test_a_hostile_visitor_keeps_nobody_waiting",
+    "K11 null and NaN": f"{PAGE}test_a_number_that_is_none_is_told",
+    "K11 a click adds a control from a list of values": f"{PAGE}test_a_click_adds_a_control",
+    "K11 all texts are live": f"{PAGE}test_the_page_answers_as_the_library_does",
+    "K11 a stopped text is marked": f"{PAGE}test_a_stopped_text_is_marked",
+    "K11 texts are saved": f"{PAGE}test_the_texts_can_be_saved",
+    "K11 a model id that is no folder": "test_checkpoint.py::test_names_of_no_model",
+    "K12 no test depends on seconds": "evaluation/test_baselines.py::test_rejection_keeps_what_its_guides_prefer",
+    "K12 a fast part": there_is_a_fast_part,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", READ)
-def test_k1_read_without_loss(case: str, tmp_path: Path) -> None:
-    name, content, expected = READ[case]
-    texts = read_texts(write(tmp_path, name, content))
-    assert (len(texts) if isinstance(expected, int) else texts) == expected
-
-
-REFUSED = {
-    "an unquoted comma": ("a.csv", COMMA, ["line 2", "3 fields", "the header has 2", "quotes"]),
-    "a comma at the end of each row": ("a.csv", TRAILING, ["line 2", "3 fields", "the header has 2"]),
-    "a row that is cut short": ("a.csv", b"text,label\nGood .,1\nBad .\n", ["line 3", "1 fields", "the header has 2"]),
-    "a tab too many": ("a.tsv", b"text\tlabel\nGood .\t1\nBad\t.\t1\n", ["line 3", "3 fields", "a tab"]),
-    "a quote never closed": ("a.csv", b'text,label\nGood .,1\n"Nice .,1\nBad .,0\n', ["line 3", "never closed"]),
-    "a quote that is not doubled": ("a.csv", b'text,label\n"Good" food,1\n', ["line 2", "doubled"]),
-    "Latin-1 JSON": ("a.jsonl", '{"text": ""}\n{"text": "é"}\n'.encode("latin-1"), ["line 2", "0xe9", "iconv"]),
-    "Latin-1 csv": ("a.csv", "text,label\ncafé,1\n".encode("latin-1"), ["line 2", "0xe9", "UTF-8", "iconv"]),
-    "Latin-1 txt": ("a.txt", "good\ngood\ncafé\n".encode("latin-1"), ["line 3", "0xe9", "UTF-8", "iconv"]),
-    "UTF-16 without a mark": ("a.txt", "good food\n".encode("utf-16-le"), ["line 1", "UTF-16"]),
-    "gzip without its suffix": ("a.csv", gzip.compress(b"text\na\n"), ["gzip", ".gz"]),
-    "a suffix without gzip": ("a.csv.gz", b"text,label\nGood .,1\n", ["not compressed"]),
-    "a truncated gzip": ("a.csv.gz", gzip.compress(os.urandom(9999).hex().encode())[:500], ["damaged"]),
-    "a spreadsheet called csv": ("a.csv", b"PK\x03\x04" + bytes(100), ["spreadsheet"]),
-    "two columns of one name": ("a.csv", b"text,label,label\nGood .,1,2\n", ["more than one column", "label"]),
-    "a key given twice": ("a.jsonl", b'{"text": "a", "text": "b"}\n', ["line 1", "twice"]),
-    "half a surrogate pair": ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', ["line 2", "surrogate"]),
-    "a row that is no object": ("a.jsonl", b'{"text": "a"}\n"b"\n', ["line 2", "object"]),
-    "very deep JSON": ("a.jsonl", b"[" * 200_000 + b"\n", ["line 1", "not JSON"]),
-    "no such column": ("a.csv", b"Text,label\nGood .,1\n", ["no column 'texts'", "Did you mean Text?"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_k1_refused_by_its_true_reason(case: str, tmp_path: Path) -> None:
-    name, content, said = REFUSED[case]
-    source = write(tmp_path, name, content)
-    with pytest.raises(CtrlgenError) as caught:
-        read_texts(source, "texts" if case == "no such column" else None)
-    message = str(caught.value)
-    assert message.startswith(source)
-    assert "\n" not in message
-    assert all(part in message for part in said), message
-
-
-@pytest.mark.parametrize("name", ["reviews[1].csv", "a*.csv", "a?.jsonl", "~a.txt", "hf://a.csv", "a b%20.csv"])
-def test_k1_a_path_is_taken_literally(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for other in ("reviews1.csv", "ab.csv", "a1.jsonl"):
-        write(tmp_path, other, "text\nwrong file\n")
-    Path(name).parent.mkdir(exist_ok=True)
-    Path(name).write_text('{"text": "right file"}\n' if name.endswith("jsonl") else "text\nright file\n")
-    assert read_texts(name)[-1] == "right file"
-
-
-def standard_input(content: bytes) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]
-
-
-def test_k1_standard_input_is_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", standard_input(b'{"text": "Caf\xc3\xa9 ."}\n'))
-    assert read_texts("-") == ["Café ."]
-    monkeypatch.setattr(sys, "stdin", standard_input(b"text,label\nGood .,1\n"))
-    with pytest.raises(CtrlgenError, match=r"standard input, line 1: .*not JSON"):
-        read_texts("-")
-
-
-@pytest.mark.parametrize(("name", "content"), [("pipe.csv", b"text\nGood .\n"), ("pipe", b'{"text": "Good ."}\n')])
-def test_k1_a_pipe_is_read(name: str, content: bytes, tmp_path: Path) -> None:
-    pipe = tmp_path / name
-    os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(content), daemon=True)
-    writer.start()
-    assert read_texts(str(pipe)) == ["Good ."]
-    writer.join()
-
-
-def test_k1_a_directory_names_its_files(tmp_path: Path) -> None:
-    with pytest.raises(CtrlgenError, match="is a directory; give a file; it holds none"):
-        read_texts(str(tmp_path))
-    write(tmp_path, "b.csv.gz", b"")
-    write(tmp_path, "a.txt", b"")
-    write(tmp_path, "notes.md", b"")
-    with pytest.raises(CtrlgenError, match=r"is a directory; give one of its files \(a.txt, b.csv.gz\)"):
-        read_texts(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["./reviews", "no/such/folder/a", "a.csv.gz", "C:\\a.csv", "missing.parquet"])
-def test_k1_what_can_be_no_hub_id_is_no_such_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CtrlgenError, match=r"no such file$"):
-        read_texts(name)
-
-
-def test_k1_no_cache_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("/proc/nowhere"))
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["Good ."]}), tmp_path / "a.parquet")
-    assert read_texts(str(tmp_path / "a.parquet")) == ["Good ."]
-    assert read_texts(write(tmp_path, "a.csv", "text\nGood .\n")) == ["Good ."]
-
-
-def test_k1_a_row_of_many_lines_looks_like_a_missing_quote(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines = "".join(f"Text {i},0\n" for i in range(40))
-    read_texts(write(tmp_path, "a.csv", f'text,label\n"Nice place,1\n{lines}Good",1\n'))
-    assert "line 2: one row of 42 lines; is a quote missing?" in caplog.text
-
-
-def test_texts_as_lists_of_sentences(tmp_path: Path) -> None:
-    rows = [{"title": "", "sentences": ["One .", " Two ."]}, {"title": "b", "sentences": []}, {"title": "c"}]
-    source = write(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
-    assert read_sentences(source) == [["One .", "Two ."]] * 2
-    with pytest.raises(CtrlgenError, match="row 1: column 'title' holds no list"):
-        read_sentences(source, "title")
-    with pytest.raises(UsageError, match=r"no column 'sentence'; .*Did you mean sentences\?"):
-        read_sentences(source, "sentence")
-
-
-# K2: one label, read in one way
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"), (False, "False"), (1.0, "1"), (1234567.0, "1234567"), (0.1, "0.1"), (None, ""), (float("nan"), ""),
-        ("  a ", "a"), ("None", "None"), (10**30, str(10**30)), (-2.50, "-2.5"),
-    ],
-)  # fmt: skip
-def test_k2_a_label_as_text(value: Any, text: str) -> None:
-    assert label_text(value) == text
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        ([["a"], ["b"]], "list"),
-        ([date(2020, 1, 1)], "date"),
-        ([decimal.Decimal("1.50")], "Decimal"),
-        ([{"a": 1}], "dict"),
-        ([b"a"], "bytes"),
-    ],
-)
-def test_k2_what_is_no_label_is_named(values: list[Any], kind: str) -> None:
-    data = Dataset.from_dict({"label": values})
-    with pytest.raises(UsageError, match=f"column 'label' holds values of type {kind}.*labels are text, whole or dec"):
-        read_labels(data, "label")
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("1", "1.0", True), ("1.0", "10", False), ("1234567", "1234568", False), ("007", "7", False),
-        ("-1", "1", False), ("Italian", "italian", True), ("C++", "C#", False), ("Cafe\u0301", "Café", True),
-        ("1.50", "1.5", True), ("-0", "0", True), ("100", "1", False),
-    ],
-)  # fmt: skip
-def test_k2_labels_are_the_same_where_they_are_equal(one: str, other: str, same: bool) -> None:
-    assert (label_key(one) == label_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [("family-friendly", "Family friendly", True), ("1-5", "15", False), ("1 - 5", "1-5", True), ("-1", "1", False),
-     ("1.0", "10", False), ("5-star", "5 star", True)],
-)  # fmt: skip
-def test_k2_spaces_and_hyphens_between_words_do_not_matter(one: str, other: str, same: bool) -> None:
-    assert (loose_key(one) == loose_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "value", "negated", "weight"),
-    [
-        ('contact: "me@5"', "contact", '"me@5"', False, 1.0),
-        ('contact: "me @ home" @2', "contact", '"me @ home"', False, 2.0),
-        ("contact: me@example.org", "contact", "me@example.org", False, 1.0),
-        ("not email: x@y", "email", "x@y", True, 1.0),
-        ('"not x@y": yes @3', "not x@y", "yes", False, 3.0),
-        ("How was it, overall?: good @2[0:0.5]", "How was it, overall?", "good", False, 2.0),
-        ('"dc:title": a: b', "dc:title", "a: b", False, 1.0),
-        ("user @ host: 5", "user @ host", "5", False, 1.0),
-        ("words: don't @2", "words", "don't", False, 2.0),
-        ("words: 'tis the season", "words", "'tis the season", False, 1.0),
-    ],
-)
-def test_k2_names_and_values_hold_any_character(text: str, name: str, value: str, negated: bool, weight: float) -> None:
-    said = parse_statement(text)
-    assert (said.name, said.value, said.negated, said.weight) == (name, value, negated, weight)
-
-
-@pytest.mark.parametrize("name", ["food", "not x@y", "How was it, overall?", "dc:title", "a @ b", '"so": it', "it's"])
-@pytest.mark.parametrize("value", ["x", "a@b", "a @5", "a, b: c", '"fine"', "'", "5 @[0:1]"])
-def test_k2_what_evaluation_writes_is_read_as_meant(name: str, value: str) -> None:
-    said = parse_statement(write_statement(name, value))
-    inner = said.value[1:-1] if said.value.startswith('"') and said.value != value else said.value
-    assert (said.name, inner, said.weight) == (name, value, 1.0)
-
-
-def test_k2_a_list_of_columns_may_hold_names_with_commas() -> None:
-    columns = ["How was it, overall?", "food", "a"]
-    assert find_columns(columns, "How was it, overall?", "d") == ["How was it, overall?"]
-    assert find_columns(columns, '"How was it, overall?", food', "d") == ["How was it, overall?", "food"]
-    assert find_columns(columns, "food,a", "d") == ["food", "a"]
-    with pytest.raises(UsageError, match="no column 'foo'"):
-        find_columns(columns, "foo,a", "d")
-
-
-def test_k2_numbered_classes_have_their_names_everywhere() -> None:
-    data = Dataset.from_dict({"mood": [0, 1]}, Features({"mood": ClassLabel(names=["bad", "good"])}))
-    assert with_class_names(data).to_list() == [{"mood": "bad"}, {"mood": "good"}]
-    plain = Dataset.from_dict({"mood": [0, 1]}, Features({"mood": Value("int64")}))
-    assert with_class_names(plain).to_list() == [{"mood": 0}, {"mood": 1}]
-
-
-# K3: data thrown away without a word
-
-
-UNKNOWN = 1
-LONG, SHORT, FITS = [2] * 70, [2], [2] * 10
-
-
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [
-        ([LONG] * 400 + [FITS] * 20, ["420 texts read, 20 used", "400 longer than 64 words", "too little is left"]),
-        ([LONG] * 5, ["5 texts read, 0 used", "5 longer"]),
-        ([SHORT] * 99 + [FITS], ["1 used", "99 shorter than 2 words", "too little is left"]),
-        ([[UNKNOWN, 2, UNKNOWN, 3, UNKNOWN]] * 300, ["60.0% of the words are unknown", "too many"]),
-        ([], ["0 texts read, 0 used"]),
-    ],
-)
-def test_k3_where_almost_nothing_is_left_it_ends(texts: list[list[int]], said: list[str]) -> None:
-    with pytest.raises(CtrlgenError) as caught:
-        fitting(texts, 2, 64, UNKNOWN, "a.csv")
-    assert all(part in str(caught.value) for part in ["a.csv: ", *said]), caught.value
-
-
-@pytest.mark.parametrize(
-    ("texts", "said", "level"),
-    [
-        ([FITS] * 9 + [LONG], "10 texts read, 9 used, 1 longer than 64 words", logging.INFO),
-        ([FITS] * 8 + [LONG, SHORT], "10 texts read, 8 used, 1 shorter than 2 words, 1 longer", logging.WARNING),
-        ([[UNKNOWN, *FITS[1:]]] * 5 + [FITS] * 5, "10 used; 5.0% of the words are unknown", logging.INFO),
-        ([[UNKNOWN] * 4 + [2] * 6] * 9, "9 used; 40.0% of the words are unknown", logging.WARNING),
-    ],
-)  # fmt: skip
-def test_k3_what_is_left_out_is_counted(
-    texts: list[list[int]], said: str, level: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_stays_mended(
+    case: str,
+    toy_data: Path,
+    toy_model: Path,
+    generator: Generator,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO)
-    kept = fitting(texts, 2, 64, UNKNOWN, "a.csv")
-    assert kept == [text for text in texts if 2 <= len(text) <= 64]
-    assert said in caplog.text
-    assert ("warning: a.csv: " in caplog.text) is (level == logging.WARNING)
-    assert [record.levelno for record in caplog.records] == [level]
-
-
-def test_k3_empty_texts_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_texts(write(tmp_path, "a.csv", "text,label\na,1\n,2\nb,1\n"))
-    assert "warning: " in caplog.text
-    assert "3 texts read, 2 used, 1 empty" in caplog.text
-    with pytest.raises(CtrlgenError, match="too little is left"):
-        report("a.csv", 100, {"empty": 95})
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["train", "--data", "a.csv", "--data", "b.csv", "--out", "m"],
-        ["train-lm", "--data", "a.csv", "--data=b.csv"],
-        ["generate", "-n", "2", "--number", "3"],
-    ],
-)
-def test_k3_an_option_that_takes_one_value_is_given_once(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert "is given more than once" in capsys.readouterr().err
+    right = FAULTS[case]
+    if isinstance(right, str):  # the test that it names is there
+        file, _, name = right.partition("::")
+        name, _, example = name.partition("[")
+        source = (TESTS / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in source
+        assert example.removesuffix("]") in source
+        return
+    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
+    here = Here(tmp_path, toy_data, toy_model, generator, capsys, monkeypatch)
+    right(here, caplog) if right is a_start_leaves_its_classifiers else right(here)

@@ -177,10 +177,10 @@ class Tree(TrainedClassifier):
         return chain
 
     def known_word(self, word: str) -> str:
-        if len(word) > 2 and word[0] == word[-1] == '"':
-            word = word[1:-1]
+        word = word[1:-1] if len(word) > 2 and word[0] == word[-1] == '"' else word
         if word not in self.tokenizer:
-            hint = did_you_mean(word, self.tokenizer.words, count=3)
+            any_word = " A tree has no `...`; write * for each word."
+            hint = any_word if word == "..." else did_you_mean(word, self.tokenizer.words, count=3)
             raise UsageError(f"{self.kind}: the word {word!r} is not in this model's vocabulary.{hint}")
         return word
 

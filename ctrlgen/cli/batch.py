@@ -30,7 +30,7 @@ from ctrlgen.controls.language import parse_statement
 from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import BYTE_ORDER_MARK, read_lines
-from ctrlgen.settings import Settings
+from ctrlgen.settings import Settings, check_counts
 
 if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
@@ -179,6 +179,15 @@ def read_requests(source: str, skip_bad: bool = False) -> list[Written]:
 
     Raises UsageError naming the lines that are none; with `skip_bad` they are told and left out.
     """
+    requests, bad = requests_and_bad(source)
+    refuse(bad, skip_bad)
+    if not requests:
+        raise CtrlgenError(f"{'standard input' if source == '-' else source}: holds no requests")
+    return requests
+
+
+def requests_and_bad(source: str) -> tuple[list[Written], list[str]]:
+    """The requests of a file or of standard input, and what is wrong with lines that are none."""
     name = "standard input" if source == "-" else source
     try:
         if source == "-" and sys.stdin is None:
@@ -194,17 +203,19 @@ def read_requests(source: str, skip_bad: bool = False) -> list[Written]:
                 requests.append((where, parse_request(line, where)))
         except UsageError as error:
             bad.append(str(error))
-    refuse(bad, skip_bad)
-    if not requests:
+    if not requests and not bad:
         raise CtrlgenError(f"{name}: holds no requests")
-    return requests
+    return requests, bad
 
 
 def understood(
-    generator: Generator, lines: Sequence[Written], options: SamplingOptions, skip_bad: bool
+    generator: Generator, lines: Sequence[Written], options: SamplingOptions, skip_bad: bool, bad: Sequence[str] = ()
 ) -> tuple[list[Written], list[Request]]:
-    """The requests that the model understands; the others are refused, or told and left out, as in `read_requests`."""
-    good, requests, bad = [], [], []
+    """The requests that the model understands; the others are refused, or told and left out, as in `read_requests`.
+
+    bad: what is wrong with others.
+    """
+    good, requests, bad = [], [], list(bad)
     for where, written in lines:
         try:
             requests.append(batch_request(generator, written, where, options))
@@ -246,17 +257,25 @@ def parse_request(line: str, where: str) -> dict[str, Any]:
     controls = request.get("controls", [])
     if not isinstance(controls, list) or not all(isinstance(c, str) for c in controls):
         raise UsageError(f"{where}: controls must be a list of strings")
-    try:
-        for control in controls:
-            parse_statement(control)  # what is no control is refused before torch is imported
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
     for key in ("n", "seed"):
         if key in request and (not isinstance(request[key], int) or isinstance(request[key], bool)):
             raise UsageError(f"{where}: {key} must be a whole number")
     if not isinstance(request.get("template", ""), str):
         raise UsageError(f"{where}: template must be a string")
+    with located(where):  # what needs no model is refused before torch is imported
+        check_counts(request.get("n", 1), request.get("seed", 0))
+        for control in controls:
+            parse_statement(control)
     return request
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """What is refused in here says where it stands."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def refuse_constant(name: str) -> None:
@@ -266,7 +285,7 @@ def refuse_constant(name: str) -> None:
 
 def batch_request(generator: Generator, request: dict[str, Any], where: str, options: SamplingOptions) -> Request:
     """A request as the generator takes it. What it leaves out is as the command's options say."""
-    try:
+    with located(where):
         return generator.request(
             request.get("controls", []),
             request.get("n", options.n),
@@ -274,5 +293,3 @@ def batch_request(generator: Generator, request: dict[str, Any], where: str, opt
             request.get("id"),
             request.get("template"),
         )
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
+from ctrlgen.errors import listed
 from ctrlgen.settings import Settings
+
+if TYPE_CHECKING:
+    from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.request import Request
+
+log = logging.getLogger(__name__)
 
 
 @with_sampling_options
@@ -22,8 +30,14 @@ def infill(
 
     Example: ctrlgen infill "The Vaults ___ near Café Adriatic ." -n 4
     """
-    answer(
-        options,
-        settings,
-        lambda generator: [generator.request(options.control or [], options.n, options.seed, template=template)],
-    )
+
+    def asked(generator: Generator) -> list[Request]:
+        from ctrlgen.controls.template import new_words
+
+        request = generator.request(options.control or [], options.n, options.seed, template=template)
+        unknown = [] if generator.model.opens else new_words(template, generator.model.tokenizer)
+        if unknown:
+            log.warning("warning: this model does not know %s; what it writes beside that may not fit", listed(unknown))
+        return [request]
+
+    answer(options, settings, asked)

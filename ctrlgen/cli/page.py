@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from ctrlgen.cli.display import html_mark, html_text, reasons, said_change
-from ctrlgen.cli.guard import Guard
+from ctrlgen.cli.guard import Guard, Visitors
 from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -34,6 +35,8 @@ except ImportError:
 T = TypeVar("T")
 MOST_TEXTS = 32
 MOST_WAITING = 16  # visitors in the queue; others are told that it is full
+AT_ONCE = 4  # visitors whose texts are written at the same time
+SWITCH = 1e-4  # seconds after which one visitor's thread lets another's run: many short operations wait so long each
 HIGHEST = {  # what one visitor may ask of the machine that serves everybody
     "steps": 100, "strength": 32, "candidates": 16, "corrections": 10, "until_success": 8, "paper_steps": 10,
     "temperature": 5, "last_temperature": 5, "paper_lr": 1, "paper_fluency": 1,
@@ -42,6 +45,14 @@ EMPTY = '<p class="emerging"></p>'
 INTRODUCTION = """# ctrlgen
 Write text under control. One control a line; a line may begin with `not` and end with a weight, `@2`. Words that failed
 a control are red; the ticks come from oracles that never guide."""
+SAVE = """(html) => {
+    const page = new DOMParser().parseFromString(html ?? "", "text/html");
+    const texts = [...page.querySelectorAll(".samples > li > p, p.emerging")].map((text) => text.textContent.trim());
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([texts.map((text) => text + "\\n").join("")], { type: "text/plain" }));
+    link.download = "ctrlgen.txt";
+    link.click();
+}"""  # in the browser, which has the texts already
 STYLE = """
 .samples { padding-left: 2rem; } .samples li { padding: 0.4rem 0; } .samples p { margin: 0; font-size: 1.1rem; }
 .samples ul { list-style: none; margin: 0; padding: 0; font-size: 0.85rem; opacity: 0.85; }
@@ -52,12 +63,17 @@ STYLE = """
 """
 
 
-def writing(generator: Generator, request: Request, settings: Settings) -> Iterator[Step | list[Sample]]:
-    """The latest step whenever the caller is ready for one, then the samples. Closing the iterator ends the work."""
-    return working(partial(generator.generate, [request], settings))
+def writing(
+    generator: Generator, request: Request, settings: Settings, pause: Callable[[], None] = lambda: None
+) -> Iterator[Step | list[Sample]]:
+    """The latest step whenever the caller is ready for one, then the samples. Closing the iterator ends the work.
+
+    pause: called at every step.
+    """
+    return working(partial(generator.generate, [request], settings), pause)
 
 
-def working(work: Callable[[Watch], list[T]]) -> Iterator[Step | list[T]]:
+def working(work: Callable[[Watch], list[T]], pause: Callable[[], None]) -> Iterator[Step | list[T]]:
     """The same of anything that is drawn and can be watched."""
     steps: SimpleQueue[Step | None] = SimpleQueue()
     stopped, so_far = Event(), dict[int, list[str]]()
@@ -67,6 +83,7 @@ def working(work: Callable[[Watch], list[T]]) -> Iterator[Step | list[T]]:
             raise CancelledError
         so_far.update(step.texts)
         steps.put(replace(step, texts=dict(so_far)))
+        pause()
 
     with ThreadPoolExecutor(1) as pool:
         samples = pool.submit(work, watch)
@@ -92,31 +109,40 @@ def latest(steps: SimpleQueue[Step | None]) -> Step | None:
 
 def build(generator: Generator) -> gradio.Blocks:
     """The page for one model."""
+    visitors = Visitors()
 
-    def write(controls: str, template: str, n: float, seed: float, *more: Any) -> Iterator[str]:
-        *values, source = more
+    def write(
+        visitor: gradio.Request, controls: str, template: str, n: float, seed: float, *more: Any
+    ) -> Iterator[str]:
         yield EMPTY  # no earlier text stands under an error
         try:
-            settings = change(Settings(), dict(zip(SETTINGS, map(value_of, SETTINGS.values(), values), strict=True)))
-            lines = [line for line in str(controls or "").splitlines() if line.strip()]
-            given = str(template or "").strip() or None
-            count = whole(n, "the number of texts", 1, MOST_TEXTS)
-            first = whole(seed or 0, "the seed", -MAX_SEED, MAX_SEED)
-            if str(source or "").strip():
-                if given is not None:
-                    raise UsageError("a text with blanks is filled, another is edited: leave one of them empty")
-                if not lines:
-                    raise UsageError("say what to change: give a control")
-                editor = Editor(generator)
-                asked = editor.source(str(source), lines, n=count, seed=first)
-                for found in working(partial(editor.edit, [asked], settings)):
-                    yield emerging(found) if isinstance(found, Step) else edits(found)
-                return
-            request = generator.request(lines, count, first, template=given)
-            for event in writing(generator, request, settings):
-                yield emerging(event) if isinstance(event, Step) else listing(event)
+            with visitors.turn(visitor.client.host if visitor.client else "") as pause:
+                yield from written(pause, controls, template, n, seed, *more)
         except CtrlgenError as error:
             raise gradio.Error(str(error), print_exception=False) from None
+
+    def written(
+        pause: Callable[[], None], controls: str, template: str, n: float, seed: float, *more: Any
+    ) -> Iterator[str]:
+        *values, source = more
+        settings = change(Settings(), dict(zip(SETTINGS, map(value_of, SETTINGS.values(), values), strict=True)))
+        lines = [line for line in str(controls or "").splitlines() if line.strip()]
+        given = str(template or "").strip() or None
+        count = whole(n, "the number of texts", 1, MOST_TEXTS)
+        first = whole(seed or 0, "the seed", -MAX_SEED, MAX_SEED)
+        if str(source or "").strip():
+            if given is not None:
+                raise UsageError("a text with blanks is filled, another is edited: leave one of them empty")
+            if not lines:
+                raise UsageError("say what to change: give a control")
+            editor = Editor(generator)
+            asked = editor.source(str(source), lines, n=count, seed=first)
+            for found in working(partial(editor.edit, [asked], settings), pause):
+                yield emerging(found) if isinstance(found, Step) else edits(found)
+            return
+        request = generator.request(lines, count, first, template=given)
+        for event in writing(generator, request, settings, pause):
+            yield emerging(event) if isinstance(event, Step) else listing(event)
 
     with gradio.Blocks(title="ctrlgen") as page:
         gradio.Markdown(INTRODUCTION)
@@ -136,12 +162,15 @@ def build(generator: Generator) -> gradio.Blocks:
                 with gradio.Row():
                     start = gradio.Button("Write", variant="primary")
                     stop = gradio.Button("Stop")
+                    save = gradio.Button("Save the texts")
                 texts = gradio.HTML(label="Texts")
         asked = [controls, template, n, seed, *fields, source]
         run = gradio.on(
-            [start.click, template.submit, source.submit], write, asked, texts, api_name="write", show_progress="hidden"
-        )
+            [start.click, template.submit, source.submit], write, asked, texts,
+            api_name="write", show_progress="hidden", concurrency_limit=AT_ONCE,
+        )  # fmt: skip
         stop.click(stopped_text, texts, texts, cancels=[run], api_visibility="private")
+        save.click(None, texts, None, js=SAVE, api_visibility="private")
     return page
 
 
@@ -177,6 +206,7 @@ def serve(generator: Generator, host: str, port: int | None, open_browser: bool)
 
     Raises UsageError where it cannot listen there.
     """
+    sys.setswitchinterval(SWITCH)
     page = build(generator).queue(max_size=MOST_WAITING)
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:

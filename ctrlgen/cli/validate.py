@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctrlgen.cli.batch import BATCH_KEYS, read_requests, understood
+from ctrlgen.cli.batch import BATCH_KEYS, requests_and_bad, understood
 from ctrlgen.cli.common import ModelOption
 from ctrlgen.cli.sampling import SamplingOptions
 from ctrlgen.errors import UsageError, shown
@@ -75,10 +75,10 @@ def validate_recipe(path: Path) -> None:
 
 def validate_batch(source: str, model: str) -> None:
     """Whether the model understands every request."""
-    lines = read_requests(source)
+    lines, bad = requests_and_bad(source)
     from ctrlgen.generation.generator import Generator
 
-    _, requests = understood(Generator(model), lines, SamplingOptions(), skip_bad=False)
+    _, requests = understood(Generator(model), lines, SamplingOptions(), skip_bad=False, bad=bad)
     texts = sum(request.n for request in requests)
     typer.echo(f"{source}: a batch of {len(requests):,} requests for {texts:,} texts; {model} understands them all")
 

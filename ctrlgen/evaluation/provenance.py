@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.registry import fingerprint, trained_classifiers, weights_fingerprint
@@ -64,7 +68,9 @@ def identity_of(asked: Mapping[str, Asked]) -> str:
 
 
 def peak_memory() -> float:
-    """Of this process, in MB."""
+    """Of this process, in MB; 0 where the system does not say."""
+    if resource is None:
+        return 0.0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most / 1e3
 

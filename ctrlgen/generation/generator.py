@@ -16,7 +16,7 @@ from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
-from ctrlgen.errors import UsageError, briefly
+from ctrlgen.errors import briefly
 from ctrlgen.generation.choosing import Texts, choose
 from ctrlgen.generation.confidence import Confidence, Threshold, with_thresholds
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
@@ -27,7 +27,7 @@ from ctrlgen.generation.judging import judge, words_of
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import Request, Sample, Step, Watch
 from ctrlgen.generation.workers import Workers
-from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, REDRAWS_OF_EQUALS, Settings
+from ctrlgen.settings import REDRAWS_OF_EQUALS, Settings, check_counts
 
 
 class Generator:
@@ -56,10 +56,7 @@ class Generator:
         A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled. `before`: the sentences before
         the text, which a model with a context reads and others do not.
         """
-        if not 1 <= n <= MOST_SAMPLES:
-            raise UsageError(f"n must be between 1 and {MOST_SAMPLES}, got {n}")
-        if abs(seed) > MAX_SEED:
-            raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {seed}")
+        check_counts(n, seed)
         earlier = [tuple(self.model.tokenizer.split(text)) for text in before if self.model.context]
         words = self.new_words(controls, template, earlier) if self.model.opens else {}
         known = self.controls.with_words(words)

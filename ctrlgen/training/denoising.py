@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained, save_pretrained
-from ctrlgen.controls.registry import take_over_classifiers
+from ctrlgen.controls.registry import take_over_classifiers, trained_classifiers
 from ctrlgen.data.texts import fitting, read_sentences, read_split, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
@@ -24,7 +24,7 @@ from ctrlgen.diffusion.process import Noise, draw_noise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
 from ctrlgen.directories import claimed
-from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.errors import CtrlgenError, UsageError, listed
 from ctrlgen.text.context import context_before
 from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches
@@ -309,5 +309,10 @@ def train(
             "diffusion": asdict(recipe.diffusion),
         }
         yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of, cpu=cpu)
-        if recipe.training.learn == "pieces" and recipe.training.init is not None:
-            take_over_classifiers(from_pretrained(recipe.training.init), directory)
+        if recipe.training.init is not None:
+            earlier = from_pretrained(recipe.training.init)
+            if recipe.training.learn == "pieces":
+                take_over_classifiers(earlier, directory)
+            elif left := trained_classifiers(earlier):
+                again = f"ctrlgen train-classifier KIND --model {directory} --init {recipe.training.init}"
+                log.info("classifiers stay with their model (%s); to train them anew: %s", listed(left), again)

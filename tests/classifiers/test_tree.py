@@ -519,6 +519,10 @@ def test_tree_controls(
         ("tree: (S (NPX * *) *)", "tree: unknown label 'NPX'; known are NP, PP, S, VP. Did you mean NP?"),
         ("tree: (S (NP * *) *", "tree: this bracket is never closed: character 1, '(S (NP * *) *'"),
         ("tree: (S (NP * catt) *)", "tree: the word 'catt' is not in this model's vocabulary. Did you mean cat?"),
+        (
+            "tree: (S (NP * *) ...)",
+            "tree: the word '...' is not in this model's vocabulary. A tree has no `...`; write * for each word.",
+        ),
         ("tree: (S (NN DT) *)", "tree: the word 'DT' is not in this model's vocabulary."),
         ("tree: (S (NP DET NN) *)", "pos: 'DET' is a Universal tag and 'NN' a Penn tag; use one set"),
         ("tree: (VP (NP * *))", "tree: VP+NP: these labels never stand over the same words"),

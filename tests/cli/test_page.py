@@ -97,6 +97,13 @@ def test_a_click_adds_a_control(generator: Generator) -> None:
         generator.request([control])
 
 
+def test_the_texts_can_be_saved(generator: Generator) -> None:
+    saving = [one for one in demo.build(generator).config["dependencies"] if one["js"]]
+    assert len(saving) == 1
+    assert "link.download" in saving[0]["js"]
+    assert not saving[0]["backend_fn"]  # the browser has the texts already
+
+
 def test_a_stopped_text_is_marked() -> None:
     assert demo.stopped_text("<p>The dog</p>").startswith("<p>The dog</p><p")
     assert "Stopped" in demo.stopped_text(None)
