@@ -179,7 +179,7 @@ def save_pretrained(model: DiffusionLM, directory: Path, half: bool = True) -> N
     write_weights(directory / WEIGHTS, state, half)
     write_text(directory / TOKENIZER, model.tokenizer.to_json())
     config = {
-        "denoiser": dataclasses.asdict(model.config),
+        "denoiser": {"vocab_size": model.config.vocab_size} | dataclasses.asdict(model.config),  # the size first
         "diffusion": dataclasses.asdict(model.diffusion),
         "lengths": {str(length): count for length, count in sorted(model.lengths.items())},
     }

@@ -36,8 +36,9 @@ def importable(package: str) -> bool:
 
 SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
-    "test_importing", "test_interrupted", "test_kills", "test_label", "test_language_model", "test_making",
-    "test_means", "test_published", "test_readme", "test_training", "test_tree", "test_augmenting",
+    "test_hostile", "test_importing", "test_interrupted", "test_kills", "test_label", "test_language_model",
+    "test_making", "test_means", "test_page", "test_published", "test_readme", "test_training", "test_tree",
+    "test_augmenting",
 )  # fmt: skip
 
 
@@ -51,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=0, help="how often running commands are killed, in all")
     parser.addoption("--timed", action="store_true", help="also hold how long things take, on a machine left alone")
     parser.addoption("--requests", type=int, default=0, help="how many requests one process answers")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Slow files import much, which the fast part need not wait for."""
+    return True if config.option.markexpr == "not slow" and collection_path.stem in SLOW else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

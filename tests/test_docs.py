@@ -62,6 +62,7 @@ def test_the_commands_page_is_what_help_says() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_python_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

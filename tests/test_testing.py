@@ -22,6 +22,7 @@ VALUES: dict[str, tuple[str, list[str]]] = {"field": ("food", ["Japanese", "abse
 OF_EXAMPLES = ["ends", "length", "like", "matches", "pos", "span", "starts", "tree", "words"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OF_EXAMPLES, *VALUES])
 def test_our_own_keep_the_contract(e2e: DiffusionLM, name: str) -> None:
     asked_as, values = VALUES.get(name, (name, None))

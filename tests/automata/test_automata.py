@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,7 @@ def log_p(length: int, seed: int) -> torch.Tensor:
     return x.double().index_fill(1, torch.tensor(barred), -torch.inf).log_softmax(-1)
 
 
+@cache
 def accepted_texts(pattern: str, length: int) -> list[tuple[int, ...]]:
     return [ids for ids in texts(length) if holds(pattern, ids)]
 

@@ -72,6 +72,7 @@ def test_a_text_is_likelier_from_itself_than_from_another(generator: Generator, 
     assert near > far + 3
 
 
+@pytest.mark.slow
 def test_texts_come_out_like_the_one_given(generator: Generator) -> None:
     words = a_text(generator)
     request = generator.request([f"like: {' '.join(words)}"], n=4, seed=1)

@@ -134,8 +134,8 @@ def test_long_values_are_read_in_linear_time() -> None:
     """Would never end otherwise."""
     for value in ("(", "a|", "/a", "a{", "~", "*?", '"a'):
         with pytest.raises(UsageError):
-            WORDS.parse(20_000 * value + "x")
-    assert len(WORDS.parse(20_000 * "a b, ").patterns) == 20_000
+            WORDS.parse(5_000 * value + "x")
+    assert len(WORDS.parse(5_000 * "a b, ").patterns) == 5_000
 
 
 PIECES = '( ) | * ... ? + {2} {1,3} { } ~ cat the / /c.*/ < " , .'.split()

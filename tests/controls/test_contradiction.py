@@ -1,5 +1,6 @@
 """Controls that no text can obey together are refused, naming both."""
 
+from functools import cache
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,7 @@ def test_a_common_text_is_found_where_there_is_one(place: str, other_place: str)
     values = ("a", "b a", "a b", "(a|b)* x")
     kinds = {kind.kind: kind(model) for kind in (Words, Starts, Ends, Matches)}
 
+    @cache
     def accepted(kind: Words, target: Wanted) -> set[tuple[str, ...]]:
         verdicts = kind.check(texts, [target] * len(texts))
         return {text for text, verdict in zip(texts, verdicts, strict=True) if verdict.success}

@@ -102,6 +102,7 @@ def test_our_own_are_registered_like_anyones() -> None:
     assert classifier_kinds()["pos"] is Pos
 
 
+@pytest.mark.slow
 def test_a_strangers_classifier_guides_checks_and_composes(toy_model: Path, register: Register) -> None:
     register(starts="stranger:Starts")
     generator = Generator(str(toy_model))

@@ -35,6 +35,7 @@ def test_it_is_as_short_as_promised() -> None:
     assert len(code) <= 30
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(rhyme: type) -> None:
     check_classifier(rhyme, from_pretrained("e2e"), ["clear", "Face", " cub"])
 

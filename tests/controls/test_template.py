@@ -102,6 +102,7 @@ def test_blanks_fill_the_length_within_their_bounds() -> None:
             assert words.count(None) == length - 3
 
 
+@pytest.mark.slow
 def test_every_split_between_open_blanks_is_alike() -> None:
     template = Template("", (Blank(), "a", Blank(), "b", Blank()))
     drawn = Counter(template.fill(9, seed) for seed in range(3000))

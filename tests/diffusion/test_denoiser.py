@@ -219,6 +219,7 @@ def test_an_impossible_config_is_refused(wrong: dict[str, int | str], message: s
         DenoiserConfig(**{"vocab_size": 11, **wrong})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_sentence_is_denoised_alike_in_any_company(make_model: MakeModel, rng: torch.Generator) -> None:
     """Bit for bit, gradient included: or what a seed gives would depend on the batch that it is drawn in."""

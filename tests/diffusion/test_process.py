@@ -224,6 +224,7 @@ def shared_noise(tokens: torch.Tensor, dim: int = 4) -> SeededNoise:
     return SeededNoise([1] * len(tokens), [tokens.shape[1]] * len(tokens), dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least_noise", [0.1, 1.0])  # with 1.0 rounding pays a good part
 def test_bound_is_the_log_probability_where_the_denoiser_is_exact(make_model: MakeModel, least_noise: float) -> None:
     """Words drawn alone from a known p: the skip plus log p is the exact posterior, so the bound is tight."""
@@ -245,6 +246,7 @@ def test_bound_pays_for_what_the_last_noise_leaves(make_model: MakeModel) -> Non
     assert bound.item() == pytest.approx(3 * 4 * 0.5 * math.log(0.5))  # alpha^2 = sigma^2 = 1/2 and |x_0|^2 = d = 4
 
 
+@pytest.mark.slow
 def test_bound_stays_below_the_log_probability_for_a_wrong_denoiser(make_model: MakeModel) -> None:
     """For uniform words no model's bound may exceed -log V in the mean over all of them."""
     exact, wrong = make_model(max_length=100, layers=1), make_model(max_length=100, layers=1)

@@ -184,6 +184,7 @@ def write(results: Results, directory: Path) -> str:
     return (directory / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     calibration = Calibration(0.1, 1.5, 0.05, [(0.1, 0.2, 5), (0.9, 0.8, 10)])
@@ -237,6 +238,7 @@ def test_without_matplotlib_the_report_lacks_only_its_plots(
     assert "pip install matplotlib" in said
 
 
+@pytest.mark.slow
 def test_the_report_of_a_toy_evaluation(generator: Generator, toy_data: Path, tmp_path: Path) -> None:
     suites = ("length", "words", "infill", "unguided")
     plan = Plan(suites=suites, data=(str(toy_data),), limit=4, settings=Settings(steps=4), report=tmp_path)

@@ -155,6 +155,7 @@ def test_wilsons_intervals_cover_the_truth() -> None:
         assert covered > 0.91
 
 
+@pytest.mark.slow
 def test_slips_and_the_frontier_of_an_evaluation(generator: Generator, toy_data: Path, tmp_path: Path) -> None:
     plan = Plan(
         suites=("length",), data=(str(toy_data),), training_data=str(toy_data), limit=5, settings=Settings(steps=4),

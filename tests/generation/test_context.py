@@ -66,6 +66,7 @@ def test_the_reader_knows_what_stands_before(reads: Generator, one_thread: None)
     assert not torch.equal(after.bound(full, batch.lengths), reads.reader.bound(full, batch.lengths))
 
 
+@pytest.mark.slow
 def test_texts_depend_on_what_stands_before_and_on_nothing_else(reads: Generator) -> None:
     befores: list[list[str]] = [[], BEFORE, BEFORE[:1], BEFORE[1:]]
     requests = [reads.request(["length: 7-9"], 3, seed=5, before=before) for before in befores]

@@ -84,6 +84,7 @@ def test_costs_do_not_depend_on_company(measured: Generator) -> None:
     assert together == [lm.costs([text])[0] for text in texts]
 
 
+@pytest.mark.slow
 def test_without_a_language_model_the_bound_measures_where_asked(generator: Generator) -> None:
     assert {sample.cost for sample in drawn(generator)} == {None}
     for sample in drawn(generator, cost=True, n=3):
@@ -113,6 +114,7 @@ def test_max_cost_rejects_what_costs_more(measured: Generator) -> None:
     assert all(s.attempts == 4 for s in redrawn if s.rejected is not None)
 
 
+@pytest.mark.slow
 def test_distinct_texts_are_apart_and_the_same_for_any_number(generator: Generator) -> None:
     asked = ("pos: DET NOUN VERB PUNCT",)
     assert len({s.text for s in drawn(generator, 24, asked)}) < 24

@@ -84,6 +84,7 @@ def test_phrases_to_keep_and_unknown_words_stay(editor: Editor, texts: list[str]
         assert one.sample.success
 
 
+@pytest.mark.slow
 def test_edits_do_not_depend_on_their_company(editor: Editor, texts: list[str]) -> None:
     sources = [editor.source(text, [f"not words: {word_of(editor, text)}"], seed=i) for i, text in enumerate(texts)]
     together = [one.sample.text for one in editor.edit(sources, QUICK)]
@@ -189,6 +190,7 @@ def test_phrases_are_put_in_but_not_into_what_is_fixed() -> None:
     assert ("a", "b", ".", None, None, None, "x", None) in ends
 
 
+@pytest.mark.slow
 def test_words_that_are_asked_for_are_put_in(editor: Editor, texts: list[str]) -> None:
     for text in texts:
         have = editor.model.tokenizer.split(text)

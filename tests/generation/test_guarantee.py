@@ -41,6 +41,7 @@ def test_patterns_hold_in_every_text(generator: Generator, controls: list[str]) 
     texts(generator, controls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -124,6 +125,7 @@ def test_what_no_text_can_satisfy_is_refused(
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_blanks_are_filled_so_that_patterns_hold(generator: Generator) -> None:
     """Of `a ___ cat ___ .` in seven words, only one split leaves three words before the cat."""
     controls = ["matches: a *{3} cat ..."]
@@ -159,6 +161,7 @@ def test_the_same_text_in_any_company(generator: Generator) -> None:
     assert alone.tokens == next(sample.tokens for sample in together if sample.seed == 12)
 
 
+@pytest.mark.slow
 def test_a_template_may_have_many_blanks(generator: Generator) -> None:
     template = "___{0-1} " * 600
     (sample,) = generator.generate([generator.request(["words: cat"], template=template)], FEW)

@@ -130,6 +130,7 @@ def test_lengths_follow_the_training_texts_less_the_kept_words(generator: Genera
     assert lengths("the cat ___ .", "length: 8-9") == {8, 9}
 
 
+@pytest.mark.slow
 def test_the_same_sample_in_any_company(generator: Generator) -> None:
     requests = [
         generator.request([SIMPLE], n=3, seed=5),
@@ -143,6 +144,7 @@ def test_the_same_sample_in_any_company(generator: Generator) -> None:
     assert texts(again) == texts(alone[7:8])
 
 
+@pytest.mark.slow
 def test_blanks_are_filled_to_suit_the_given_words(generator: Generator) -> None:
     """Sentences of the toy grammar have a noun behind an adjective, and at their ends."""
     nouns = {"cat", "dog", "river", "house"}

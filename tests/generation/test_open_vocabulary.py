@@ -59,6 +59,7 @@ def test_a_named_word_is_written_as_typed(opened: Generator, control: str) -> No
     assert all(any(word in sample.tokens for word, _ in request.words) for sample in samples)
 
 
+@pytest.mark.slow
 def test_new_words_stay_with_their_request(opened: Generator) -> None:
     plain, named, other = (
         {"controls": ["words: cat"]},

@@ -53,6 +53,7 @@ def test_groups_are_drawn_anew_apart_and_when_it_is_due() -> None:
     assert particles.best(ids, torch.tensor([-9.0, 0.0, 0.0, 0.0, 0.0, 0.0]))[0] in (1, 2)
 
 
+@pytest.mark.slow
 def test_texts_score_higher_and_have_their_patterns(generator: Generator) -> None:
     requests = [generator.request(["matches: the ... sees ... ."], n=12, seed=3)]
     plain, steered = (

@@ -135,6 +135,7 @@ def test_each_sentence_has_a_seed_of_its_own(generator: Generator) -> None:
         assert text.sentences[0].text != text.sentences[1].text
 
 
+@pytest.mark.slow
 def test_a_sentence_that_fails_is_repaired_alone(generator: Generator) -> None:
     writer = Writer(
         generator, plan(asks("length: 7"), asks("pos: DET ADJ NOUN VERB DET NOUN PUNCT"), asks("length: 8"))
@@ -149,6 +150,7 @@ def test_a_sentence_that_fails_is_repaired_alone(generator: Generator) -> None:
         assert (a.sentences[0], a.sentences[2]) == (b.sentences[0], b.sentences[2])
 
 
+@pytest.mark.slow
 def test_what_is_carried_on_holds_until_a_sentence_says_otherwise(generator: Generator) -> None:
     made = plan(asks("words: cat"), asks("length: 7"), asks("words: dog"), asks("length: 7"), carry=["words"])
     (text,) = Writer(generator, made).write(settings=QUICK)
@@ -157,6 +159,7 @@ def test_what_is_carried_on_holds_until_a_sentence_says_otherwise(generator: Gen
     assert text.success
 
 
+@pytest.mark.slow
 def test_what_the_guides_read_is_carried_on(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     length = generator.controls.classifier("length")
     monkeypatch.setattr(type(length), "reading", lambda self, denoised: [str(denoised.logits.shape[1])])

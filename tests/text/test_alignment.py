@@ -31,6 +31,7 @@ def test_changes_make_the_text_of_the_source(source: list[str], text: list[str])
     assert changed(source, []) == source
 
 
+@pytest.mark.slow
 @given(WORDS, WORDS)
 def test_selections_are_some_of_the_changes_in_order(source: list[str], text: list[str]) -> None:
     found = changes(source, text)

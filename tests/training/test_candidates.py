@@ -1,5 +1,6 @@
 """Sampled words: probabilities of being among the candidates, and a loss that stays one of all words."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +53,7 @@ def test_inclusion_adds_up() -> None:
     assert (inclusion(COUNTS.double(), 50) == 1).all()
 
 
+@pytest.mark.slow
 def test_chances_are_those_of_being_among_the_candidates() -> None:
     sampler, rng = make_sampler(10), torch.Generator().manual_seed(0)
     seen, chances, draws = torch.zeros(40), torch.zeros(40), 4000
@@ -102,6 +104,7 @@ def test_with_all_words_the_loss_is_the_exact_one() -> None:
     assert torch.equal(levels, exact_levels)
 
 
+@pytest.mark.slow
 def test_candidates_learn_the_distribution_of_all_words() -> None:
     """The minimum of the sampled loss is p(w), whatever the words' chances. Only the biases learn here."""
     rng = torch.Generator().manual_seed(0)
@@ -126,6 +129,7 @@ def test_candidates_learn_the_distribution_of_all_words() -> None:
     assert float((uncorrected - wanted).abs().sum()) > 0.3
 
 
+@pytest.mark.slow
 def test_the_estimate_for_self_conditioning_gives_no_answer_away() -> None:
     """Averaged over draws it is the mean embedding over all words, which it is not if the answer weighs 1 / chance."""
     rng = torch.Generator().manual_seed(0)
