@@ -26,7 +26,7 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.template import Blank, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.text.tokenizer import detokenize
 from ctrlgen_classifiers.patterns.compiling import compile_pattern, leaves
 from ctrlgen_classifiers.patterns.matching import ends, spans
@@ -261,7 +261,14 @@ class Matches(Starts):
     ) -> list[str | None]:
         """Patterns that the texts match, with slots, gaps, alternatives from the other texts, counts and classes."""
         others = [word for words in texts for word in words if word in self.tokenizer]
-        return [pattern_of(words, others, self.tokenizer, rng) for words in texts]
+        return [pattern_of(words, others, self.tokenizer, self.tags_of, rng) for words in texts]
+
+    def tags_of(self, word: str) -> list[str]:
+        """The tags that a word may have, none where this model has no lexicon."""
+        try:
+            return self.words.tags_of(word)
+        except CtrlgenError:
+            return []
 
     def asking(self, phrases: tuple[tuple[str, ...], ...]) -> Asks | None:
         return None

@@ -1,5 +1,6 @@
 """The language of patterns: what is read, what is refused and where, and what the words of a pattern stand for."""
 
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctrlgen.errors import UsageError
+from ctrlgen.generation.generator import Generator
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen_classifiers.patterns.syntax import MOST_DEEP, Parser, escape
 from ctrlgen_classifiers.words import Matches, Wanted, Words
@@ -208,3 +210,17 @@ def test_an_expression_sees_a_sentences_first_word_as_it_is_inside() -> None:
         assert [verdict.success for verdict in verdicts] == [capitalised, not capitalised]
         ids = cased.tokenizer.ids(words)
         assert [kind.automaton(target).accepts(ids) for target in (capital, small)] == [capitalised, not capitalised]
+
+
+def test_a_pattern_taken_from_a_text_matches_it(generator: Generator) -> None:
+    classifier = generator.controls.classifier("matches")
+    known = [word for word in generator.model.tokenizer.words if word.isalpha() or word == "."]
+    rng = Random(0)
+    texts = [rng.choices(known, k=rng.randint(2, 12)) for _ in range(60)]
+    patterns = classifier.values_of(texts, [{}] * 60, rng)
+    for words, pattern in zip(texts, patterns, strict=True):
+        assert pattern is not None
+        (verdict,) = classifier.check([words], [classifier.parse(pattern)])
+        assert verdict.success, pattern
+    for mark in ("*", "...", "|", "{", "~", "<"):
+        assert any(mark in str(pattern) for pattern in patterns), mark

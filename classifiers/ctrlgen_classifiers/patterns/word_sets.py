@@ -73,6 +73,11 @@ class WordSets:
         may_be = known[tag if tag in known else tag.upper()]
         return np.pad(may_be, (0, len(self.tokenizer.words) - len(may_be)))
 
+    def tags_of(self, word: str) -> list[str]:
+        """The tags that a word of the vocabulary may have. Raises CtrlgenError where the lexicon is missing."""
+        ids = self.ids.get(word.casefold(), [])
+        return [tag for tag in self.readings() if self.reading(tag)[ids].any()]
+
     def refuse(self, test: Test) -> str | None:
         """Why no text can have a word that passes, or None. Raises CtrlgenError where the lexicon is missing."""
         match test:
