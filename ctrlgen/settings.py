@@ -95,6 +95,12 @@ class Settings:
         0.5, "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.", 0.0, 1.0
     )
     corrections: int = setting(3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000)
+    redrafts: int = setting(
+        0,
+        "Write a text anew where its two least likely words are too unlikely, at most so often; the better is kept.",
+        0,
+        10,
+    )
     infilling: Infilling = setting(
         "conditioned",
         "Given words: clean inputs of the denoiser (conditioned), or put back each step (replaced) as in Diffusion-LM.",

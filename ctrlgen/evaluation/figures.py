@@ -245,4 +245,6 @@ def evaluations(settings: Settings, fixed_length: bool) -> int:
     moving = settings.guidance.paper_steps * (settings.steps - 1) if paper else 0
     correcting = 0 if paper or fixed_length else STRIDE * settings.corrections
     scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0
-    return settings.candidates * (settings.steps + moving + correcting + scoring)
+    reading = STRIDE if settings.redrafts and not paper and not fixed_length else 0
+    once = settings.steps + moving + correcting
+    return settings.candidates * (once + scoring) + reading + settings.redrafts * (once + reading)

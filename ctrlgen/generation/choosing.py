@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from threading import Event
 
 import torch
@@ -17,6 +18,9 @@ from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.workers import Workers
 from ctrlgen.settings import Settings
+
+WORST = 2  # words by which slips are found: the mean over all hides them
+LEAST_LIKELY = -8.0  # log p of these words together, in nats, below which a text is doubted
 
 Texts = Mapping[Job, list[int]]  # finished word ids
 
@@ -60,6 +64,38 @@ def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[fl
     ids = batch.fill(texts)
     reader = reader.after(batch.context)
     return (reader.bound(ids, batch.lengths) + reader.joint(ids, batch.lengths, batch.terms)).tolist()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model says of a finished text."""
+
+    worst: float  # log p of its WORST least likely words, each given the others: nats
+    controls: float  # weighted log p(controls | text)
+
+    @property
+    def doubted(self) -> bool:
+        return self.worst < LEAST_LIKELY
+
+    @property
+    def score(self) -> float:
+        return self.worst + self.controls
+
+
+def readings(reader: Reader, workers: Workers, texts: Texts) -> dict[Job, Reading]:
+    """What the model says of each text."""
+    return workers.map(lambda jobs, _: read_batch(reader.of(jobs[0].request), jobs, texts), list(texts))
+
+
+@torch.no_grad()
+def read_batch(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[Reading]:
+    """The same of the jobs of one batch."""
+    batch = Batch(reader.model, jobs)
+    ids = batch.fill(texts)
+    reader = reader.after(batch.context)
+    worst = reader.given_others(ids, batch.lengths).sort(1).values[:, :WORST].sum(1)
+    controls = reader.joint(ids, batch.lengths, batch.terms)
+    return [Reading(*row) for row in zip(worst.tolist(), controls.tolist(), strict=True)]
 
 
 def expected_bleu(reader: Reader, texts: Texts) -> dict[Job, float]:

@@ -17,9 +17,10 @@ from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.errors import briefly
-from ctrlgen.generation.choosing import Texts, choose
+from ctrlgen.generation.choosing import Texts, choose, readings
 from ctrlgen.generation.confidence import Confidence, Threshold, with_thresholds
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
+from ctrlgen.generation.denoising import published
 from ctrlgen.generation.drawing import draw
 from ctrlgen.generation.explain import explain
 from ctrlgen.generation.jobs import Draws, Job
@@ -118,7 +119,25 @@ class Generator:
     ) -> tuple[dict[Job, list[int]], dict[Job, Sample]]:
         """The chosen candidates' word ids, and the samples made of them."""
         texts = choose(self.reader, self.workers, self.draw(jobs, settings, watch), settings)
+        texts = self.redraft(texts, settings, watch)
         return texts, self.judge(texts, settings)
+
+    def redraft(self, texts: dict[Job, list[int]], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
+        """The texts, but better ones for those that the model doubts, where it writes such."""
+        if settings.redrafts == 0 or published(self.model, settings):
+            return texts
+        read = readings(self.reader, self.workers, texts)
+        for number in range(1, settings.redrafts + 1):
+            anew = {job: job.redraft(number) for job in texts if read[job].doubted}
+            if not anew:
+                break
+            drawn = self.draw(list(anew.values()), settings, watch)
+            read |= readings(self.reader, self.workers, drawn)
+            for job, new in anew.items():
+                if read[new].score > read[job].score:
+                    del texts[job]
+                    texts[new] = drawn[new]
+        return texts
 
     def judge(self, texts: Texts, settings: Settings) -> dict[Job, Sample]:
         """The samples of finished texts, with verdicts, scores and costs."""

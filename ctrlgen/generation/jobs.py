@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from ctrlgen.generation.request import Request
 MIN_BATCH_TOKENS, MAX_BATCH_TOKENS = 128, 2048
 MAX_STRETCH = 1.4  # longest over shortest sentence of a batch
 FEW_LENGTHS = 10
+REDRAFT = 1 << 30  # candidates between one draft's and the next one's: more than a sample ever has
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,10 @@ class Job:
     @property
     def noise_seed(self) -> int:
         return self.seed + self.candidate * SEED_STRIDE
+
+    def redraft(self, number: int) -> Job:
+        """The same text from other noise, which no candidate and no redraft of a lower number has."""
+        return replace(self, candidate=self.candidate + number * REDRAFT)
 
     @property
     def sample(self) -> tuple[int, int]:

@@ -337,6 +337,7 @@ def test_a_sweep_has_a_row_for_every_setting(run: Callable[..., Results]) -> Non
 def test_calls_of_the_denoiser_are_counted() -> None:
     assert evaluations(Settings(steps=10, candidates=3), fixed_length=False) == 3 * (10 + 12 + 32)
     assert evaluations(Settings(steps=10, corrections=0), fixed_length=False) == 10
+    assert evaluations(Settings(steps=10, redrafts=2), fixed_length=False) == 3 * (10 + 12 + 4)
     assert evaluations(Settings(steps=10), fixed_length=True) == 10
     assert evaluations(Settings(steps=10, guidance=Guidance("paper")), fixed_length=True) == 10 + 3 * 9
 
