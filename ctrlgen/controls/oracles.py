@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import entry_points
 
 from ctrlgen.controls.language import fold, parse_statement
 
@@ -20,6 +19,8 @@ def start_oracles(controls: Iterable[str]) -> None:
 
     Raises UsageError for a text that is no control.
     """
+    from importlib.metadata import entry_points  # takes a while to import
+
     asked = {fold(parse_statement(text).name) for text in controls}
     for entry in entry_points(group=GROUP):
         if fold(entry.name) in asked:

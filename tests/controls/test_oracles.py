@@ -21,7 +21,7 @@ def fail() -> None:
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [EntryPoint("bad", f"{__name__}:fail", oracles.GROUP), EntryPoint("slow", f"{__name__}:start_slow", "")]
-    monkeypatch.setattr(oracles, "entry_points", lambda group: found)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
     started.clear()
 
 
