@@ -169,12 +169,12 @@ class Confidence:
         of_model = [entry for entry in of_kind if self.is_of_model(entry["made_with"])]
         if not of_model:
             raise UsageError(f"--confidence: what was learned of {kind!r} is of other weights; learn it again")
-        asked = as_json(settings)
+        asked, usual = as_json(settings), as_json(Settings())
         for entry in of_model:
-            if entry["settings"] == asked:
+            if usual | entry["settings"] == asked:  # a setting that came later had its default
                 return Scored(tuple(entry["scores"]), tuple(map(bool, entry["obeyed"])))
-        learned = of_model[0]["settings"]
-        different = ", ".join(name for name in asked if learned.get(name) != asked[name])
+        learned = usual | of_model[0]["settings"]
+        different = ", ".join(name for name in asked if learned[name] != asked[name])
         raise UsageError(f"--confidence: {kind!r} was learned with other settings ({different}); learn it with these")
 
     def is_of_model(self, learned: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import calibration
@@ -89,6 +90,12 @@ def test_what_was_not_learned_is_refused(model_copy: Path) -> None:
     Confidence(generator.model).keep({"pos": Scored((0.5, 0.4), (True, False))}, QUICK)
     with pytest.raises(CtrlgenError, match="no threshold qualifies for 'pos'"):
         Confidence(generator.model).threshold(request, SURE)
+    path = model_copy / "classifiers" / FILE
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        del entry["settings"]["time_offset"]  # as if that setting came later
+    path.write_text(json.dumps(entries))
+    assert Confidence(generator.model).scored("pos", QUICK).obeyed == (True, False)
     with pytest.raises(UsageError, match="not for templates"):
         Confidence(generator.model).threshold(generator.request([], template="the ___ ."), SURE)
     config = model_copy / "classifiers" / "pos" / "config.json"
@@ -129,6 +136,12 @@ def test_texts_that_score_low_are_held_back(model_copy: Path, capsys: pytest.Cap
     assert "4 of 8 samples are left out: 4 are not sure enough" in found.err
     assert run(["generate", *model, "-c", "not " + PATTERN, "--confidence", "0.95"]) == 2
     assert "nothing was learned of 'not pos'" in capsys.readouterr().err
+
+
+def test_what_comes_with_the_bundled_model() -> None:
+    learned = Confidence(from_pretrained("e2e")).scored("pos", Settings())
+    assert learned.threshold(0.9).returned == 0.95  # type: ignore[union-attr]
+    assert learned.threshold(0.95) is None
 
 
 def test_evaluation_keeps_scores_and_verdicts(
