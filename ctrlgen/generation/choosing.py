@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -80,6 +80,25 @@ class Reading:
     @property
     def score(self) -> float:
         return self.worst + self.controls
+
+
+def redraft(
+    reader: Reader, workers: Workers, texts: Texts, draw: Callable[[Sequence[Job]], Texts], most: int
+) -> dict[Job, list[int]]:
+    """The texts, but better ones for those that the model doubts, if `draw` writes some in at most `most` attempts."""
+    texts = dict(texts)
+    read = readings(reader, workers, texts)
+    for number in range(1, most + 1):
+        anew = {job: job.redraft(number) for job in texts if read[job].doubted}
+        if not anew:
+            break
+        drawn = draw(list(anew.values()))
+        read |= readings(reader, workers, drawn)
+        for job, new in anew.items():
+            if read[new].score > read[job].score:
+                del texts[job]
+                texts[new] = drawn[new]
+    return texts
 
 
 def readings(reader: Reader, workers: Workers, texts: Texts) -> dict[Job, Reading]:

@@ -7,6 +7,7 @@ requests -> jobs (one candidate each) -> batches of like length and controls -> 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from threading import Event, Lock
 from typing import Any
 
@@ -17,7 +18,7 @@ from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
 from ctrlgen.errors import briefly
-from ctrlgen.generation.choosing import Texts, choose, readings
+from ctrlgen.generation.choosing import Texts, choose, redraft
 from ctrlgen.generation.confidence import Confidence, Threshold, with_thresholds
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
 from ctrlgen.generation.denoising import published
@@ -118,26 +119,11 @@ class Generator:
         self, jobs: Sequence[Job], settings: Settings, watch: Watch | None
     ) -> tuple[dict[Job, list[int]], dict[Job, Sample]]:
         """The chosen candidates' word ids, and the samples made of them."""
-        texts = choose(self.reader, self.workers, self.draw(jobs, settings, watch), settings)
-        texts = self.redraft(texts, settings, watch)
+        write = partial(self.draw, settings=settings, watch=watch)
+        texts = choose(self.reader, self.workers, write(jobs), settings)
+        if settings.redrafts and not published(self.model, settings):
+            texts = redraft(self.reader, self.workers, texts, write, settings.redrafts)
         return texts, self.judge(texts, settings)
-
-    def redraft(self, texts: dict[Job, list[int]], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
-        """The texts, but better ones for those that the model doubts, where it writes such."""
-        if settings.redrafts == 0 or published(self.model, settings):
-            return texts
-        read = readings(self.reader, self.workers, texts)
-        for number in range(1, settings.redrafts + 1):
-            anew = {job: job.redraft(number) for job in texts if read[job].doubted}
-            if not anew:
-                break
-            drawn = self.draw(list(anew.values()), settings, watch)
-            read |= readings(self.reader, self.workers, drawn)
-            for job, new in anew.items():
-                if read[new].score > read[job].score:
-                    del texts[job]
-                    texts[new] = drawn[new]
-        return texts
 
     def judge(self, texts: Texts, settings: Settings) -> dict[Job, Sample]:
         """The samples of finished texts, with verdicts, scores and costs."""
