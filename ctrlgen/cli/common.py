@@ -24,10 +24,15 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 class Command(TyperCommand):
-    """A command that refuses an option given twice, of which only the last would count."""
+    """A command that refuses an option given twice, of which only the last would count, or given nothing: an empty path
+    would be the current directory.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        values, _, given = self.make_parser(ctx).parse_args(list(args))
+        empty = [p for p in given if values.get(p.name) == "" and not ctx.resilient_parsing]
+        if empty:
+            raise UsageError(f"{max(empty[0].opts, key=len)} is given nothing")
         twice = [p for p, times in Counter(given).items() if times > 1 and not getattr(p, "multiple", False)]
         if twice and not ctx.resilient_parsing:
             raise UsageError(f"{max(twice[0].opts, key=len)} is given more than once; it takes one value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -206,6 +207,11 @@ def serve(generator: Generator, host: str, port: int | None, open_browser: bool)
 
     Raises UsageError where it cannot listen there.
     """
+    refusal = UsageError(f"cannot listen at {host}, port {port or 7860}: choose another --host or --port")
+    try:
+        socket.getaddrinfo(host, port)  # else the server tries for minutes
+    except OSError:
+        raise refusal from None
     sys.setswitchinterval(SWITCH)
     page = build(generator).queue(max_size=MOST_WAITING)
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -216,7 +222,7 @@ def serve(generator: Generator, host: str, port: int | None, open_browser: bool)
             app_kwargs={"middleware": [Middleware(Guard, host=host)]},
         )  # fmt: skip
     except OSError:
-        raise UsageError(f"cannot listen at {host}, port {port or 7860}: choose another --host or --port") from None
+        raise refusal from None
     return page
 
 

@@ -172,6 +172,11 @@ def test_a_port_that_is_taken_is_told(generator: Generator) -> None:
             demo.serve(generator, HOST, port, open_browser=False)
 
 
+def test_a_host_that_is_none_is_told(generator: Generator) -> None:
+    with pytest.raises(UsageError, match=r"cannot listen at 999\.1\.1\.1"):
+        demo.serve(generator, "999.1.1.1", None, open_browser=False)
+
+
 def test_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "ctrlgen.cli.page")
