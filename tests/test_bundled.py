@@ -1,4 +1,4 @@
-"""The bundled model as users get it: it obeys, in any company, from its files alone."""
+"""The bundled models as users get them: they obey, in any company, from their files alone."""
 
 import pytest
 
@@ -8,6 +8,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Guidance, Settings
 
 PATTERN = "pos: DET NOUN AUX DET ADJ NOUN ADP PROPN PROPN PUNCT"
+MOST_BYTES = {"e2e": 20e6, "english": 40e6}
 CARD = ("success %", "above human", "distinct-4", "CC BY-SA 4.0")
 
 
@@ -16,15 +17,27 @@ def bundled() -> Generator:
     return Generator("e2e")
 
 
-def test_it_is_small_and_has_a_card() -> None:
-    for directory in bundled_models().values():
-        lm = sum(path.stat().st_size for path in (directory / "lm").glob("*"))
-        tree = sum(path.stat().st_size for path in (directory / "classifiers" / "tree").glob("*"))
-        assert lm <= 6e6
-        assert tree <= 8e6
-        assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) - lm - tree <= 16e6
+def test_they_are_small_and_have_a_card() -> None:
+    models = bundled_models()
+    assert set(models) == set(MOST_BYTES)
+    for name, directory in models.items():
+        assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= MOST_BYTES[name]
         card = (directory / "README.md").read_text(encoding="utf-8")
         assert all(word in card for word in CARD)
+
+
+def test_a_name_that_no_text_had_stands_where_a_known_one_would(bundled: Generator) -> None:
+    samples = bundled.generate([bundled.request(["name: Chez Marcel"], n=8)])
+    assert all("Chez Marcel" in sample.text and sample.success for sample in samples)
+    assert sum(sample.text.startswith("Chez Marcel") for sample in samples) >= 2  # as most names of restaurants do
+
+
+def test_english_obeys_controls_on_everyday_words() -> None:
+    english = Generator("english")
+    controls = ["words: quixling", "length: 6-9"]
+    samples = english.generate([english.request(controls, n=4), english.request(["mood: question"], n=4)])
+    assert all("quixling" in sample.text and sample.success for sample in samples[:4])
+    assert sum(sample.text.endswith("?") for sample in samples[4:]) >= 3
 
 
 def test_it_obeys_a_pattern_that_its_unguided_texts_do_not_have(bundled: Generator) -> None:
