@@ -46,8 +46,6 @@ def test_learned_values_stay_what_they_were(e2e: Generator) -> None:
 def test_what_resembles_a_value_is_refused_unless_it_is_quoted(e2e: Generator) -> None:
     with pytest.raises(UsageError, match="Did you mean"):
         e2e.request(["name: The Vault"])
-    with pytest.raises(UsageError, match="unknown value"):
-        e2e.request(["name: Zorblax"])  # no word of this model
 
 
 @pytest.mark.slow
