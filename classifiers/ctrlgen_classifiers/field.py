@@ -116,10 +116,9 @@ class Field(Label):
             return verdict
         literal = is_literal(self.tokenizer.split(value), words)
         verdict = replace(verdict, also={"literal": literal})
-        if literal == verdict.success:
+        if verdict.success or not literal:  # a value need not be written: no question has the word "question"
             return verdict
-        detail = f"{value!r} is not written" if verdict.success else f"{verdict.detail}, though {value!r} is written"
-        return replace(verdict, detail=detail)
+        return replace(verdict, detail=f"{verdict.detail}, though {value!r} is written")
 
 
 def read_meaning(text: str) -> Row:
