@@ -23,8 +23,14 @@ class StandardError(logging.Handler):
         print(f"ctrlgen: {record.getMessage()}", file=sys.stderr)
 
 
-# Plain information waits for the work to begin, so that a command that is refused says one line: why.
-held = MemoryHandler(MOST_HELD, flushLevel=logging.WARNING, target=StandardError(), flushOnClose=False)
+class Held(MemoryHandler):
+    """Plain information waits for the work to begin, so that a command that is refused says one line: why."""
+
+    def close(self) -> None:
+        """It stays open: the demo's server, which sets up a log of its own, closes all handlers that there are."""
+
+
+held = Held(MOST_HELD, flushLevel=logging.WARNING, target=StandardError())
 
 
 def start_log() -> None:

@@ -39,7 +39,11 @@ def visitor(address: str, source: str = "127.0.0.1") -> httpx.Client:
 
 
 def asking(controls: str, n: int = 4, **settings: Any) -> dict[str, Any]:
-    defaults = {name: one.default for name, one in SETTINGS.items()} | {"strength": 8.0, "window": "0:1"}
+    defaults = {name: one.default for name, one in SETTINGS.items()} | {
+        "strength": 8.0,
+        "window": "0:1",
+        "backward": "0:1",
+    }
     return {"data": [controls, "", n, 5, *(defaults | settings).values(), ""]}
 
 

@@ -1,6 +1,8 @@
 """What is said while people wait: K9 of the faults that they met."""
 
 import io
+import logging
+import logging.config
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -28,6 +30,13 @@ def wait_for(line: str, written: io.StringIO) -> None:
     while line not in written.getvalue():
         assert time.monotonic() < deadline, written.getvalue()[:500]
         time.sleep(0.001)
+
+
+def test_a_server_that_sets_up_its_log_does_not_silence_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    telling.start_log()
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    logging.getLogger("ctrlgen.cli").warning("still here")
+    assert capsys.readouterr().err == "ctrlgen: still here\n"
 
 
 def test_k9_lines_come_while_nothing_happens() -> None:
