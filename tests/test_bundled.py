@@ -38,6 +38,8 @@ def test_english_obeys_controls_on_everyday_words() -> None:
     samples = english.generate([english.request(controls, n=4), english.request(["mood: question"], n=4)])
     assert all("quixling" in sample.text and sample.success for sample in samples[:4])
     assert sum(sample.text.endswith("?") for sample in samples[4:]) >= 3
+    with pytest.raises(UsageError, match="unknown value"):
+        english.request(["mood: purple"])  # no text says its mood, so none can be asked for in words
 
 
 def test_it_obeys_a_pattern_that_its_unguided_texts_do_not_have(bundled: Generator) -> None:

@@ -2,7 +2,8 @@
 
 One classifier answers for all fields of a data set. They come from a meaning representation
 (`food[Japanese], area[riverside]`, as in E2E) or from label columns. A field that a text does not mention has the value
-`absent`, which the head learns like any other. A value that no training text had is asked for in words (`unseen.py`).
+`absent`, which the head learns like any other. A value that no training text had is asked for in words (`unseen.py`)
+where texts say the field's values by their own words.
 """
 
 from __future__ import annotations
@@ -80,8 +81,14 @@ class Field(Label):
             if not 0 < len(words) < self.model.config.max_length:
                 return False
             resembles = inner == value and bool(did_you_mean(inner, self.values))
-            return not resembles and (self.model.opens or all(word in self.tokenizer for word in words))
+            can_be_written = self.model.opens or all(word in self.tokenizer for word in words)
+            return not resembles and can_be_written and self.are_said()
         return False
+
+    def are_said(self) -> bool:
+        """Whether most texts say the field's values by their own words, as they do names, and do not moods."""
+        said = [self.is_said(Target(self.field, id)) for id, value in enumerate(self.values) if value != ABSENT]
+        return 2 * sum(said) > len(said)
 
     def new_words(self, value: str) -> dict[str, str | None]:
         """Each is like the word in its place of a value that has been learned (`stand_in`)."""

@@ -245,13 +245,20 @@ class Label(TrainedClassifier):
         value = self.written(target)
         if value == ABSENT:
             return []
-        column = sum(self.head.sizes[: target.field]) + target.value
-        speaks = self.head.lexicon[:, column].detach()
         itself = tuple(self.tokenizer.split(value))
-        ids = [id for id in self.tokenizer.ids(itself, whole=False) if id != self.tokenizer.unk_id]
-        is_said = bool(ids) and float(speaks[ids].max()) > LEAST_TELLING
-        single = [(self.tokenizer.words[id],) for id in speaks.topk(MOST_TELLING).indices.tolist()]
-        return [*([itself] if is_said else []), *(word for word in single if word[0] not in itself)]
+        strongest = self.speaking(target).topk(MOST_TELLING).indices.tolist()
+        single = [(self.tokenizer.words[id],) for id in strongest]
+        return [*([itself] if self.is_said(target) else []), *(word for word in single if word[0] not in itself)]
+
+    def speaking(self, target: Target) -> Tensor:
+        """How much each word speaks for a value, in nats. (V,)"""
+        return self.head.lexicon[:, sum(self.head.sizes[: target.field]) + target.value].detach()
+
+    def is_said(self, target: Target) -> bool:
+        """Whether texts say a value by its own words: one of them speaks for it."""
+        words = self.tokenizer.split(self.written(target))
+        ids = [id for id in self.tokenizer.ids(words, whole=False) if id != self.tokenizer.unk_id]
+        return bool(ids) and float(self.speaking(target)[ids].max()) > LEAST_TELLING
 
     def reading(self, denoised: Denoised) -> list[str | None]:
         """The likeliest value, unless that is that the text says nothing of the field."""
