@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from command_line import Run
 from make_toy_model import TOY_MODEL, TOY_TRAINING
 
 from ctrlgen.checkpoint import from_pretrained
-from ctrlgen.cli import main
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import parse_value
 from ctrlgen.controls.registry import Controls
@@ -40,13 +40,6 @@ SENTENCES = ["the cat sees a dog .", "a dog likes the old river .", "the red hou
 
 
 @dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
 class Here:
     """What a case is tried with."""
 
@@ -54,16 +47,8 @@ class Here:
     data: Path
     model: Path
     generator: Generator
-    capsys: pytest.CaptureFixture[str]
+    run: Run
     patch: pytest.MonkeyPatch
-
-    def run(self, *arguments: object) -> Outcome:
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        said = self.capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Outcome(stopped.value.code, said.out, said.err)
 
     def refused(self, code: int, *arguments: object) -> str:
         """The one line that a command says where it is refused."""
@@ -369,7 +354,7 @@ def test_a_fault_stays_mended(
     toy_model: Path,
     generator: Generator,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    ctrlgen: Run,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -381,6 +366,5 @@ def test_a_fault_stays_mended(
         assert f"def {name}(" in source
         assert example.removesuffix("]") in source
         return
-    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
-    here = Here(tmp_path, toy_data, toy_model, generator, capsys, monkeypatch)
+    here = Here(tmp_path, toy_data, toy_model, generator, ctrlgen, monkeypatch)
     right(here, caplog) if right is a_start_leaves_its_classifiers else right(here)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_grammar import TINY_RECIPE
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, from_pretrained
 from ctrlgen.evaluation.report.card import END, START
@@ -24,19 +25,8 @@ from ctrlgen.training.fit import METRICS
 FEWEST = 2  # kills of each command, unless more are asked for
 NOTHING_TO_RESUME = "nothing to resume"
 CARD = "# My model\n\nA word of mine before.\n\n{start}\nold figures\n{end}\n\nA word of mine behind.\n"
-RECIPE = """
-[data]
-train = {data}
-[model]
-embedding_dim = 4
-width = 16
-layers = 1
-heads = 2
-max_length = 12
-[training]
+RECIPE = f"""{TINY_RECIPE}
 steps = 24
-tokens_per_batch = 256
-precision = "float32"
 log_every = 3
 checkpoint_every = 5
 validate_every = 12

@@ -12,6 +12,19 @@ WORDS = {
     "ADP": ("near", "by"),
     "PUNCT": (".",),
 }
+TINY_RECIPE = """
+[data]
+train = {data}
+[model]
+embedding_dim = 4
+width = 16
+layers = 1
+heads = 2
+max_length = 12
+[training]
+tokens_per_batch = 256
+precision = "float32"
+"""
 TAG_OF = {word: tag for tag, words in WORDS.items() for word in words}
 
 

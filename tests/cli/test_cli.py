@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from command_line import Outcome, Run
 from make_toy_model import TOY_MODEL, TOY_TRAINING
-from toy_grammar import toy_sentences
+from toy_grammar import TINY_RECIPE, toy_sentences
 
 from ctrlgen.cli import display, sampling
 from ctrlgen.controls.classifier import Verdict
@@ -40,20 +40,7 @@ KEYS = [
     "costliest_word",
     "controls",
 ]
-RECIPE = """
-[data]
-train = {data}
-[model]
-embedding_dim = 4
-width = 16
-layers = 1
-heads = 2
-max_length = 12
-[training]
-steps = 2
-tokens_per_batch = 256
-precision = "float32"
-"""
+RECIPE = f"{TINY_RECIPE}steps = 2\n"
 
 
 @pytest.fixture(autouse=True)
