@@ -42,6 +42,7 @@ class Field(Label):
     example = "food: Japanese"
     weight: ClassVar[float] = 3.0  # its values stand in single words, which need less of a push than a tone does
     may_be_absent: ClassVar[bool] = True
+    nothing: ClassVar[str | None] = ABSENT
     learns_column: ClassVar[bool] = False  # nor what a text does not mention
     wider: DiffusionLM | None = None  # the model with the words of a value that is new
 

@@ -84,6 +84,7 @@ class Classifier(ABC):
     suite: ClassVar[str | None] = None  # the part of `ctrlgen eval --suite all` that asks for it; kinds may share one
     composed_with: ClassVar[tuple[str, ...]] = ()  # suites that `--suite compose` joins with this kind's
     enumerable: ClassVar[bool] = False  # whether its values are few: each is asked for, beside all texts that have it
+    nothing: ClassVar[str | None] = None  # the value of texts that say nothing of it, where that can be asked for
     task: ClassVar[str | None] = None  # the task's name in the literature, where others have published figures
 
     def __init_subclass__(cls, base: bool = False, **options: Any) -> None:

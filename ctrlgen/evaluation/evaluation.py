@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ctrlgen.data.texts import read_texts
 from ctrlgen.diffusion.precision import find_device
@@ -13,10 +14,12 @@ from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, mak
 from ctrlgen.evaluation.calibration import learn_confidence, recalibrate
 from ctrlgen.evaluation.cost_models import CostModel, NgramModel, cost_models_of
 from ctrlgen.evaluation.figures import evaluations, summarise
+from ctrlgen.evaluation.from_text import TASKS
+from ctrlgen.evaluation.from_text.task import make_task_targets, with_figures
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.provenance import describe, peak_memory
-from ctrlgen.evaluation.records import CHUNK, Store, human_records, write
+from ctrlgen.evaluation.records import CHUNK, Record, Store, human_records, write
 from ctrlgen.evaluation.report.card import card_path, refuse_to_forget, write_card
 from ctrlgen.evaluation.report.page import REPORT, write_report
 from ctrlgen.evaluation.report.published import write_comparison
@@ -27,6 +30,7 @@ from ctrlgen.evaluation.targets import (
     UNGUIDED,
     Asked,
     Example,
+    Target,
     ask,
     expand_suites,
     make_targets,
@@ -35,6 +39,7 @@ from ctrlgen.evaluation.targets import (
 )
 from ctrlgen.files import finite, make_directory, write_text
 from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
 
 RESULTS = "results.json"
 TARGET_SEED = 0  # which held-out texts are taken; a plan's seeds change the samples
@@ -146,7 +151,8 @@ class Evaluation:
         )
         done = 0
         for suite, asked in self.asked.items():
-            store.fill((suite, HUMAN, "", 0, 0), asked, lambda asked=asked: human_records(asked))
+            human = partial(human_records, asked)
+            store.fill((suite, HUMAN, "", 0, 0), asked, self.measured(suite, human))
             for seed in self.plan.seeds:
                 for start in range(0, len(asked.requests), CHUNK):
                     seconds: float | None = None
@@ -157,7 +163,7 @@ class Evaluation:
                         records = store.fill(
                             key,
                             asked,
-                            lambda s=system, k=key, a=asked, t=seconds: write(s, k, a, t),
+                            self.measured(suite, partial(write, system, key, asked, seconds)),
                             every_time=isinstance(system, Given),
                         )
                         if system.name == OURS and seconds is None:
@@ -168,13 +174,24 @@ class Evaluation:
         """Who writes texts for a suite with this seed, with the setting. ctrlgen first, for the others get its time."""
         if self.plan.samples is None:
             for setting, settings in self.plan.variants(is_unguided=suite == UNGUIDED).items():
-                yield setting, Ours(self.generator, settings)
-            if suite != UNGUIDED:
+                yield setting, self.ours(suite, settings)
+            if suite != UNGUIDED and suite not in TASKS:
                 for baseline in self.baselines:
                     yield "", baseline
         if seed == self.plan.seeds[0]:
             for system in given:
                 yield "", system
+
+    def ours(self, suite: str, settings: Settings) -> System:
+        if suite in TASKS:
+            return TASKS[suite].system(self.generator, settings, self.asked[suite])
+        return Ours(self.generator, settings)
+
+    def measured(self, suite: str, work: Callable[[], list[Record]]) -> Callable[[], list[Record]]:
+        """This work, and what the suite reports of each text beside its verdicts."""
+        if suite not in TASKS:
+            return work
+        return partial(with_figures, TASKS[suite], self.generator, self.asked[suite], work)
 
     def write_figures(self, results: Results) -> None:
         """The files that the plan asks for."""
@@ -221,10 +238,13 @@ def ask_all(generator: Generator, plan: Plan, examples: Sequence[Example]) -> di
     suites = expand_suites(plan.suites, generator)
     if plan.frontier and UNGUIDED not in suites:
         suites.append(UNGUIDED)
-    return {
-        suite: ask(generator, suite, make_targets(generator, suite, examples, plan.limit, TARGET_SEED), n, 0)
-        for suite in suites
-    }
+    return {suite: ask(generator, suite, targets_of(generator, suite, examples, plan.limit), n, 0) for suite in suites}
+
+
+def targets_of(generator: Generator, suite: str, examples: Sequence[Example], limit: int) -> list[Target]:
+    if suite in TASKS:
+        return make_task_targets(TASKS[suite], generator, examples, limit, TARGET_SEED)
+    return make_targets(generator, suite, examples, limit, TARGET_SEED)
 
 
 def left_out(asked: Asked) -> list[str]:

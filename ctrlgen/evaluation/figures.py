@@ -17,7 +17,7 @@ from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.slips import Slips
 from ctrlgen.evaluation.systems import HUMAN, OURS
-from ctrlgen.evaluation.targets import INFILL, UNGUIDED, Asked, Words
+from ctrlgen.evaluation.targets import FROM_TEXT, INFILL, UNGUIDED, Asked, Words
 from ctrlgen.generation.reading import STRIDE
 from ctrlgen.settings import Settings
 
@@ -125,7 +125,7 @@ def summary(
         calibration=calibration(checked) if is_ours else None,
         seconds_per_sample=seconds / len(records) if seconds else None,
         tokens_per_second=sum(map(len, texts)) / seconds if seconds else None,
-        evaluations=calls[setting] if is_ours else None,
+        evaluations=calls[setting] if is_ours and suite not in FROM_TEXT else None,
     )  # fmt: skip
 
 
@@ -184,6 +184,8 @@ def further_tests(records: Sequence[Record], asked: Asked) -> dict[str, Estimate
         for verdict in record.verdicts:
             for name, passed in verdict.also.items():
                 found[name].append((record, float(passed)))
+        for name, value in record.figures.items():
+            found[name].append((record, value))
     estimates = shares_by_name(found)
     ending = [
         r for r in records if asked.targets[r.target].newline and r.verdicts and r.verdicts[0].correct is not None

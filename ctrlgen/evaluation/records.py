@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Record:
     verdicts: list[Verdict]
     scores: list[float] | None = None
     seconds: float = 0.0  # this text's share of the time, 0 where it is not known
+    figures: dict[str, float] = field(default_factory=dict)  # what its suite reports beside verdicts, by name
 
     @property
     def group(self) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ A suite is a control name (`pos`, `span`, `length`, …), several joined by `+` 
 
     field       every value of the fields and labels that the data has, instead of one a text
     infill      the middle third of each text taken out
+    edit, …     one value of each text changed (`from_text`)
     unguided    no control
 
 and `compose` and `all` stand for several. A file of targets is ours, `{"controls": […], "reference": "…"}` a line, or
@@ -31,6 +32,7 @@ from ctrlgen.generation.request import Request
 Words = tuple[str, ...]
 
 INFILL, UNGUIDED = "infill", "unguided"
+FROM_TEXT = ("edit", "edit-add", "edit-remove", "edit-nothing")  # no part of `all`
 FRAME = ("START", "END")  # around Diffusion-LM's sentences
 
 
@@ -49,6 +51,7 @@ class Target:
     controls: tuple[str, ...] = ()
     references: tuple[Words, ...] = ()
     template: str | None = None
+    source: Words | None = None  # the text to start from
     newline: bool = False  # whether the published target ends in a newline token, which no text here has
 
 
@@ -88,12 +91,12 @@ def expand_suites(names: Sequence[str], generator: Generator) -> list[str]:
     for name in names or ("all",):
         expanded += every if name == "all" else composed if name == "compose" else [name]
     for suite in expanded:
-        alone = {INFILL, UNGUIDED} & set(suite.split("+"))
+        alone = {INFILL, UNGUIDED, *FROM_TEXT} & set(suite.split("+"))
         if "+" in suite and alone:
             raise UsageError(f"suite {suite!r}: {alone.pop()} cannot be joined with another; repeat --suite")
         unknown = [part for part in suite.split("+") if not (alone or controls_in(part, generator))]
         if unknown:
-            known = ["all", "compose", *every, *generator.controls.names()]
+            known = ["all", "compose", *every, *FROM_TEXT, *generator.controls.names()]
             raise UsageError(f"suite {suite!r}: this model has no control {unknown[0]!r}.{did_you_mean(suite, known)}")
     return list(dict.fromkeys(expanded))
 

@@ -1,0 +1,118 @@
+"""Suites that start from texts: what they ask, what a text keeps of its source, and that a stopped run goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from ctrlgen.errors import UsageError
+from ctrlgen.evaluation.evaluation import Evaluation
+from ctrlgen.evaluation.from_text import TASKS
+from ctrlgen.evaluation.plan import Plan
+from ctrlgen.evaluation.records import RECORDS
+from ctrlgen.evaluation.results import Results
+from ctrlgen.evaluation.targets import FROM_TEXT, Target, expand_suites, read_examples
+from ctrlgen.generation.generator import Generator
+from ctrlgen.settings import Settings
+
+QUICK = Settings(steps=8)
+ROWS = [
+    ("name[Cotto], eatType[pub], area[riverside]", "Cotto is a pub in the riverside area ."),
+    ("name[Aromi], eatType[coffee shop], food[French]", "Aromi is a coffee shop that serves French food ."),
+    ("name[Zizzi], eatType[pub], food[Italian], area[city centre]", "Zizzi is an Italian pub in the city centre ."),
+]
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Generator:
+    return Generator("e2e")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"meaning": meaning, "text": text}) + "\n" for meaning, text in ROWS))
+    return str(path)
+
+
+@pytest.fixture
+def run(bundled: Generator, data: str) -> Callable[..., Results]:
+    def run(suite: str = "edit", **plan: Any) -> Results:
+        return Evaluation(Plan(suites=(suite,), data=(data,), settings=QUICK, **plan), bundled, []).run()
+
+    return run
+
+
+def said(target: Target) -> tuple[str, str]:
+    """The one control of a target, by name and value."""
+    (control,) = target.controls
+    name, _, value = control.partition(": ")
+    return name, value
+
+
+@pytest.mark.parametrize("suite", FROM_TEXT)
+def test_what_is_asked_of_a_text(suite: str, bundled: Generator, data: str) -> None:
+    has = {tuple(text.split()): meaning for meaning, text in ROWS}
+    targets = TASKS[suite].targets(bundled, read_examples(bundled, [data]), Random(1))
+    assert targets
+    for target in targets:
+        assert target.source is not None
+        assert target.references == (target.source,)
+        (name, value), meaning = said(target), has[target.source]
+        assert (f"{name}[" in meaning) == (suite != "edit-add")
+        assert (f"{name}[{value}]" in meaning) == (suite == "edit-nothing")
+        assert (value == "absent") == (suite == "edit-remove")
+        if suite == "edit-remove":
+            assert name not in ("name", "eatType")  # which every text of this data has
+
+
+def test_they_stand_alone_and_are_no_part_of_all(bundled: Generator) -> None:
+    assert tuple(TASKS) == FROM_TEXT
+    assert not set(FROM_TEXT) & set(expand_suites(["all"], bundled))
+    with pytest.raises(UsageError, match="edit cannot be joined"):
+        expand_suites(["edit+pos"], bundled)
+
+
+def test_a_model_without_fields_has_nothing_to_change(generator: Generator, toy_data: Path) -> None:
+    with pytest.raises(UsageError, match="no such control"):
+        Evaluation(Plan(suites=("edit",), data=(str(toy_data),)), generator, [])
+
+
+def test_a_source_keeps_all_of_itself_and_another_text_does_not(run: Callable[..., Results], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("Cotto is a pub .\n" * len(ROWS))
+    results = run(samples=tmp_path / "texts.txt")
+    sources, others = (results.row("edit", system) for system in ("human", "given"))
+    assert sources is not None
+    assert others is not None
+    assert sources.success is not None
+    assert sources.success.mean == 0.0
+    assert {sources.also[name].mean for name in ("others kept", "all others kept", "words kept", "unchanged")} == {1.0}
+    kept = {record.target: record.figures for record in results.records if record.system == "given"}
+    of_rows = [results.asked["edit"].targets[place].source for place in range(len(ROWS))]
+    cotto = of_rows.index(tuple(ROWS[0][1].split()))
+    assert kept[cotto]["words kept"] == pytest.approx(5 / 9)
+    assert kept[cotto]["others kept"] < 1.0  # the area is gone, or the name or kind was asked to be another
+    assert others.also["all others kept"].mean == 0.0
+
+
+def test_edits_obey_keep_the_rest_and_a_stopped_run_goes_on(run: Callable[..., Results], tmp_path: Path) -> None:
+    results = run(report=tmp_path / "report")
+    row = results.row("edit", "ctrlgen")
+    assert row is not None
+    assert row.success is not None
+    assert row.success.mean > 0.5
+    assert row.also["words kept"].mean > 0.5
+    assert row.evaluations is None
+    lines = (tmp_path / "report" / RECORDS).read_text().splitlines()
+    (tmp_path / "report" / RECORDS).write_text("\n".join(lines[:-1]) + "\n")  # as a killed run leaves it
+    again = run(report=tmp_path / "report")
+    assert [(r.tokens, r.figures) for r in again.records] == [(r.tokens, r.figures) for r in results.records]
+
+
+def test_what_obeys_already_comes_back(run: Callable[..., Results]) -> None:
+    row = run("edit-nothing").row("edit-nothing", "ctrlgen")
+    assert row is not None
+    assert row.also["unchanged"].mean == 1.0
