@@ -23,7 +23,9 @@ def evaluate(
     model: ModelOption = "e2e",
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="pos, tree, span, length, words, field, compose, infill, unguided, edit, all; joined by +."),
+        typer.Option(
+            help="pos, tree, span, length, words, field, compose, infill, unguided, edit, write, all; joined by +."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,

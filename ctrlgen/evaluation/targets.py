@@ -32,7 +32,7 @@ from ctrlgen.generation.request import Request
 Words = tuple[str, ...]
 
 INFILL, UNGUIDED = "infill", "unguided"
-FROM_TEXT = ("edit", "edit-add", "edit-remove", "edit-nothing")  # no part of `all`
+FROM_TEXT = ("edit", "edit-add", "edit-remove", "edit-nothing", "write")  # no part of `all`
 FRAME = ("START", "END")  # around Diffusion-LM's sentences
 
 
@@ -52,6 +52,7 @@ class Target:
     references: tuple[Words, ...] = ()
     template: str | None = None
     source: Words | None = None  # the text to start from
+    sentences: tuple[tuple[str, ...], ...] = ()  # the controls of each sentence of a plan
     newline: bool = False  # whether the published target ends in a newline token, which no text here has
 
 

@@ -4,13 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.evaluation import Evaluation
 from ctrlgen.evaluation.from_text import TASKS
+from ctrlgen.evaluation.from_text.planning import costs_less_in_order
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.records import RECORDS
 from ctrlgen.evaluation.results import Results
@@ -19,6 +22,8 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 
 QUICK = Settings(steps=8)
+EDITS = tuple(suite for suite in FROM_TEXT if suite.startswith("edit"))
+RICH = "name[Cocum], eatType[pub], food[French], priceRange[cheap], area[riverside], near[Burger King]"
 ROWS = [
     ("name[Cotto], eatType[pub], area[riverside]", "Cotto is a pub in the riverside area ."),
     ("name[Aromi], eatType[coffee shop], food[French]", "Aromi is a coffee shop that serves French food ."),
@@ -40,7 +45,7 @@ def data(tmp_path: Path) -> str:
 
 @pytest.fixture
 def run(bundled: Generator, data: str) -> Callable[..., Results]:
-    def run(suite: str = "edit", **plan: Any) -> Results:
+    def run(suite: str = "edit", data: str = data, **plan: Any) -> Results:
         return Evaluation(Plan(suites=(suite,), data=(data,), settings=QUICK, **plan), bundled, []).run()
 
     return run
@@ -53,7 +58,7 @@ def said(target: Target) -> tuple[str, str]:
     return name, value
 
 
-@pytest.mark.parametrize("suite", FROM_TEXT)
+@pytest.mark.parametrize("suite", EDITS)
 def test_what_is_asked_of_a_text(suite: str, bundled: Generator, data: str) -> None:
     has = {tuple(text.split()): meaning for meaning, text in ROWS}
     targets = TASKS[suite].targets(bundled, read_examples(bundled, [data]), Random(1))
@@ -110,6 +115,46 @@ def test_edits_obey_keep_the_rest_and_a_stopped_run_goes_on(run: Callable[..., R
     (tmp_path / "report" / RECORDS).write_text("\n".join(lines[:-1]) + "\n")  # as a killed run leaves it
     again = run(report=tmp_path / "report")
     assert [(r.tokens, r.figures) for r in again.records] == [(r.tokens, r.figures) for r in results.records]
+
+
+def test_a_plan_asks_each_sentence_for_one_value_and_carries_the_name(
+    run: Callable[..., Results], tmp_path: Path
+) -> None:
+    path = tmp_path / "rich.jsonl"
+    path.write_text(json.dumps({"meaning": RICH, "text": "Cocum is a cheap French pub by Burger King ."}) + "\n")
+    results = run("write", data=str(path))
+    (target,) = results.asked["write"].targets
+    asked = [control for sentence in target.sentences for control in sentence]
+    assert asked[0] == "name: Cocum"
+    assert list(map(len, target.sentences)) == [2, 1, 1, 1, 1]
+    assert all(f"{name}[{value}]" in RICH for name, value in (control.split(": ") for control in asked))
+    (record,) = (record for record in results.records if record.system == "ctrlgen")
+    verdicts = record.verdicts
+    pairs = list(zip(verdicts[::2], verdicts[1::2], strict=True))
+    assert len(pairs) == 5
+    assert record.figures["carried throughout"] == all(name.success for name, _ in pairs)
+    assert record.figures["sentences"] == sum(bool(a.success and b.success) for a, b in pairs) / 5
+
+
+def test_texts_with_few_values_make_no_plan(run: Callable[..., Results]) -> None:
+    with pytest.raises(CtrlgenError, match="nothing to ask"):
+        run("write")
+
+
+def test_sentences_that_belong_together_cost_less_in_order(bundled: Generator) -> None:
+    class Counting:
+        """Words cost as far as they are from the last word before them."""
+
+        def __call__(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+            far = (torch.arange(100)[None, None, :] - input_ids[:, :, None]).abs()
+            return SimpleNamespace(logits=-far.float())
+
+    lm = SimpleNamespace(lm=Counting(), tokenizer=SimpleNamespace(end_id=0, ids=lambda words: list(map(int, words))))
+    lm.lm.config, lm.lm.device = SimpleNamespace(max_position_embeddings=9), "cpu"  # type: ignore[attr-defined]
+    steps = [("10", "20"), ("21", "30"), ("31", "40")]
+    assert list(costs_less_in_order(lm, steps)) == [1.0, 1.0]  # type: ignore[arg-type]
+    assert list(costs_less_in_order(lm, [steps[0], steps[2], steps[1]])) == [0.0, 0.0]  # type: ignore[arg-type]
+    assert list(costs_less_in_order(lm, [tuple("123456789"), *steps])) == [1.0, 1.0]  # type: ignore[arg-type]
 
 
 def test_what_obeys_already_comes_back(run: Callable[..., Results]) -> None:

@@ -1,6 +1,7 @@
-"""Suites that start from texts: edits."""
+"""Suites that start from texts, or from plans of them."""
 
 from ctrlgen.evaluation.from_text.editing import Adding, Changing, Nothing, Removing
+from ctrlgen.evaluation.from_text.planning import Planning
 from ctrlgen.evaluation.from_text.task import Task
 
 TASKS: dict[str, Task] = {
@@ -8,4 +9,5 @@ TASKS: dict[str, Task] = {
     "edit-add": Adding(),
     "edit-remove": Removing(),
     "edit-nothing": Nothing(),
+    "write": Planning(),
 }
