@@ -24,7 +24,7 @@ from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
-from ctrlgen.files import atomic_file, make_directory, write_text
+from ctrlgen.files import atomic_file, from_json, make_directory, write_text
 from ctrlgen.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CtrlgenError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CtrlgenError(f"{path}: cannot be read as JSON") from error
+    except (OSError, ValueError) as error:
+        raise CtrlgenError(f"{path}: cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise CtrlgenError(f"{path}: not a JSON object")
     return config

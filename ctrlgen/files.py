@@ -120,6 +120,20 @@ def to_json(value: Any, file: TextIO | None = None) -> str:
     return json.dumps(finite(value), ensure_ascii=not wide, allow_nan=False)
 
 
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, in one line, where it is none; NaN and 1e999 are no numbers."""
+    try:
+        return json.loads(text, parse_float=finite_number, parse_constant=finite_number)
+    except RecursionError:
+        raise ValueError("brackets are nested too deep") from None
+
+
+def finite_number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
+
+
 def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -38,12 +38,15 @@ SLOW = (
     "test_baselines", "test_bundled", "test_cli", "test_cluster", "test_evaluation", "test_explain", "test_generator",
     "test_hostile", "test_importing", "test_interrupted", "test_kills", "test_label", "test_language_model",
     "test_making", "test_means", "test_page", "test_published", "test_readme", "test_training", "test_tree",
-    "test_augmenting", "test_from_text",
+    "test_augmenting", "test_browser", "test_from_text",
 )  # fmt: skip
 
 
 # Of what is not installed nothing is collected.
-NEEDS = {"gradio": ["cli/test_page.py", "cli/test_hostile.py"], "ray": ["generation/test_cluster.py"]}
+NEEDS = {
+    "gradio": ["cli/test_page.py", "cli/test_hostile.py", "cli/test_browser.py"],
+    "ray": ["generation/test_cluster.py"],
+}
 collect_ignore = [file for package, files in NEEDS.items() if not importable(package) for file in files]
 
 

@@ -22,6 +22,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 
 MOST_ECHOED = 500  # characters
+NAN = float("nan")
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -120,6 +121,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other width": (lambda m: edit(m / "config.json", lambda c: c["denoiser"].update(width=31)), "width 31"),
     "many layers": (lambda m: edit(m / "config.json", lambda c: c["denoiser"].update(layers=10**9)), "layers"),
     "long texts": (lambda m: edit(m / "config.json", lambda c: c["denoiser"].update(max_length=10**9)), "max_length"),
+    "a dropout of NaN": (lambda m: edit(m / "config.json", lambda c: c["denoiser"].update(dropout=NAN)), "NaN is no"),
+    "a number too large": (
+        lambda m: (m / "config.json").write_text('{"denoiser": {"dropout": 1e999}}'), "1e999 is no number",
+    ),
     "weights that are no numbers": (lambda m: tensors(m / "model.safetensors", poison), "not finite"),
     "a tensor without a name": (
         lambda m: tensors(m / "model.safetensors", lambda s: s.update({"": torch.zeros(1)})), "",
@@ -158,14 +163,14 @@ def test_k8_logits_that_are_not_finite_are_one_line(file: str, controls: list[st
         generator.generate([generator.request(controls)], Settings(steps=4))
 
 
-@pytest.mark.parametrize("temperature", ["abc", None, [1], 0, -1.0, float("nan"), True])
+@pytest.mark.parametrize("temperature", ["abc", None, [1], 0, -1.0, NAN, True])
 def test_k8_a_score_temperature_is_a_number(temperature: Any, model_copy: Path) -> None:
     edit(model_copy / "classifiers" / "pos" / "config.json", lambda c: c.update(score_temperature=temperature))
     controls = Controls(from_pretrained(str(model_copy)))
     if temperature is True:
         assert controls.classifier("pos").score_temperature == 1.0
         return
-    with pytest.raises(CtrlgenError, match="score_temperature is not a number above 0"):
+    with pytest.raises(CtrlgenError, match=r"score_temperature is not a number above 0|NaN is no number"):
         controls.classifier("pos")
 
 

@@ -238,7 +238,8 @@ READ, REFUSED = (
 )
 LABELS, LEFT_OUT, TOKENS = "data/test_labels.py::", "data/test_left_out.py::", "text/test_tokenizer.py::"
 INTERRUPTED, BOUNDS, TELLING = "training/test_interrupted.py::", "test_bounds.py::", "cli/test_telling.py::"
-PAGE, CLI, COSTS = "cli/test_page.py::", "cli/test_cli.py::", "generation/test_costs.py::"
+CLI, COSTS = "cli/test_cli.py::", "generation/test_costs.py::"
+PAGE, BROWSER = "cli/test_page.py::", "cli/test_browser.py::"
 KILLS = "test_kills.py::test_k7_a_killed_command_ends_as_if_it_had_not_been"
 
 FAULTS: dict[str, str | Callable[..., None]] = {
@@ -299,6 +300,8 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K8 thousands of blanks or controls": f"{BOUNDS}test_k8_requests_are_bounded",
     "K8 a config of 200,000 brackets": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[deep config]",
     "K8 score_temperature": f"{BOUNDS}test_k8_a_score_temperature_is_a_number",
+    "K8 a dropout of NaN": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[a dropout of NaN]",
+    "K8 a thousand words in one control": "classifiers/test_words.py::test_what_is_asked_for_twice_is_asked_for_once",
     "K8 negative lengths": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[negative lengths]",
     "K8 an empty tensor name": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[a tensor without a name]",
     "K8 sizes before weights": f"{BOUNDS}test_k8_a_damaged_model_is_one_line[great width]",
@@ -337,10 +340,14 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K11 Host": f"{PAGE}test_a_foreign_host_is_refused",
     "K11 a queue without bound": "cli/test_hostile.py::test_a_hostile_visitor_keeps_nobody_waiting",
     "K11 null and NaN": f"{PAGE}test_a_number_that_is_none_is_told",
-    "K11 a click adds a control from a list of values": f"{PAGE}test_a_click_adds_a_control",
-    "K11 all texts are live": f"{PAGE}test_the_page_answers_as_the_library_does",
-    "K11 a stopped text is marked": f"{PAGE}test_a_stopped_text_is_marked",
-    "K11 texts are saved": f"{PAGE}test_the_texts_can_be_saved",
+    "K11 uploads and Host, in a browser": f"{BROWSER}test_a_name_that_was_made_to_mean_this_machine_is_refused",
+    "K11 clicks add controls from a list of values": f"{BROWSER}test_controls_are_added_by_clicks_and_obeyed",
+    "K11 all texts are live": f"{BROWSER}test_all_texts_are_seen_on_their_way",
+    "K11 a stopped text is marked": f"{BROWSER}test_a_stopped_text_is_marked_and_the_next_is_written",
+    "K11 no earlier text stands under an error": f"{BROWSER}test_a_mistake_is_told_and_no_earlier_text_stands_under_it",
+    "K11 what an error quotes is no HTML": f"{BROWSER}test_nothing_that_is_typed_runs",
+    "K11 temperature": f"{BROWSER}test_the_temperature_can_be_set",
+    "K11 texts are saved": f"{BROWSER}test_the_texts_are_saved",
     "K11 a model id that is no folder": "test_checkpoint.py::test_names_of_no_model",
     "K12 no test depends on seconds": "evaluation/test_baselines.py::test_rejection_keeps_what_its_guides_prefer",
     "K12 a fast part": there_is_a_fast_part,

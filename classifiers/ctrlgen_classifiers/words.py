@@ -38,6 +38,7 @@ from ctrlgen_classifiers.pos import Pos
 MOST_DRAWN = 3  # words asked for at once in evaluation
 CLOSING = (".", "!", "?")
 CLOSED = Repeat(Choice(tuple(map(Word, CLOSING))), 0, 1)
+MOST_TOGETHER = 64  # patterns of one control, all of which are asked for
 KEPT_AUTOMATA = 1024
 
 
@@ -139,8 +140,10 @@ class Words(Classifier):
         return self.compiled(target)
 
     def compile(self, target: Wanted) -> Automaton:
-        nodes = [pattern.node for pattern in target.patterns]
+        nodes = list(dict.fromkeys(pattern.node for pattern in target.patterns))
         try:
+            if len(nodes) > MOST_TOGETHER and not target.avoided:
+                raise TooLargeError(f"more than {MOST_TOGETHER} patterns")
             if target.avoided:
                 return compile_pattern(self.around(Choice(tuple(nodes))), self.words).complement()
             return intersect([compile_pattern(self.around(node), self.words) for node in nodes], MAX_STATES)

@@ -99,8 +99,9 @@ class Automaton:
 
     def minimal(self) -> Automaton:
         """The automaton with fewest states that accepts the same texts (Moore 1956): classes of states are split
-        until the states of one class move into the same classes by every letter."""
-        classes = np.unique(self.accepting, return_inverse=True)[1].astype(np.int64)
+        until the states of one class move into the same classes by every letter. States at different distances
+        from an accepting one are told apart at once, or each round of a long chain would split off a single state."""
+        classes = renumber(self.distances())
         while True:
             finer, count = classes, int(classes.max()) + 1
             for letter in range(self.letters):
@@ -110,6 +111,18 @@ class Automaton:
             classes = finer
         first = np.unique(classes, return_index=True)[1]  # a state of each class
         return reachable(self.letter_of, classes[self.moves[first]], self.accepting[first], self.written, classes[0])
+
+    def distances(self) -> Integers:
+        """How many letters lead from each state (S,) to the nearest accepting one; -1 where none do."""
+        distances = np.where(self.accepting, 0, -1)
+        away, steps = np.flatnonzero(~self.accepting), 0
+        while True:
+            reached = (distances[self.moves[away]] == steps).any(axis=1)
+            if not reached.any():
+                return distances
+            steps += 1
+            distances[away[reached]] = steps
+            away = away[~reached]
 
 
 def any_text(vocabulary: int) -> Automaton:

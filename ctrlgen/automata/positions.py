@@ -19,7 +19,6 @@ from ctrlgen.automata.automaton import (
     Booleans,
     Integers,
     TooLargeError,
-    renumber,
 )
 
 MOST_SUBSETS = 8_192  # states before an automaton is made minimal
@@ -127,10 +126,9 @@ def letters_of(tests: Booleans, special: Special) -> tuple[Integers, list[Boolea
 
     tests (T, V). Words of which the same tests hold share a letter; OTHER is that of words told apart by none.
     """
-    signature = np.zeros(tests.shape[1], dtype=np.int64)
-    for test in tests:
-        signature = renumber(2 * signature + test)
-    words = np.unique(signature, return_index=True)[1]  # one of each letter
+    packed = np.ascontiguousarray(np.packbits(tests, axis=0).T)  # (V, T / 8), one signature a row
+    whole_rows = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    words, signature = np.unique(whole_rows, return_index=True, return_inverse=True)[1:]  # one of each letter
     letter_of = 1 + signature
     letter_of[list(special.nothing)] = END
     return letter_of, [tests[:, word] for word in words]

@@ -29,7 +29,7 @@ from ctrlgen.cli.sampling import (
 from ctrlgen.controls.language import parse_statement
 from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.files import BYTE_ORDER_MARK, read_lines
+from ctrlgen.files import BYTE_ORDER_MARK, from_json, read_lines
 from ctrlgen.settings import Settings, check_counts
 
 if TYPE_CHECKING:
@@ -243,9 +243,9 @@ def refuse(bad: Sequence[str], skip: bool) -> None:
 def parse_request(line: str, where: str) -> dict[str, Any]:
     """One request as written: {"id": …, "controls": […], "n": …, "seed": …, "template": …}."""
     try:
-        request = json.loads(line, parse_constant=refuse_constant)
+        request = from_json(line)
         json.dumps(request, ensure_ascii=False).encode()  # half a surrogate pair could not be answered
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{where}: not JSON: {error}") from None
     if not isinstance(request, dict):
         raise UsageError(f"{where}: a request is a JSON object")
@@ -276,11 +276,6 @@ def located(where: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-
-
-def refuse_constant(name: str) -> None:
-    """Python's JSON reads and writes NaN and Infinity, which are none."""
-    raise ValueError(f"{name} is no number")
 
 
 def batch_request(generator: Generator, request: dict[str, Any], where: str, options: SamplingOptions) -> Request:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.files import CAN_LOCK, atomic_file, lock, make_directory, to_json
+from ctrlgen.files import CAN_LOCK, atomic_file, from_json, lock, make_directory, to_json
 
 
 @dataclass
@@ -101,7 +101,7 @@ def recover(file: BufferedRandom, partial: Path, job: Mapping[str, str], sizes: 
         if not all(line.endswith(b"\n") for line in lines):
             break
         try:
-            kept += [json.loads(line) for line in lines]
+            kept += [from_json(line) for line in lines]
         except ValueError:  # what a machine that lost its power may leave
             break
         done, end = done + 1, file.tell()
@@ -120,7 +120,7 @@ def header_size(job: Mapping[str, str]) -> int:
 
 def refuse_another(first: bytes, partial: Path, job: Mapping[str, str]) -> None:
     try:
-        theirs = json.loads(first)["job"]
+        theirs = from_json(first)["job"]
         other = [key for key in job if theirs.get(key) != job[key]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CtrlgenError(f"{partial}: holds no answers of ctrlgen; remove it or give another --out") from None

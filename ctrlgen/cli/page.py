@@ -120,7 +120,7 @@ def build(generator: Generator) -> gradio.Blocks:
             with visitors.turn(visitor.client.host if visitor.client else "") as pause:
                 yield from written(pause, controls, template, n, seed, *more)
         except CtrlgenError as error:
-            raise gradio.Error(str(error), print_exception=False) from None
+            raise gradio.Error(escape(str(error), quote=False), print_exception=False) from None
 
     def written(
         pause: Callable[[], None], controls: str, template: str, n: float, seed: float, *more: Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Protocol
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.targets import FRAME, Asked, Words
-from ctrlgen.files import read_lines
+from ctrlgen.files import from_json, read_lines
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 from ctrlgen.settings import Settings
@@ -83,7 +82,7 @@ class Given:
 
     def words(self, line: str, generator: Generator) -> Words:
         try:
-            read = json.loads(line)
+            read = from_json(line)
         except ValueError:
             read = line
         if isinstance(read, dict) and isinstance(read.get("tokens"), list):

@@ -13,7 +13,6 @@ one of Diffusion-LM's as published (`pos`, `spans` or `tree` with `words_`, or a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
 from ctrlgen.data.texts import fitting, load_data
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
-from ctrlgen.files import read_lines
+from ctrlgen.files import from_json, read_lines
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 
@@ -230,7 +229,7 @@ def read_targets(path: Path, generator: Generator) -> list[Target]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                targets.append(parse_target(json.loads(line), generator))
+                targets.append(parse_target(from_json(line), generator))
             except (ValueError, KeyError, TypeError, IndexError):
                 raise UsageError(
                     f"{path}, line {number}: no target; write "

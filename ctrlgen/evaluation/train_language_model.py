@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, save_tensors
 from ctrlgen.data.texts import fitting, read_texts, texts_fingerprint
-from ctrlgen.errors import CtrlgenError, first_line
-from ctrlgen.files import atomic_file
+from ctrlgen.errors import CtrlgenError
+from ctrlgen.files import write_text
 from ctrlgen.text.tokenizer import WordTokenizer, detokenize
 from ctrlgen.training.batches import LengthBatches
 
@@ -31,7 +27,6 @@ from ctrlgen.evaluation.language_model import (
     mean_costs,
     new_lm,
     next_token_costs,
-    quietly,
     size_of,
 )
 from ctrlgen.generation.small_lm import vocabulary_fingerprint
@@ -104,25 +99,14 @@ class LanguageModelTask:
         save_lm(module.lm(), directory)
 
 
-@contextmanager
-def refusing_a_full_disk(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except SafetensorError as error:
-        raise CtrlgenError(f"{directory}: cannot be written to: {first_line(error)}") from error
-
-
 def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
-    """Write config.json and model.safetensors as float16; each takes its name only when it is whole."""
-    with (
-        quietly(),
-        refusing_a_full_disk(directory),
-        tempfile.TemporaryDirectory(dir=directory, prefix=".lm.") as temporary,
-    ):
-        lm.half().save_pretrained(temporary)
-        for name in (WEIGHTS, CONFIG):
-            with atomic_file(directory / name) as file:
-                shutil.copyfile(Path(temporary) / name, file)
+    """Write config.json and model.safetensors as float16, as transformers would, but each takes its name only when it
+    is whole, and a killed run leaves nothing else."""
+    lm = lm.half()
+    lm.config.dtype, lm.config.architectures = lm.dtype, [type(lm).__name__]
+    weights = {name: tensor for name, tensor in lm.state_dict().items() if name not in lm._tied_weights_keys}
+    save_tensors(directory / WEIGHTS, weights, {"format": "pt"})
+    write_text(directory / CONFIG, lm.config.to_json_string())
 
 
 def train_lm(

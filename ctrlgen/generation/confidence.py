@@ -26,7 +26,7 @@ from ctrlgen.controls.registry import (
     weights_fingerprint,
 )
 from ctrlgen.errors import CtrlgenError, UsageError, listed
-from ctrlgen.files import make_directory, write_text
+from ctrlgen.files import from_json, make_directory, write_text
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.request import Rejection, Request, Sample
 from ctrlgen.settings import SETTINGS, Settings
@@ -224,7 +224,7 @@ def made_with(model: DiffusionLM) -> dict[str, Any]:
 def read(path: Path) -> list[dict[str, Any]]:
     """The entries of a file, none where there is no file. Raises CtrlgenError where it is damaged."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = from_json(path.read_text(encoding="utf-8"))
         if all(is_entry(entry) for entry in entries):
             return list(entries)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ from-a-text.md has its keys. Nothing here needs torch.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from ctrlgen.controls.language import fold, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, shown
-from ctrlgen.files import BYTE_ORDER_MARK
+from ctrlgen.files import BYTE_ORDER_MARK, from_json
 
 NEAREST = "nearest"  # a draft that is to be looked for in a corpus
 KEYS: dict[str, type] = {"controls": list, "speaker": str, "draft": str}  # of a sentence, and of the defaults
@@ -70,8 +69,8 @@ def read_lines(text: str, source: str) -> dict[str, Any]:
             continue
         where = f"{source}, line {number}"
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            entry = from_json(line)
+        except ValueError as error:
             raise UsageError(f"{where}: not JSON: {error}") from error
         if not isinstance(entry, dict):
             raise UsageError(f'{where}: must be a JSON object, such as {{"controls": ["length: 8"]}}')

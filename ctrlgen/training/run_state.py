@@ -51,9 +51,10 @@ class RunState:
                 metadata = file.metadata()
                 step = int(metadata["step"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+            was, recent = json.loads(metadata.get("fingerprint", "{}")), json.loads(metadata.get("recent", "[]"))
         except Exception as error:  # safetensors raises its own, other files have no step
             raise CtrlgenError(f"{path}: truncated or not a checkpoint") from error
-        was, now = json.loads(metadata.get("fingerprint", "{}")), json.loads(self.fingerprint)
+        now = json.loads(self.fingerprint)
         if "texts" not in was:  # version 0.1 counted them only
             now.pop("texts", None)
         if was != now:
@@ -71,7 +72,7 @@ class RunState:
                 index, key = name.split(".", 1)
                 state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.recent += json.loads(metadata.get("recent", "[]"))
+        self.recent += recent
         return step
 
 

@@ -80,6 +80,25 @@ def test_no_two_states_of_a_minimal_automaton_mean_the_same(pattern: str) -> Non
     assert len({future(state) for state in range(compiled.states)}) == compiled.states
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_automaton_is_made_minimal(seed: int) -> None:
+    """Against the table of all pairs of states; some states are dead, some never reached."""
+    rng, (states, letters) = np.random.default_rng(seed), (9, 3)
+    moves, accepting = rng.integers(0, states, (states, letters)), rng.random(states) < 0.3
+    whole = Automaton(np.arange(letters), moves, accepting, np.ones(letters, dtype=bool))
+    same = accepting[:, None] == accepting[None, :]
+    for _ in range(states):
+        for letter in range(letters):
+            same &= same[np.ix_(moves[:, letter], moves[:, letter])]
+    reached = whole.start
+    for _ in range(states):
+        reached |= whole.after_any_word(reached)
+    minimal = whole.minimal()
+    assert minimal.states == len({tuple(same[state]) for state in np.flatnonzero(reached)})
+    for text in (text for n in range(6) for text in itertools.product(range(letters), repeat=n)):
+        assert minimal.accepts(text) is whole.accepts(text)
+
+
 @pytest.mark.parametrize(("one", "other"), itertools.product(PATTERNS, PATTERNS))
 def test_an_intersection_accepts_what_both_accept(one: str, other: str) -> None:
     first, second = automaton(one), automaton(other)

@@ -123,6 +123,7 @@ def test_a_mistake_is_pointed_at(value: str, message: str) -> None:
         ("a{2001}", "matches: too large (more than 2000 words with its repetitions written out)"),
         ("((a{100}){100}){100}", "matches: too large (more than 2000 words with its repetitions written out)"),
         ("... a *{9}", "matches: too large (more than 512 states)"),
+        ("a " * 512, "matches: too large (more than 512 states)"),
         ("... a *{30}", "matches: too large (more than 512 states)"),
     ],
 )

@@ -236,6 +236,12 @@ def test_texts_too_short_for_the_phrases_are_not_allowed(control: str, shortest:
     assert [classifier.allows_length(target, n) for n in range(1, 5)] == [n >= shortest for n in range(1, 5)]
 
 
+def test_what_is_asked_for_twice_is_asked_for_once(generator: Generator) -> None:
+    (once,) = generator.request(["words: dog, cat"]).controls
+    (often,) = generator.request(["words: " + "cat, dog, " * 900]).controls
+    assert often.classifier.automaton(often.target).states == once.classifier.automaton(once.target).states == 4
+
+
 @pytest.mark.parametrize(
     ("control", "message"),
     [
@@ -247,6 +253,10 @@ def test_texts_too_short_for_the_phrases_are_not_allowed(control: str, shortest:
         (
             "words: the, a, red, small, old, cat, dog, river, house, sees",
             "words: too many words for one control; give the rest to another -c (more than 512 states)",
+        ),
+        (
+            "words: " + ", ".join(f"cat *{{,{n}}} dog" for n in range(1, 66)),
+            "words: too many words for one control; give the rest to another -c (more than 64 patterns)",
         ),
         (
             "words: cat dog cat dog cat dog cat dog cat dog cat dog cat",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ctrlgen.automata.automaton import Automaton, TooLargeError
+from ctrlgen.automata.automaton import MAX_STATES, Automaton, TooLargeError
 from ctrlgen.automata.positions import Part, Positions
 from ctrlgen_classifiers.patterns.syntax import Chain, Choice, Node, Repeat, Test
 from ctrlgen_classifiers.patterns.word_sets import WordSets
@@ -18,6 +18,8 @@ def compile_pattern(node: Node, words: WordSets) -> Automaton:
     """The minimal automaton of the texts that a pattern describes. Raises TooLargeError."""
     if size(node) > MOST_POSITIONS:
         raise TooLargeError(f"more than {MOST_POSITIONS} words with its repetitions written out")
+    if shortest(node) >= MAX_STATES:
+        raise TooLargeError(f"more than {MAX_STATES} states")  # one before each word, and one after the last
     tests = list(dict.fromkeys(leaves(node)))
     positions = Positions()
     whole = add(node, positions, {test: number for number, test in enumerate(tests)})
@@ -46,6 +48,19 @@ def size(node: Node) -> int:
             return sum(map(size, options))
         case Repeat(part=part, fewest=fewest, most=most):
             return size(part) * (fewest + 1 if most is None else most)
+        case _:
+            return 1
+
+
+def shortest(node: Node) -> int:
+    """How many words the shortest text of a pattern has."""
+    match node:
+        case Chain(parts=parts):
+            return sum(map(shortest, parts))
+        case Choice(options=options):
+            return min(map(shortest, options))
+        case Repeat(part=part, fewest=fewest):
+            return shortest(part) * fewest
         case _:
             return 1
 
