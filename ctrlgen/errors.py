@@ -32,13 +32,13 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def did_you_mean(word: str, known: Iterable[str], count: int = 1) -> str:
-    """` Did you mean X?` for the nearest known words, or nothing when none is near."""
+def did_you_mean(word: str, known: Iterable[str], count: int = 1, near: float = 0.6) -> str:
+    """` Did you mean X?` for the nearest known words, or nothing when none is near. `near`: 1 is the word itself."""
     by_folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), by_folded, n=count, cutoff=0.6)
-    if not near:
+    found = difflib.get_close_matches(word.casefold(), by_folded, n=count, cutoff=near)
+    if not found:
         return ""
-    return f" Did you mean {' or '.join(by_folded[name] for name in near)}?"
+    return f" Did you mean {' or '.join(by_folded[name] for name in found)}?"
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

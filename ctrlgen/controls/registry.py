@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -29,10 +30,14 @@ from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
 from ctrlgen.files import make_directory, write_text
 
+log = logging.getLogger(__name__)
+
 SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
 LONGEST_NAME = 80  # of a control
 MOST_CONTROLS = 100  # of one request
+MISSPELLED = 0.8  # how much alike a new word and a known one are for a hint, by difflib
+MOST_HINTS = 5  # of one request
 
 
 @cache
@@ -164,6 +169,11 @@ def take_over_classifiers(earlier: DiffusionLM, directory: Path) -> None:
             write_text(copy / CONFIG, json.dumps(config | {"trained_on": fingerprints[1]}, indent=2) + "\n")
 
 
+def is_plain(word: str) -> bool:
+    """Whether it has small letters alone, as names do not."""
+    return word.isalpha() and word.islower()
+
+
 class Controls:
     """Reads controls for one model; each classifier is loaded once."""
 
@@ -171,10 +181,25 @@ class Controls:
         """`narrower`: the controls of the same model with fewer words, whose classifiers are taken over."""
         self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
+        self._hinted = set[str]()
 
     def with_words(self, words: Mapping[str, str | None]) -> Controls:
         """The controls of the same model with words that its vocabulary lacks."""
+        self.hint_at_misspelled(words)
         return Controls(self.model.with_words(words), self) if words else self
+
+    def hint_at_misspelled(self, words: Iterable[str]) -> None:
+        """Say once of a new word that it is nearly a known one. Names and words with another ending are left alone."""
+        asked = [word for word in words if is_plain(word) and word not in self._hinted][:MOST_HINTS]
+        self._hinted.update(asked)
+        known = list(filter(is_plain, self.model.tokenizer.words)) if asked else []
+        hints = []
+        for word in asked:
+            others = (other for other in known if not word.startswith(other) and not other.startswith(word))
+            if meant := did_you_mean(word, others, near=MISSPELLED):
+                hints.append(f"{word}: a new word.{meant}")
+        if hints:
+            log.info("%s", " ".join(hints))
 
     def new_words(self, texts: Sequence[str]) -> dict[str, str | None]:
         """The words that controls name and the vocabulary lacks, each with a known word that it is like, or None.

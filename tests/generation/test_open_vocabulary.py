@@ -7,6 +7,7 @@ import torch
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.controls.registry import MOST_HINTS
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import UsageError
@@ -46,6 +47,22 @@ def opened() -> Generator:
 def texts_of(generator: Generator, *requests: dict[str, object], settings: Settings = BRIEF) -> list[str]:
     asked = [generator.request(n=3, **request) for request in requests]  # type: ignore[arg-type]
     return [sample.text for sample in generator.generate(asked, settings)]
+
+
+def test_a_word_that_is_nearly_a_known_one_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    opened = make_generator(output="tied", output_dim=4, pieces=99)
+    with caplog.at_level("INFO"):
+        for control in ("words: hause, rivver", "starts: the hause"):
+            assert opened.request([control]).words
+        opened.request([], template="the smll dog ___ .")
+        for control in ("words: Hause", "words: rivers", "words: quux", "words: house, cat"):
+            opened.request([control])
+        opened.request([f"starts: ({'|'.join(f'{letter}ouse' for letter in 'abcdefgijk')})"])
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == "hause: a new word. Did you mean house? rivver: a new word. Did you mean river?"
+    assert told[1] == "smll: a new word. Did you mean small?"
+    assert len(told) == 3
+    assert told[2].count("a new word") == MOST_HINTS
 
 
 @pytest.mark.parametrize(
