@@ -7,7 +7,8 @@ labels (see `classifiers.brackets`). Scores are kept only of the n (n + 1) / 2 c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,11 @@ class Labels:
         every_part = sorted({part for chain in self.chains for part in parts(chain)})
         self.asks_for = {part: 1 + len(self.chains) + i for i, part in enumerate(every_part)}
         self.names = {label.casefold(): label for chain in self.chains for label in chain}
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Labels:
+        """Those that a config.json lists under `chains`."""
+        return cls([str(chain) for chain in config["chains"]])
 
     def __len__(self) -> int:
         return len(self.chains)

@@ -13,6 +13,7 @@ of clean text, another network trained apart on the same trees, which are as goo
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.controls.classifier import Asks, Classifier, Verdict
+from ctrlgen.controls.classifier import Asks, Classifier, Verdict, both
 from ctrlgen.controls.registry import trained_classifiers
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
@@ -43,6 +44,7 @@ from ctrlgen_classifiers.brackets import (
     write_tree,
 )
 from ctrlgen_classifiers.chart import Labels, fill_chart
+from ctrlgen_classifiers.other_parsers import Parses, load_parser
 from ctrlgen_classifiers.parser import CleanParser, train_parser
 from ctrlgen_classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen_classifiers.tree_head import TreeHead
@@ -98,17 +100,18 @@ class Tree(TrainedClassifier):
     def __init__(self, model: DiffusionLM, name: str, config: Mapping[str, Any], head: TreeHead, judge: CleanParser):
         super().__init__(model, name, config, head, judge)
         self.labels = head.labels
+        self.parses: Parses = lambda texts: judge.parse([self.tokenizer.ids(words) for words in texts])
         self.tagger = cache(partial(Pos.load, model, Pos.kind))  # for tags at leaves
 
     @classmethod
     def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> TreeHead:
         trunk = model.config
-        return TreeHead(labels_in(config), trunk.layers, trunk.width, len(model.tokenizer), **config["head"])
+        return TreeHead(Labels.of(config), trunk.layers, trunk.width, len(model.tokenizer), **config["head"])
 
     @classmethod
     def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> CleanParser:
         words = model.tokenizer
-        return CleanParser(labels_in(config), len(words), words.unk_id, **config["oracle"]["size"])
+        return CleanParser(Labels.of(config), len(words), words.unk_id, **config["oracle"]["size"])
 
     @classmethod
     def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
@@ -201,7 +204,7 @@ class Tree(TrainedClassifier):
     ) -> list[str | None]:
         """From the data's trees where it has them, else from the oracle's."""
         given = [tree_of(row, words) for row, words in zip(rows, texts, strict=True)]
-        parsed = self.judge.parse([self.tokenizer.ids(words) for words in texts])
+        parsed = self.parses(texts)
         trees = [parsed_tree if tree is None else tree for tree, parsed_tree in zip(given, parsed, strict=True)]
         return [self.value_of(tree, len(words), rng) for tree, words in zip(trees, texts, strict=True)]
 
@@ -273,10 +276,15 @@ class Tree(TrainedClassifier):
         log_p = log_p + (log_words * (encoded.words != NO_WORD)).sum(-1)
         return log_p if encoded.tags is None else log_p + self.tagger().log_prob(denoised, encoded.tags)
 
+    def judged_by(self, oracle: str) -> Tree:
+        other = copy(self)
+        other.parses = load_parser(oracle)
+        return other
+
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Syntax]) -> list[Verdict]:
-        parsed = self.judge.parse([self.tokenizer.ids(words) for words in texts])
+        parsed = self.parses(texts)
         return [
-            combine(self.judge_syntax(words, got, target), self.judge_tags(words, target))
+            both(self.judge_syntax(words, got, target), self.judge_tags(words, target))
             for words, got, target in zip(texts, parsed, targets, strict=True)
         ]
 
@@ -335,16 +343,3 @@ class Span(Tree):
         """One of its constituents of two words or more, but not the whole text."""
         inner = [c for c in tree if 1 < c.end - c.start < length and c.chain in self.labels.asks_for]
         return str(rng.choice(inner)) if inner else None
-
-
-def combine(one: Verdict, other: Verdict) -> Verdict:
-    """Both must succeed; what is correct is the first one's."""
-    both = (one.success, other.success)
-    success = False if False in both else None if None in both else True
-    details = [verdict.detail for verdict in (one, other) if verdict.detail]
-    failed = tuple(sorted({*one.failed, *other.failed}))
-    return Verdict(success, "; ".join(details) or None, failed, one.correct, one.parts)
-
-
-def labels_in(config: Mapping[str, Any]) -> Labels:
-    return Labels([str(chain) for chain in config["chains"]])

@@ -38,6 +38,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="NAME=FILE: texts of another system, in the order of the targets, beside ctrlgen's."),
     ] = None,
+    oracle: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="CONTROL=ORACLE: another oracle judges this control, such as tree=DIR or tree=MODULE:FUNCTION."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Targets of each suite, and human texts.")] = 50,
     samples_per_target: Annotated[int, typer.Option("--samples-per-target", "-n", min=1, help="Texts a target.")] = 1,
     seeds: Annotated[str, typer.Option(help="Sampling seeds, such as 0,1,2.")] = "0",
@@ -74,7 +80,7 @@ def evaluate(
     Example: ctrlgen eval --model e2e --suite pos --data e2e/test.jsonl --limit 50
     """
     swept = tuple(parse_sweep(text) for text in sweep or ())
-    numbers, systems = parse_seeds(seeds), parse_systems(system or [])
+    numbers, systems, oracles = parse_seeds(seeds), parse_systems(system or []), parse_oracles(oracle or [])
 
     plan = Plan(
         model=model,
@@ -85,6 +91,7 @@ def evaluate(
         targets=targets,
         samples=samples,
         systems=systems,
+        oracles=oracles,
         limit=limit,
         samples_per_target=samples_per_target,
         seeds=numbers,
@@ -126,6 +133,16 @@ def parse_systems(given: list[str]) -> tuple[tuple[str, Path], ...]:
             raise UsageError(f"--system {text!r}: write NAME=FILE, the name of a system and the file of its texts")
         systems.append((name, Path(file)))
     return tuple(systems)
+
+
+def parse_oracles(given: list[str]) -> tuple[tuple[str, str], ...]:
+    oracles = []
+    for text in given:
+        control, equals, oracle = (part.strip() for part in text.partition("="))
+        if not (control and equals and oracle):
+            raise UsageError(f"--oracle {text!r}: write CONTROL=ORACLE, such as tree=DIR")
+        oracles.append((control, oracle))
+    return tuple(oracles)
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:

@@ -50,6 +50,13 @@ class Verdict:
         return Verdict(not self.success, "it is there" if self.success else None)
 
 
+def both(one: Verdict, other: Verdict) -> Verdict:
+    """The verdict on two things asked for together; what is correct is the first one's."""
+    details = [verdict.detail for verdict in (one, other) if verdict.detail]
+    failed = tuple(sorted({*one.failed, *other.failed}))
+    return Verdict(all_of((one.success, other.success)), "; ".join(details) or None, failed, one.correct, one.parts)
+
+
 @dataclass(frozen=True)
 class Asks:
     """What a target asks for, part by part, so that other systems can be asked for the same. Words count from 0."""
@@ -261,6 +268,13 @@ class Classifier(ABC):
     def codes(self, texts: Sequence[Sequence[str]]) -> Tensor | None:
         """Vectors of length one whose products say how near texts are, by which `ctrlgen similar` searches. (N, k)"""
         return None
+
+    def judged_by(self, oracle: str) -> Classifier:
+        """The same classifier with another oracle, for `ctrlgen eval --oracle`: what the name means is its own matter.
+
+        Raises UsageError where it has none of this name, CtrlgenError where that one cannot be loaded.
+        """
+        raise UsageError(f"--oracle: {self.kind} has one oracle only")
 
     @abstractmethod
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:

@@ -241,6 +241,12 @@ class Controls:
             self._loaded[name] = self.load(kinds[kind], name)
         return self._loaded[name]
 
+    def judge_by(self, written: str, oracle: str) -> None:
+        """Exchange the oracle of a control (`Classifier.judged_by`)."""
+        one = self.classifier(written)
+        other = one.judged_by(oracle)
+        self._loaded = {name: other if loaded is one else loaded for name, loaded in self._loaded.items()}
+
     def nearness(self) -> Classifier:
         """The classifier that asks for nearness to a text. Raises CtrlgenError where none is installed."""
         for name, kind in self.names().items():

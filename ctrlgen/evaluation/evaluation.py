@@ -81,6 +81,8 @@ class Evaluation:
         check_systems([name for name, _ in plan.systems])
         self.plan = plan
         self.generator = generator or Generator(plan.model, find_device(plan.device))
+        for control, oracle in plan.oracles:
+            self.generator.controls.judge_by(control, oracle)
         self.refuse_to_write()
         self.examples = read_examples(self.generator, plan.data)
         self.asked = ask_all(self.generator, plan, self.examples)

@@ -27,6 +27,7 @@ class Plan:
     targets: Path | None = None  # a file of targets instead of suites and data
     samples: Path | None = None  # texts to evaluate instead of the model's, in the order of targets
     systems: tuple[tuple[str, Path], ...] = ()  # texts of other systems to evaluate beside the model's, by name
+    oracles: tuple[tuple[str, str], ...] = ()  # of a control, the oracle that judges it instead of its own
     limit: int = 50
     samples_per_target: int = 1
     seeds: tuple[int, ...] = (0,)

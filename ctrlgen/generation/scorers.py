@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ctrlgen.controls.oracles import load_function
 from ctrlgen.errors import UsageError, did_you_mean, first_line
 from ctrlgen.settings import Scorer
 
@@ -18,18 +16,9 @@ def load_scorer(name: str) -> Scorer:
     """`MODULE:FUNCTION` or `hf:MODEL=LABEL`. Raises UsageError."""
     if name.startswith(CLASSIFIER):
         return load_classifier(name.removeprefix(CLASSIFIER))
-    module, colon, function = name.partition(":")
-    if not colon or not module or not function:
+    if ":" not in name:
         raise UsageError(f"--scorer {name!r}: write MODULE:FUNCTION, or hf:MODEL=LABEL")
-    if os.getcwd() not in sys.path:  # a module in the current directory, as `python -m` finds it
-        sys.path.insert(0, os.getcwd())
-    try:
-        scorer = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # a user's module may fail in any way
-        raise UsageError(f"--scorer {name!r}: {module} cannot be imported: {error}") from error
-    if not callable(scorer):
-        raise UsageError(f"--scorer {name!r}: {module} has no function {function!r}")
-    return scorer
+    return load_function("--scorer", name)
 
 
 def load_classifier(name: str) -> Scorer:

@@ -611,6 +611,25 @@ TAGGED = "tree: (S (NP DET *) (VP VERB (NP * NOUN)) .)"
 TEXT = "the cat sees a dog .".split()
 
 
+def test_another_oracle_may_judge(taught: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat_trees.py").write_text(
+        "def parse(texts):\n    return [f'(S {\" \".join(words)})' for words in texts]\n"
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        generator = Generator(str(taught))
+        for name in ("tree", "span"):
+            generator.controls.judge_by(name, "flat_trees:parse")
+    words = "the cat sees a dog .".split()
+    right, lacking, span = (
+        control.classifier.check([words], [control.target])[0]
+        for control in generator.controls.parse(["tree: (S * * * * * *)", "tree: (S (NP * *) * * * *)", "span: NP 1-2"])
+    )
+    assert (right.success, right.correct) == (True, 1.0)
+    assert (lacking.success, round(lacking.correct, 3)) == (False, 0.667)
+    assert not span.success
+
+
 def test_tags_are_checked_by_the_tagger(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     (control,) = generator.request([TAGGED]).controls
     right = ["DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT"]
