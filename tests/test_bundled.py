@@ -32,6 +32,21 @@ def test_a_name_that_no_text_had_stands_where_a_known_one_would(bundled: Generat
     assert sum(sample.text.startswith("Chez Marcel") for sample in samples) >= 2  # as most names of restaurants do
 
 
+def test_what_every_training_text_has_cannot_be_asked_away(bundled: Generator) -> None:
+    with pytest.raises(UsageError, match=r"^name: every training text has one, so a text without it cannot be asked"):
+        bundled.request(["name: absent"])
+    assert "absent" not in bundled.controls.classifier("name").choices()
+    samples = bundled.generate([bundled.request([f"{field}: absent"], n=4) for field in ("food", "area", "near")])
+    assert sum(sample.success is True for sample in samples) >= 11
+
+
+def test_a_blank_takes_the_value_asked_for(bundled: Generator) -> None:
+    request = bundled.request(["food: Italian"], n=8, template="The Eagle is a ___ restaurant near the river .")
+    texts = [sample.text for sample in bundled.generate([request])]
+    assert sum("Italian" in text for text in texts) >= 6
+    assert all(text.startswith("The Eagle is a ") and text.endswith("restaurant near the river .") for text in texts)
+
+
 def test_english_obeys_controls_on_everyday_words() -> None:
     english = Generator("english")
     controls = ["words: quixling", "length: 6-9"]

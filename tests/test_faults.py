@@ -281,6 +281,8 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K5 <unk>, <pad>, <end> in texts": f"{TOKENS}test_special_tokens_in_training_texts_leave_no_hole",
     "K5 broken tokenizers": f"{TOKENS}test_broken_vocabularies_are_refused",
     "K6 given words come back": given_words_come_back,
+    "K6 given words come back from e2e": "test_bundled.py::test_given_text_comes_back_to_the_character",
+    "K6 a blank takes the value asked for": "test_bundled.py::test_a_blank_takes_the_value_asked_for",
     "K6 unknown given words": unknown_given_words_are_told,
     "K6 blanks suit the given words": "generation/test_infill.py::test_blanks_are_filled_to_suit_the_given_words",
     "K7 a full disk": f"{INTERRUPTED}test_k7_a_full_disk_is_one_clear_error",
@@ -326,7 +328,11 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K10 --explain explains": "generation/test_explain.py::test_each_part_that_failed_is_explained",
     "K10 train --init and classifiers": a_start_leaves_its_classifiers,
     "K10 an oracle that errs": "test_bundled.py::test_an_oracle_that_errs_often_is_shown_with_its_accuracy",
-    "K10 name: absent": "classifiers/test_label.py::test_a_field_has_its_absence_as_a_value",
+    "K10 name: absent": "test_bundled.py::test_what_every_training_text_has_cannot_be_asked_away",
+    "K10 absence of what texts do leave out": "classifiers/test_label.py::test_a_field_has_its_absence_as_a_value",
+    "K10 a misspelled word": (
+        "generation/test_open_vocabulary.py::test_a_word_that_is_nearly_a_known_one_is_told_once"
+    ),
     "K10 a tree with ...": "classifiers/test_tree.py::test_each_mistake_is_one_line[A tree has no]",
     "K10 --limit bounds human texts": human_texts_are_bounded,
     "K10 ten of ten": "evaluation/test_slips.py::test_ten_of_ten_are_not_certain",

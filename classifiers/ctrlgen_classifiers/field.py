@@ -66,6 +66,19 @@ class Field(Label):
                 row.update(read_meaning(value) if is_meaning else {column: value})
         return [{field: value for field, value in row.items() if value} for row in rows]
 
+    def choices(self) -> Sequence[str]:
+        return [value for value in self.values if value != ABSENT or not self.is_never_absent]
+
+    @property
+    def is_never_absent(self) -> bool:
+        return self.name in self.config.get("never_absent", ())
+
+    def parse(self, value: str) -> Target:
+        target = super().parse(value)
+        if self.written(target) == ABSENT and self.is_never_absent:
+            raise UsageError(f"{self.name}: every training text has one, so a text without it cannot be asked for")
+        return target
+
     def for_value(self, value: str) -> Classifier:
         """Itself for the values that it has learned; another is asked for in words, unless it resembles one of them."""
         if not self.is_unseen(value):

@@ -42,6 +42,7 @@ from ctrlgen_classifiers.labelled import (
     learnable_values,
     literal_phrases,
     make_examples,
+    never_absent,
 )
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class Label(TrainedClassifier):
             networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE}, "values": values},
             facts={
                 "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
+                **({"never_absent": never_absent(examples, values)} if cls.may_be_absent else {}),
                 "texts": {"guide": len(guides), "oracle": len(oracles), "skipped": skipped},
             },
             names=list(values),
@@ -201,7 +203,7 @@ class Label(TrainedClassifier):
             if len(same) == 1:
                 return Target(self.field, self.values.index(same[0]))
         hint = did_you_mean(inner, self.values, 3)
-        raise UsageError(f"{self.name}: unknown value {shown(inner)}; its values are {listed(self.values)}.{hint}")
+        raise UsageError(f"{self.name}: unknown value {shown(inner)}; its values are {listed(self.choices())}.{hint}")
 
     def values_of(
         self, texts: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], rng: Random

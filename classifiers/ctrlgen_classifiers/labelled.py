@@ -64,6 +64,13 @@ def make_examples(
     return examples
 
 
+def never_absent(examples: Sequence[Example[Ids]], values: Values) -> list[str]:
+    """The fields that hardly any text leaves out: nobody learns from these what a text without them is like."""
+    absent = {field: of_field.index(ABSENT) for field, of_field in values.items()}
+    counts = Counter(f for e in examples for f, id in zip(values, e.target, strict=True) if id == absent[f])
+    return [field for field in values if counts[field] < MIN_COUNT]
+
+
 def literal_phrases(examples: Sequence[Example[Ids]], values: Values, tokenizer: WordTokenizer) -> list[dict[int, Ids]]:
     """For each field the values that texts mention by name: words that most texts of the value have and few others do.
 

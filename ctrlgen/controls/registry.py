@@ -36,7 +36,7 @@ SCORE_TEMPERATURE = "score_temperature"  # in a classifier's config.json
 GROUP = "ctrlgen.classifiers"
 LONGEST_NAME = 80  # of a control
 MOST_CONTROLS = 100  # of one request
-MISSPELLED = 0.8  # how much alike a new word and a known one are for a hint, by difflib
+MISSPELLED = 0.8  # how much alike a short new word and a known one are for a hint, by difflib
 MOST_HINTS = 5  # of one request
 
 
@@ -196,7 +196,7 @@ class Controls:
         hints = []
         for word in asked:
             others = (other for other in known if not word.startswith(other) and not other.startswith(word))
-            if meant := did_you_mean(word, others, near=MISSPELLED):
+            if meant := did_you_mean(word, others, near=max(MISSPELLED, 1 - 1 / len(word))):  # a letter exchanged
                 hints.append(f"{word}: a new word.{meant}")
         if hints:
             log.info("%s", " ".join(hints))

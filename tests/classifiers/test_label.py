@@ -493,6 +493,14 @@ def test_the_oracle_reads_the_finished_text(generator: Generator) -> None:
     assert [verdict.detail for verdict in verdicts] == [None, "reads as sees", None, "reads as river"]
 
 
+def test_what_every_training_text_has_cannot_be_asked_away(generator: Generator, taught: Path) -> None:
+    assert described(taught, "meaning")["never_absent"] == ["subject", "action"]
+    assert "absent" not in generator.controls.classifier("action").choices()
+    assert "absent" in generator.controls.classifier("placeName").choices()
+    with pytest.raises(UsageError, match=r"^action: every training text has one, so a text without it cannot"):
+        generator.request(["action: absent"])
+
+
 def test_guide_and_oracle_know_nothing_of_each_other(taught: Path) -> None:
     generator = Generator(str(taught))
     (control,) = generator.request(["action: sees"]).controls

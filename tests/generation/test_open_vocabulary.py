@@ -55,7 +55,7 @@ def test_a_word_that_is_nearly_a_known_one_is_told_once(caplog: pytest.LogCaptur
         for control in ("words: hause, rivver", "starts: the hause"):
             assert opened.request([control]).words
         opened.request([], template="the smll dog ___ .")
-        for control in ("words: Hause", "words: rivers", "words: quux", "words: house, cat"):
+        for control in ("words: Hause", "words: rivers", "words: quux", "words: hounsel", "words: house, cat"):
             opened.request([control])
         opened.request([f"starts: ({'|'.join(f'{letter}ouse' for letter in 'abcdefgijk')})"])
     told = [record.getMessage() for record in caplog.records]
