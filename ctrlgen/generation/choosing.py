@@ -20,7 +20,7 @@ from ctrlgen.generation.workers import Workers
 from ctrlgen.settings import Settings
 
 WORST = 2  # words by which slips are found: the mean over all hides them
-LEAST_LIKELY = -8.0  # log p of these words together, in nats, below which a text is doubted
+LEAST_TYPICAL = -4.0  # the sum of their typicality, in nats, below which a text is doubted
 
 Texts = Mapping[Job, list[int]]  # finished word ids
 
@@ -70,12 +70,12 @@ def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[fl
 class Reading:
     """What the model says of a finished text."""
 
-    worst: float  # log p of its WORST least likely words, each given the others: nats
+    worst: float  # typicality of its WORST least typical words that the model chose, see `Reader.typicality`: nats
     controls: float  # weighted log p(controls | text)
 
     @property
     def doubted(self) -> bool:
-        return self.worst < LEAST_LIKELY
+        return self.worst < LEAST_TYPICAL
 
     @property
     def score(self) -> float:
@@ -112,7 +112,9 @@ def read_batch(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[Readin
     batch = Batch(reader.model, jobs)
     ids = batch.fill(texts)
     reader = reader.after(batch.context)
-    worst = reader.given_others(ids, batch.lengths).sort(1).values[:, :WORST].sum(1)
+    chosen = batch.changeable & (ids < reader.model.config.vocab_size)  # a new word is there because it was asked for
+    untypical = reader.typicality(ids, batch.lengths).clamp(max=0.0) * chosen
+    worst = untypical.sort(1).values[:, :WORST].sum(1)
     controls = reader.joint(ids, batch.lengths, batch.terms)
     return [Reading(*row) for row in zip(worst.tolist(), controls.tolist(), strict=True)]
 

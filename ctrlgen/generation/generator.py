@@ -121,7 +121,7 @@ class Generator:
         """The chosen candidates' word ids, and the samples made of them."""
         write = partial(self.draw, settings=settings, watch=watch)
         texts = choose(self.reader, self.workers, write(jobs), settings)
-        if settings.redrafts and not published(self.model, settings):
+        if settings.redrafts and settings.scorer is None and not published(self.model, settings):
             texts = redraft(self.reader, self.workers, texts, write, settings.redrafts)
         return texts, self.judge(texts, settings)
 

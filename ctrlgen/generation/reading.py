@@ -86,9 +86,19 @@ class Reader:
         denoised = condition_words(denoised, terms)
         return (denoised.logits.float() + self.forbidden).log_softmax(-1)
 
-    @torch.no_grad()
     def given_others(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
-        """log p(word | the other words) of every word that the model knows, else 0. (B, n)
+        """log p(word | the other words) of every word that the model knows, else 0. (B, n)"""
+        return self.read_given_others(ids, lengths)[0]
+
+    def typicality(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+        """The same plus the entropy of p(. | the other words), in nats: below 0 where a word is less likely than what
+        the model expects there on average, whatever the size of its vocabulary (Meister et al. 2023). (B, n)"""
+        log_p, entropy = self.read_given_others(ids, lengths)
+        return log_p + entropy
+
+    @torch.no_grad()
+    def read_given_others(self, ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log p(word | the other words) and the entropy of that distribution, 0 for words that are not known. 2 (B, n)
 
         Every fourth word is hidden at once.
         """
@@ -96,12 +106,13 @@ class Reader:
         known = ids != self.model.tokenizer.unk_id
         if lengths is not None:
             known = known & (place < lengths[:, None])
-        found = torch.zeros(ids.shape, device=ids.device)
+        found, entropy = (torch.zeros(ids.shape, device=ids.device) for _ in range(2))
         for first in range(min(STRIDE, ids.shape[1])):
             hidden = known & (place % STRIDE == first)
             log_p = self.hidden(ids.masked_fill(hidden, NO_WORD), lengths)  # (B, n, V)
             found = torch.where(hidden, log_p.gather(-1, ids[..., None]).squeeze(-1), found)
-        return found
+            entropy = torch.where(hidden, torch.special.entr(log_p.exp()).sum(-1), entropy)
+        return found, entropy
 
     def controls(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term]) -> Tensor:
         """The weighted log p of each of K controls. -> (B, K)"""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from ctrlgen.generation import choosing
 from ctrlgen.generation.choosing import Reading, readings
@@ -11,7 +12,7 @@ from ctrlgen.generation.jobs import Draws
 from ctrlgen.settings import Settings
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
-QUICK = Settings(steps=4, restart=0.0, corrections=0)
+QUICK = Settings(steps=4, restart=0.0, corrections=0, redrafts=0)
 
 
 def texts(generator: Generator, settings: Settings, n: int = 6) -> list[str]:
@@ -19,12 +20,12 @@ def texts(generator: Generator, settings: Settings, n: int = 6) -> list[str]:
 
 
 def test_what_no_one_doubts_stays(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "LEAST_LIKELY", -1e9)
+    monkeypatch.setattr(choosing, "LEAST_TYPICAL", -1e9)
     assert texts(generator, replace(QUICK, redrafts=3)) == texts(generator, QUICK)
 
 
 def test_of_what_is_doubted_the_better_draft_is_kept(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "LEAST_LIKELY", 1.0)
+    monkeypatch.setattr(choosing, "LEAST_TYPICAL", 1e9)
     request = generator.request([SIMPLE], n=6, seed=3)
     first = Draws(generator.model, [request]).first()
     second = [job.redraft(1) for job in first]
@@ -38,7 +39,7 @@ def test_of_what_is_doubted_the_better_draft_is_kept(generator: Generator, monke
 
 
 def test_a_redraft_does_not_depend_on_other_texts(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "LEAST_LIKELY", -2.0)
+    monkeypatch.setattr(choosing, "LEAST_TYPICAL", -2.0)
     settings = replace(QUICK, redrafts=2)
     together = texts(generator, settings)
     alone = [
@@ -59,7 +60,16 @@ def test_no_two_drafts_have_the_same_noise(generator: Generator) -> None:
     assert worst.noise_seed < 2**62
 
 
-def test_two_unlikely_words_are_doubted() -> None:
-    assert Reading(-8.1, 0.0).doubted
-    assert not Reading(-7.9, -20.0).doubted
+def test_two_untypical_words_are_doubted() -> None:
+    assert Reading(-4.1, 0.0).doubted
+    assert not Reading(-3.9, -20.0).doubted
     assert Reading(-5.0, -2.0).score == -7.0
+
+
+def test_given_words_are_no_reason_to_doubt(generator: Generator) -> None:
+    (job,) = Draws(generator.model, [generator.request([], template="the the ___{1} dog .")]).first()
+    (ids,) = generator.draw([job], QUICK, None).values()
+    (reading,) = readings(generator.reader, generator.workers, {job: ids}).values()
+    of_words = generator.reader.typicality(torch.tensor([ids]), None)[0]
+    assert reading.worst == pytest.approx(min(0.0, float(of_words[2])), abs=1e-4)
+    assert of_words.min() < min(0.0, float(of_words[2]))
