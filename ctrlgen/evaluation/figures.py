@@ -247,6 +247,7 @@ def evaluations(settings: Settings, fixed_length: bool) -> int:
     moving = settings.guidance.paper_steps * (settings.steps - 1) if paper else 0
     correcting = 0 if paper or fixed_length else STRIDE * settings.corrections
     scoring = SCORED_LEVELS if settings.candidates > 1 and settings.select == "score" else 0
-    reading = STRIDE if settings.redrafts and not paper and not fixed_length else 0
+    redrafts = 0 if paper or fixed_length else settings.redrafts
+    reading = STRIDE if redrafts else 0
     once = settings.steps + moving + correcting
-    return settings.candidates * (once + scoring) + reading + settings.redrafts * (once + reading)
+    return settings.candidates * (once + scoring) + reading + redrafts * (once + reading)

@@ -17,8 +17,8 @@ from ctrlgen.generation.confidence import DELTA, FILE, Confidence, Scored, binom
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 
-QUICK = Settings(steps=4, corrections=0)
-SURE = Settings(steps=4, corrections=0, confidence=0.9)
+QUICK = Settings(steps=4, redrafts=0, corrections=0)
+SURE = Settings(steps=4, redrafts=0, corrections=0, confidence=0.9)
 PATTERN = "pos: DET NOUN VERB DET NOUN PUNCT"
 
 
@@ -84,7 +84,7 @@ def test_what_was_not_learned_is_refused(model_copy: Path) -> None:
     request = generator.request([PATTERN])
     with pytest.raises(UsageError, match="nothing was learned of 'pos', only of nothing; learn it with `ctrlgen eval"):
         generator.generate([request], SURE)
-    Confidence(generator.model).keep({"pos": Scored((0.5, 0.4), (True, True))}, Settings(steps=5))
+    Confidence(generator.model).keep({"pos": Scored((0.5, 0.4), (True, True))}, Settings(steps=5, redrafts=0))
     with pytest.raises(UsageError, match=r"learned with other settings \(steps, corrections\)"):
         Confidence(generator.model).threshold(request, SURE)
     Confidence(generator.model).keep({"pos": Scored((0.5, 0.4), (True, False))}, QUICK)

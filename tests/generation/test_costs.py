@@ -19,7 +19,7 @@ from ctrlgen.generation.request import Sample
 from ctrlgen.generation.small_lm import SmallLM
 from ctrlgen.settings import Settings
 
-QUICK = Settings(steps=4, corrections=0)
+QUICK = Settings(steps=4, redrafts=0, corrections=0)
 
 
 @pytest.fixture(scope="module")

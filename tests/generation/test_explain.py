@@ -25,7 +25,7 @@ from ctrlgen_classifiers.pos import parse_pattern
 from ctrlgen_classifiers.tree import Syntax, Tree
 from ctrlgen_classifiers.words import Words
 
-SETTINGS = Settings(steps=12)
+SETTINGS = Settings(steps=12, redrafts=0)
 EXPLAINED = dataclasses.replace(SETTINGS, explain=True)
 PATTERN = "pos: DET NOUN VERB DET NOUN PUNCT"
 AGAINST = "starts: a dog a"  # what no text of that pattern begins with

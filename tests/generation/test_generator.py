@@ -41,7 +41,7 @@ from ctrlgen_classifiers.pos import Pos
 
 SIMPLE = "pos: DET NOUN VERB DET NOUN PUNCT"
 OTHER = "pos: DET ADJ NOUN VERB DET NOUN"  # of the same length
-QUICK = Settings(steps=8)
+QUICK = Settings(steps=8, redrafts=0)
 
 
 def length(text: str) -> Control:
@@ -198,7 +198,7 @@ def test_mbr_chooses_the_text_most_like_the_others(generator: Generator) -> None
 def test_mbr_without_sacrebleu_says_what_to_install(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(UsageError, match="pip install"):
-        generator.generate([generator.request([SIMPLE])], Settings(steps=1, candidates=2, select="mbr"))
+        generator.generate([generator.request([SIMPLE])], Settings(steps=1, redrafts=0, candidates=2, select="mbr"))
 
 
 # Drawing again what an oracle rejects
@@ -450,10 +450,10 @@ def test_ddim_with_eta_1_draws_noise_and_with_0_does_not(generator: Generator, m
     call = SeededNoise.__call__
     monkeypatch.setattr(SeededNoise, "__call__", lambda self: drawn.append(1) or call(self))
     request = generator.request([], seed=3)
-    generator.generate([request], Settings(steps=6, sampler="ddim"))
+    generator.generate([request], Settings(steps=6, redrafts=0, sampler="ddim"))
     assert len(drawn) == 1  # where it starts
     drawn.clear()
-    generator.generate([request], Settings(steps=6, sampler="ddim", eta=1.0))
+    generator.generate([request], Settings(steps=6, redrafts=0, sampler="ddim", eta=1.0))
     assert len(drawn) == 6
 
 
@@ -489,7 +489,7 @@ def test_every_kind_of_guidance_moves_samples_to_the_pattern(generator: Generato
 def test_strength_0_is_unguided(generator: Generator) -> None:
     nothing, asked = generator.request([], n=4), generator.request(["pos: DET ..."], n=4)
     for method in ("gradient", "exact", "paper"):
-        settings = Settings(steps=8, guidance=Guidance(method, strength=0.0))  # type: ignore[arg-type]
+        settings = Settings(steps=8, redrafts=0, guidance=Guidance(method, strength=0.0))  # type: ignore[arg-type]
         assert tokens(generator.generate([asked], settings)) == tokens(generator.generate([nothing], settings))
 
 
@@ -521,7 +521,7 @@ def test_windows(
     calls = []
     log_prob = classifier.log_prob
     monkeypatch.setattr(classifier, "log_prob", lambda *args: calls.append(1) or log_prob(*args))
-    generator.generate([request], Settings(steps=9, guidance=Guidance(window=window), restart=0.0))
+    generator.generate([request], Settings(steps=9, redrafts=0, guidance=Guidance(window=window), restart=0.0))
     assert len(calls) == guided + 1  # and once for the score
 
 
@@ -547,26 +547,26 @@ def test_a_later_thread_has_all_cores(toy_model: Path, monkeypatch: pytest.Monke
 def test_guidance_steers_every_sampler(generator: Generator, monkeypatch: pytest.MonkeyPatch, sampler: Any) -> None:
     """By its gradients alone: nothing is chosen in closed form, nothing corrected."""
     monkeypatch.setattr(Pos, "word_log_prob", lambda *args: None)
-    settings = Settings(steps=16, sampler=sampler, corrections=0)
+    settings = Settings(steps=16, redrafts=0, sampler=sampler, corrections=0)
     assert right_patterns(generator, settings) >= 22
     assert right_patterns(generator, replace(settings, guidance=Guidance(strength=0.0))) <= 16
 
 
 def test_the_last_words_are_chosen_under_the_control(generator: Generator) -> None:
     """However weak the guidance on the way."""
-    weak = Settings(steps=8, guidance=Guidance(strength=1e-6), corrections=0)
+    weak = Settings(steps=8, redrafts=0, guidance=Guidance(strength=1e-6), corrections=0)
     assert right_patterns(generator, weak) == 24
 
 
 def test_the_levels_fall_and_start_again_once(generator: Generator) -> None:
     schedule = generator.model.schedule
-    first, again = noise_levels(generator.model, Settings(steps=10))
+    first, again = noise_levels(generator.model, Settings(steps=10, redrafts=0))
     assert torch.equal(first, schedule.steps(6))
     assert torch.equal(again, schedule.steps(4, 0.5))
     for settings in (
-        Settings(steps=10, restart=0.0),
-        Settings(steps=10, sampler="dpm"),
-        Settings(steps=10, guidance=Guidance("paper")),
+        Settings(steps=10, redrafts=0, restart=0.0),
+        Settings(steps=10, redrafts=0, sampler="dpm"),
+        Settings(steps=10, redrafts=0, guidance=Guidance("paper")),
     ):
         (levels,) = noise_levels(generator.model, settings)
         assert torch.equal(levels, schedule.steps(10))
@@ -608,7 +608,7 @@ def test_a_restart_starts_from_the_better_draft(generator: Generator, monkeypatc
     monkeypatch.setattr(denoising, "better_draft", choose)
     monkeypatch.setattr(denoising, "steer", lambda *given: said.append(given) or steer(*given))
     batch = batch_of(generator, generator.request([SIMPLE], n=3))
-    ids = list(drafts(generator.reader, batch, Settings(steps=10)))
+    ids = list(drafts(generator.reader, batch, Settings(steps=10, redrafts=0)))
     ((x_0, _, level), x_s), (first, last) = *started, chosen
     assert torch.equal(x_0, first.x0_hat)
     assert level == generator.model.schedule.steps(4, 0.5)[0]
@@ -623,7 +623,7 @@ def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch
     told = []
     steer = denoising.steer
     monkeypatch.setattr(denoising, "steer", lambda *given: told.append(given[2]) or steer(*given))
-    settings = Settings(steps=6, time_offset=-0.7)
+    settings = Settings(steps=6, redrafts=0, time_offset=-0.7)
     generator.generate([generator.request([SIMPLE])], settings)
     torch.testing.assert_close(torch.cat(told), torch.cat(noise_levels(generator.model, settings)) - 0.7)
 
@@ -652,7 +652,7 @@ def test_temperature_divides_the_logits(
             yield prediction
 
     monkeypatch.setattr(denoising, "make_sampler", recorded)
-    generator.generate([generator.request([], n=2)], Settings(steps=4, temperature=temperature))
+    generator.generate([generator.request([], n=2)], Settings(steps=4, redrafts=0, temperature=temperature))
     for prediction in predictions:
         expected = (prediction.logits / temperature).softmax(-1) @ generator.reader.embeddings
         torch.testing.assert_close(prediction.x0_hat, expected)
@@ -696,7 +696,7 @@ def test_fixed_length_samples_are_cut_at_the_end(paper_model: DiffusionLM, monke
 def test_every_sampler_runs_at_fixed_length(paper_model: DiffusionLM, sampler: str) -> None:
     generator = Generator(paper_model)
     assert {job.length for job in Draws(paper_model, [generator.request([], n=5)]).first()} == {10}
-    samples = generator.generate([generator.request([], n=5)], Settings(steps=8, sampler=sampler))  # type: ignore[arg-type]
+    samples = generator.generate([generator.request([], n=5)], Settings(steps=8, redrafts=0, sampler=sampler))  # type: ignore[arg-type]
     for sample in samples:
         assert len(sample.tokens) <= 10
         assert not set(SPECIAL) & set(sample.tokens)

@@ -7,7 +7,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.shares import Share, Shares, count_shares, parse_share
 from ctrlgen.settings import Settings
 
-FEW = Settings(steps=3, until_success=3)
+FEW = Settings(steps=3, redrafts=0, until_success=3)
 
 
 def asked(generator: Generator, *shares: str, n: int = 20, controls: tuple[str, ...] = ()) -> Shares:
@@ -47,7 +47,7 @@ def test_a_share_of_not(generator: Generator) -> None:
 
 def test_what_fails_is_counted_as_it_is(generator: Generator) -> None:
     shares = asked(generator, "pos: NOUN NOUN NOUN NOUN ...=50%", n=4)
-    samples = generator.generate(shares.requests(), Settings(steps=2))
+    samples = generator.generate(shares.requests(), Settings(steps=2, redrafts=0))
     count_shares(shares.shares, samples)
     having = sum(
         result.verdict.success is (not result.control.statement.negated)

@@ -14,7 +14,7 @@ from ctrlgen.generation.plans import make_plan, read_plan
 from ctrlgen.generation.writing import SENTENCE_STRIDE, Writer
 from ctrlgen.settings import Settings
 
-QUICK = Settings(steps=8)
+QUICK = Settings(steps=8, redrafts=0)
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
 
 
