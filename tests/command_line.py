@@ -1,9 +1,13 @@
-"""What the command line said, run in the tests' own process: the fixture `ctrlgen` of conftest.py."""
+"""The command line in the tests' own process. The fixture `ctrlgen` of conftest.py also gives what it said."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
+
+from ctrlgen.cli import main
 
 
 @dataclass(frozen=True)
@@ -18,3 +22,10 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+
+def exit_code(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code

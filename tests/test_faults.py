@@ -360,7 +360,11 @@ FAULTS: dict[str, str | Callable[..., None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", FAULTS)
+SLOW = ("K10 --device", "K10 a folder called classifiers", "K4 train-lm --resume on other texts")
+CASES = [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in FAULTS]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_fault_stays_mended(
     case: str,
     toy_data: Path,

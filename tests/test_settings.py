@@ -89,6 +89,7 @@ def test_what_cannot_be_read(name: str, text: str, said: str) -> None:
         read_settings(Settings(), {name: text})
 
 
+@pytest.mark.slow
 def test_bad_values_are_refused_before_torch_is_imported() -> None:
     commands = [
         "generate --steps 0",

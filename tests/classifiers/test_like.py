@@ -107,6 +107,7 @@ def test_an_unknown_word_pulls_at_nothing_but_counts_where_it_is_kept(like: Like
     assert bool(log_prob(kept) > log_prob(logits) + 1)
 
 
+@pytest.mark.slow
 def test_no_text_depends_on_its_company(generator: Generator) -> None:
     words = a_text(generator)
     near = f"like: {' '.join(words)}"

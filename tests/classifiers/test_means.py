@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Outcome, Run
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import from_pretrained
-from ctrlgen.cli import main
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.similar import nearest
 from ctrlgen.data.texts import load_data
@@ -192,29 +192,27 @@ def test_search_is_exact_whatever_is_coded_together(taught: Generator, monkeypat
     assert [[one.place for one in row] for row in parts] == [[one.place for one in row] for row in whole]
 
 
-def test_similar(taught: Generator, toy_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_similar(taught: Generator, toy_model: Path, tmp_path: Path, ctrlgen: Run) -> None:
     file = tmp_path / "texts.txt"
     texts = [" ".join(words) for words, _ in toy_sentences(20, seed=3)]
     file.write_text("\n".join(texts))
 
-    def run(model: object, *arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["similar", *arguments, "--data", str(file), "-m", str(model)])
-        return int(exit.value.code or 0), *capsys.readouterr()
+    def similar(model: object, *arguments: str) -> Outcome:
+        return ctrlgen("similar", *arguments, "--data", file, "-m", model)
 
-    code, out, _ = run(taught.model.directory, texts[4], "-n", "3", "--json")
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
+    found = similar(taught.model.directory, texts[4], "-n", "3", "--json")
+    lines = found.answers
+    assert found.code == 0
     assert [line["rank"] for line in lines] == [1, 2, 3]
     assert lines[0]["text"] == texts[4]
     assert all(a["similarity"] >= b["similarity"] for a, b in itertools.pairwise(lines))
-    assert run(taught.model.directory, texts[4], "-n", "1")[1] == f"1.000  {texts[4]}\n"
+    assert similar(taught.model.directory, texts[4], "-n", "1").out == f"1.000  {texts[4]}\n"
     for model, arguments, said in (
         (toy_model, [texts[0]], "no control of this model has codes: run `ctrlgen train-classifier means` first"),
         (taught.model.directory, [" "], "there is no text to compare with"),
         (taught.model.directory, ["a", "--by", "pos"], "pos: has no codes"),
     ):
-        code, out, err = run(model, *arguments)
-        assert (code, out, len(err.splitlines())) == (2, "", 1)
-        assert said in err
+        refused = similar(model, *arguments)
+        assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+        assert said in refused.err
     assert Controls(taught.model).names()["means"] == "means"

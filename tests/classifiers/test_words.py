@@ -312,6 +312,7 @@ def test_guided_texts_have_what_was_asked_for(generator: Generator, controls: li
     assert right(settings) >= by_chance + 8
 
 
+@pytest.mark.slow
 def test_words_compose_with_a_pattern(generator: Generator) -> None:
     controls = ["pos: DET ADJ NOUN VERB DET NOUN PUNCT", "words: red dog", "not starts: the"]
     samples = generator.generate([generator.request(controls, n=8)])

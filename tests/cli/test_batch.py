@@ -96,6 +96,7 @@ def test_nothing_is_left_where_nothing_was_answered(tmp_path: Path) -> None:
 REQUESTS = "".join(json.dumps({"id": id, "seed": 10 * id, "n": 1 + id % 2}) + "\n" for id in range(4))
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_where_it_was_stopped(
     ctrlgen: Run,
     toy_model: Path,

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run
 
-from ctrlgen.cli import main
 from ctrlgen.generation.generator import Generator
 
 
 @pytest.fixture
-def run(toy_model: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(toy_model: Path, ctrlgen: Run) -> Callable[..., tuple[int, str, str]]:
     def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["edit", "-m", str(toy_model), "--steps", "8", *arguments])
-        return int(exit.value.code or 0), *capsys.readouterr()
+        outcome = ctrlgen("edit", "-m", toy_model, "--steps", 8, *arguments)
+        return outcome.code, outcome.out, outcome.err
 
     return call
 
@@ -26,6 +25,7 @@ def text(generator: Generator) -> str:
     return generator.generate([generator.request(["length: 7"])])[0].text
 
 
+@pytest.mark.slow
 def test_a_text_is_edited_and_the_table_says_how(run: Any, text: str, generator: Generator) -> None:
     word = generator.model.tokenizer.split(text)[3]
     code, out, _ = run(text, "-c", f"not words: {word}")

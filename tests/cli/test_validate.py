@@ -7,6 +7,7 @@ import pytest
 from command_line import Outcome, Run
 
 
+@pytest.mark.slow
 def test_the_values_of_a_control(ctrlgen: Run) -> None:
     listed = ctrlgen("controls", "Food")
     assert listed.code == 0

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ctrlgen.cli import main
+from command_line import Run
 
 PLAN = """[defaults]
 controls = ["length: 7"]
@@ -20,13 +19,12 @@ speaker = "Bob"
 
 
 @pytest.fixture
-def run(toy_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(toy_model: Path, tmp_path: Path, ctrlgen: Run) -> Callable[..., tuple[int, str, str]]:
     (tmp_path / "plan.toml").write_text(PLAN)
 
     def call(*arguments: str, plan: str = "plan.toml") -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit:
-            main(["write", str(tmp_path / plan), "-m", str(toy_model), "--steps", "8", *arguments])
-        return int(exit.value.code or 0), *capsys.readouterr()
+        outcome = ctrlgen("write", tmp_path / plan, "-m", toy_model, "--steps", 8, *arguments)
+        return outcome.code, outcome.out, outcome.err
 
     return call
 

@@ -5,19 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import Run, exit_code
 from toy_grammar import toy_meaning, toy_sentences
 
-from ctrlgen.cli import main
 from ctrlgen.domain.augmenting import Augmented, Augmenter, ranked
 from ctrlgen.generation.generator import Generator
 
 NOUNS = ("cat", "dog", "house", "river")
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as exit:
-        main(list(arguments))
-    return int(exit.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ def model(data: Path, toy_model: Path, tmp_path_factory: pytest.TempPathFactory)
 
     directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("augmenting") / "toy"))
     command = ["label", "--model", str(directory), "--data", str(data), "--label-column", "subject"]
-    assert run("train-classifier", *command, "--name", "subject", "--steps", "20") == 0
+    assert exit_code("train-classifier", *command, "--name", "subject", "--steps", "20") == 0
     return directory
 
 
@@ -45,10 +39,10 @@ def written(path: Path) -> list[dict[str, str]]:
 
 
 def test_texts_are_new_and_as_many_for_each_label_and_the_same_after_a_stop(
-    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--data", str(data), "--label-column", "subject", "--per-label", "3", "-m", str(model)]
-    assert run("augment", *options, "--out", str(tmp_path / "whole.csv")) == 0
+    assert exit_code("augment", *options, "--out", str(tmp_path / "whole.csv")) == 0
     rows = written(tmp_path / "whole.csv")
     assert list(rows[0]) == ["text", "subject", "probability", "cost"]
     counts = {noun: sum(row["subject"] == noun for row in rows) for noun in NOUNS}
@@ -69,9 +63,9 @@ def test_texts_are_new_and_as_many_for_each_label_and_the_same_after_a_stop(
 
     monkeypatch.setattr(Augmenter, "draw", stopped)
     out = tmp_path / "stopped.csv"
-    assert run("augment", *options, "--out", str(out)) == 130
+    assert exit_code("augment", *options, "--out", str(out)) == 130
     assert not out.exists()
-    assert run("augment", *options, "--out", str(out)) == 0
+    assert exit_code("augment", *options, "--out", str(out)) == 0
     assert len(calls) == 3 + len(NOUNS) - 2  # two requests were answered before the stop
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["stopped.csv", "whole.csv"]
@@ -104,11 +98,11 @@ def test_the_worst_are_left_out() -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    options: list[str], said: str, data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], said: str, data: Path, model: Path, tmp_path: Path, ctrlgen: Run
 ) -> None:
     options = [str(model) if option == "MODEL" else option for option in options]
-    assert run("augment", "--data", str(data), *options, "--out", str(tmp_path / "a.csv")) == 2
-    err = capsys.readouterr().err.strip()
-    assert said in err
-    assert "\n" not in err
+    refused = ctrlgen("augment", "--data", data, *options, "--out", tmp_path / "a.csv")
+    assert refused.code == 2
+    assert said in refused.err
+    assert len(refused.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from command_line import Run, exit_code
 from toy_grammar import toy_meaning, toy_sentences
 
-from ctrlgen.cli import main
 from ctrlgen.data.texts import is_held_out, read_split
 from ctrlgen.domain import sizing
 from ctrlgen.domain.making import RECIPE, kept_recipe
@@ -21,12 +21,6 @@ from ctrlgen.training.shipped import recipe_path
 
 PACE = Pace(beginning=2.0, step=0.05, validation=1.0, words=500.0)
 EXTENT = Extent(texts=1000, words=10_000)
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as exit:
-        main(list(arguments))
-    return int(exit.value.code or 0)
 
 
 @pytest.fixture(scope="session")
@@ -113,20 +107,20 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
             yield event
 
     monkeypatch.setattr(making, "train", killed)
-    assert run("train", *options, "--out", str(out)) == 130
+    assert exit_code("train", *options, "--out", str(out)) == 130
     recipe = kept_recipe(out, {})
     assert 0 < steps[-1] < recipe.training.steps
     monkeypatch.setattr(making, "train", fit)
     monkeypatch.setattr(sizing, "measure", lambda recipe: pytest.fail("measured again"))
-    assert run("train", *options, "--out", str(out), "--resume") == 0
+    assert exit_code("train", *options, "--out", str(out), "--resume") == 0
     assert kept_recipe(out, {}) == recipe
-    assert run("train", str(out / RECIPE), "--out", str(again)) == 0
+    assert exit_code("train", str(out / RECIPE), "--out", str(again)) == 0
     assert weights(out) == weights(again)
     assert any(name.startswith("classifiers/subject") for name in weights(out))
     said = json.loads((out / VERDICT).read_text())
     assert said["labels"]["subject"]["rows"] + said["human_texts"] == 300
     assert said["labels"]["subject"]["oracle"] > 0.5  # of four nouns
-    assert run("generate", "-m", str(out), "-c", "subject: cat", "--steps", "2") in (0, 3)
+    assert exit_code("generate", "-m", str(out), "-c", "subject: cat", "--steps", "2") in (0, 3)
 
 
 def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +128,10 @@ def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
     options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25", "--out", str(tmp_path / "o")]
-    assert run("train", *options) == 0
+    assert exit_code("train", *options) == 0
     made = weights(tmp_path / "o")
     monkeypatch.setattr(making, "train_head", lambda *_: pytest.fail("trained again"))
-    assert run("train", *options, "--resume") == 0
+    assert exit_code("train", *options, "--resume") == 0
     assert weights(tmp_path / "o") == made
 
 
@@ -151,10 +145,10 @@ def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, mo
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(
-    options: list[str], said: str, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], said: str, labelled: Path, tmp_path: Path, ctrlgen: Run
 ) -> None:
-    assert run("train", "--data", str(labelled), *options, "--out", str(tmp_path / "o")) in (1, 2)
-    err = capsys.readouterr().err.strip()
-    assert said in err
-    assert "\n" not in err
+    refused = ctrlgen("train", "--data", labelled, *options, "--out", tmp_path / "o")
+    assert refused.code in (1, 2)
+    assert said in refused.err
+    assert len(refused.err.splitlines()) == 1
     assert not list((tmp_path / "o").glob("*"))

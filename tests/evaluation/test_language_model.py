@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Run
 from torch import Tensor
 from toy_grammar import WORDS, toy_sentences
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained
-from ctrlgen.cli import display, main
+from ctrlgen.cli import display
 from ctrlgen.controls import registry
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
@@ -304,31 +305,24 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
 
 # The command line
 
-Run = Callable[..., tuple[int, str]]
-
 
 @pytest.fixture
-def ctrlgen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in this process: exit code and standard error."""
-    monkeypatch.setattr("ctrlgen.cli.configure_libraries", lambda: None)
+def train_lm_command(ctrlgen: Run) -> Callable[..., tuple[int, str]]:
+    """Exit code and standard error of `ctrlgen train-lm`."""
 
     def run(*arguments: object) -> tuple[int, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["train-lm", *map(str, arguments)])
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, captured.err
+        outcome = ctrlgen("train-lm", *arguments)
+        assert outcome.out == ""
+        return outcome.code, outcome.err
 
     return run
 
 
 def test_the_command_writes_beside_the_model_and_asks_before_it_replaces(
-    ctrlgen: Run, model_copy: Path, toy_data: Path
+    train_lm_command: Any, model_copy: Path, toy_data: Path
 ) -> None:
     arguments = ("--model", model_copy, "--data", toy_data, "--steps", 2)
-    code, err = ctrlgen(*arguments)
+    code, err = train_lm_command(*arguments)
     assert code == 0
     assert err.endswith(f"language model written to {model_copy / 'lm'}\n")
     assert "validation cost" in err
@@ -336,16 +330,16 @@ def test_the_command_writes_beside_the_model_and_asks_before_it_replaces(
     assert not (model_copy / ".lm.partial").exists()
     first = LanguageModel.load(from_pretrained(str(model_copy))).costs(TEXTS)
     message = f"ctrlgen: {model_copy / 'lm'}: already holds a language model; use --force or choose another --out\n"
-    assert ctrlgen(*arguments) == (1, message)
-    assert ctrlgen(*arguments, "--force", "--seed", 1)[0] == 0
+    assert train_lm_command(*arguments) == (1, message)
+    assert train_lm_command(*arguments, "--force", "--seed", 1)[0] == 0
     assert LanguageModel.load(from_pretrained(str(model_copy))).costs(TEXTS) != pytest.approx(first)
 
 
 def test_an_interrupted_run_continues(
-    ctrlgen: Run, model_copy: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_lm_command: Any, model_copy: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("--model", model_copy, "--data", toy_data, "--steps", 25, "--tokens-per-batch", 256)
-    assert ctrlgen(*arguments, "--out", tmp_path / "whole")[0] == 0
+    assert train_lm_command(*arguments, "--out", tmp_path / "whole")[0] == 0
     follow = display.follow_training
 
     def interrupt(events: Iterator[Progress], resumable: bool = False) -> None:
@@ -354,12 +348,12 @@ def test_an_interrupted_run_continues(
 
     monkeypatch.setattr(display, "follow_training", interrupt)
     hint = "ctrlgen: stopped; the same command with --resume goes on from here\n"
-    assert ctrlgen(*arguments) == (130, f"{hint}ctrlgen: interrupted\n")
+    assert train_lm_command(*arguments) == (130, f"{hint}ctrlgen: interrupted\n")
     assert not (model_copy / "lm").exists()
     monkeypatch.setattr(display, "follow_training", follow)
-    code, err = ctrlgen(*arguments, "--lr", 0.1, "--resume")
+    code, err = train_lm_command(*arguments, "--lr", 0.1, "--resume")
     assert (code, "training.lr changed" in err) == (2, True)
-    assert ctrlgen(*arguments, "--resume")[0] == 0
+    assert train_lm_command(*arguments, "--resume")[0] == 0
     assert (model_copy / "lm" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
@@ -377,11 +371,11 @@ def test_an_interrupted_run_continues(
     ],
 )
 def test_mistakes_cost_one_line(
-    ctrlgen: Run, model_copy: Path, toy_data: Path, options: tuple[str, ...], code: int, message: str
+    train_lm_command: Any, model_copy: Path, toy_data: Path, options: tuple[str, ...], code: int, message: str
 ) -> None:
     filled = [option.format(data=toy_data, model=model_copy) for option in options]
     model = () if "--model" in options else ("--model", model_copy)
-    got, err = ctrlgen(*model, *filled)
+    got, err = train_lm_command(*model, *filled)
     assert (got, err.count("\n")) == (code, 1)
     assert message in err
     assert not list(model_copy.glob("*lm*"))

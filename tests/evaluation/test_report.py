@@ -197,6 +197,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "sweep-pos.png"]
 
 
+@pytest.mark.slow
 def test_every_text_is_escaped_and_failed_words_are_marked(tmp_path: Path) -> None:
     page = write(made([PEOPLE, FULL], SAMPLES, notes=["<i> left out"]), tmp_path)
     assert "<b>" not in page.replace("<b>human</b>", "")

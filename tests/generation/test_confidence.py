@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from command_line import Run
 
 from ctrlgen.checkpoint import from_pretrained
-from ctrlgen.cli import main
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import calibration
 from ctrlgen.evaluation.evaluation import Evaluation
@@ -20,12 +20,6 @@ from ctrlgen.settings import Settings
 QUICK = Settings(steps=4, redrafts=0, corrections=0)
 SURE = Settings(steps=4, redrafts=0, corrections=0, confidence=0.9)
 PATTERN = "pos: DET NOUN VERB DET NOUN PUNCT"
-
-
-def run(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(arguments)
-    return int(done.value.code or 0)
 
 
 def drawn(rng: Random, chance: float, targets: int = 500) -> Scored:
@@ -117,7 +111,8 @@ def test_what_chooses_among_texts_is_refused_beside_it() -> None:
             Settings(confidence=0.95, **other)  # type: ignore[arg-type]
 
 
-def test_texts_that_score_low_are_held_back(model_copy: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_texts_that_score_low_are_held_back(model_copy: Path, ctrlgen: Run) -> None:
     generator = Generator(str(model_copy))
     samples = generator.generate([generator.request([PATTERN], n=8)], QUICK)
     scores = sorted(sample.score or 0.0 for sample in samples)
@@ -126,16 +121,17 @@ def test_texts_that_score_low_are_held_back(model_copy: Path, capsys: pytest.Cap
     # of 500 targets, those above the limit obey
     learned = Scored((1.0,) * 300 + (limit,) * 200, (True,) * 300 + (False,) * 200)
     Confidence(generator.model).keep({"pos": learned}, QUICK)
-    model = ["--model", str(model_copy), "--steps", "4", "--corrections", "0"]
-    assert run(["generate", *model, "-c", PATTERN, "-n", "8", "--json", "--confidence", "0.95"]) == 0
-    found = capsys.readouterr()
-    assert [json.loads(line)["text"] for line in found.out.splitlines()] == [
+    model = ("--model", model_copy, "--steps", 4, "--corrections", 0)
+    found = ctrlgen("generate", *model, "-c", PATTERN, "-n", 8, "--json", "--confidence", 0.95)
+    assert found.code == 0
+    assert [answer["text"] for answer in found.answers] == [
         sample.text for sample in samples if (sample.score or 0.0) > limit
     ]
     assert "of held-out targets of these kinds 60% are returned" in found.err
     assert "4 of 8 samples are left out: 4 are not sure enough" in found.err
-    assert run(["generate", *model, "-c", "not " + PATTERN, "--confidence", "0.95"]) == 2
-    assert "nothing was learned of 'not pos'" in capsys.readouterr().err
+    refused = ctrlgen("generate", *model, "-c", "not " + PATTERN, "--confidence", 0.95)
+    assert refused.code == 2
+    assert "nothing was learned of 'not pos'" in refused.err
 
 
 def test_what_comes_with_the_bundled_model() -> None:
@@ -144,6 +140,7 @@ def test_what_comes_with_the_bundled_model() -> None:
     assert learned.threshold(0.95) is None
 
 
+@pytest.mark.slow
 def test_evaluation_keeps_scores_and_verdicts(
     model_copy: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import Run
 
 from ctrlgen.checkpoint import from_pretrained
-from ctrlgen.cli import main
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.language_model import LanguageModel, new_lm
 from ctrlgen.evaluation.train_language_model import save_lm
@@ -50,12 +50,6 @@ def measured(with_lm: Path) -> Generator:
 
 def drawn(generator: Generator, n: int = 12, controls: tuple[str, ...] = (), **settings: object) -> list[Sample]:
     return generator.generate([generator.request(controls, n=n)], replace(QUICK, **settings))  # type: ignore[arg-type]
-
-
-def run(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(arguments)
-    return int(done.value.code or 0)
 
 
 def test_costs_are_those_of_the_language_model_in_transformers(with_lm: Path, measured: Generator) -> None:
@@ -125,25 +119,24 @@ def test_distinct_texts_are_apart_and_the_same_for_any_number(generator: Generat
     assert [s.text for s in drawn(generator, 9, asked, distinct=True)] == [s.text for s in samples[:9]]
 
 
-def test_the_command_line_leaves_out_and_says_so(with_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    model = ["--model", str(with_lm), "--steps", "4", "--corrections", "0"]
-    run(["generate", *model, "-n", "8", "--json"])
-    costs = [json.loads(line)["cost"] for line in capsys.readouterr().out.splitlines()]
-    limit = str(sorted(costs)[3])
-    run(["generate", *model, "-n", "8", "--json", "--max-cost", limit])
-    found = capsys.readouterr()
-    assert [json.loads(line)["cost"] for line in found.out.splitlines()] == [c for c in costs if c <= float(limit)]
+def test_the_command_line_leaves_out_and_says_so(with_lm: Path, tmp_path: Path, ctrlgen: Run) -> None:
+    model = ("--model", with_lm, "--steps", 4, "--corrections", 0)
+    costs = [answer["cost"] for answer in ctrlgen("generate", *model, "-n", 8, "--json").answers]
+    limit = sorted(costs)[3]
+    found = ctrlgen("generate", *model, "-n", 8, "--json", "--max-cost", limit)
+    assert [answer["cost"] for answer in found.answers] == [c for c in costs if c <= limit]
     assert "4 of 8 samples are left out: 4 cost too much" in found.err
     batch = tmp_path / "batch.jsonl"
     batch.write_text('{"n": 8}\n{"n": 2, "seed": 3}\n')
-    run(["generate", *model, "--batch", str(batch), "--out", str(tmp_path / "out.jsonl"), "--max-cost", limit])
+    ctrlgen("generate", *model, "--batch", batch, "--out", tmp_path / "out.jsonl", "--max-cost", limit)
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [a["cost"] for a in answers if a["seed"] == a["index"]] == [c for c in costs if c <= float(limit)]
+    assert [a["cost"] for a in answers if a["seed"] == a["index"]] == [c for c in costs if c <= limit]
     assert not (tmp_path / "out.jsonl.partial").exists()
     assert all("rejected" not in answer for answer in answers)
 
 
 @pytest.mark.parametrize("option", [["--max-cost", "2"], ["--distinct"]])
-def test_what_needs_every_text_leaves_none_out(option: list[str], capsys: pytest.CaptureFixture) -> None:
-    assert run(["generate", "-n", "9", "--share", "words: cheap=30%", *option]) == 2
-    assert f"{option[0]} is not for a set with --share" in capsys.readouterr().err
+def test_what_needs_every_text_leaves_none_out(option: list[str], ctrlgen: Run) -> None:
+    refused = ctrlgen("generate", "-n", 9, "--share", "words: cheap=30%", *option)
+    assert refused.code == 2
+    assert f"{option[0]} is not for a set with --share" in refused.err

@@ -59,6 +59,7 @@ def test_what_obeys_already_comes_back_to_the_character(editor: Editor, texts: l
     assert (one.kept, one.changes, one.new, one.sample.success) == (1.0, [], set(), True)
 
 
+@pytest.mark.slow
 def test_a_word_to_avoid_is_changed_and_little_else(editor: Editor, texts: list[str]) -> None:
     for text in texts:
         word = word_of(editor, text)

@@ -38,6 +38,7 @@ def test_of_what_is_doubted_the_better_draft_is_kept(generator: Generator, monke
     assert [generator.model.tokenizer.ids(sample.tokens) for sample in samples] == [ids[job] for job in better]
 
 
+@pytest.mark.slow
 def test_a_redraft_does_not_depend_on_other_texts(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "LEAST_TYPICAL", -2.0)
     settings = replace(QUICK, redrafts=2)

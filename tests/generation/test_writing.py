@@ -124,6 +124,7 @@ def test_a_text_has_its_sentences_and_speakers(generator: Generator) -> None:
     assert json.loads(json.dumps(said)) == said
 
 
+@pytest.mark.slow
 def test_each_sentence_has_a_seed_of_its_own(generator: Generator) -> None:
     writer = Writer(generator, plan(asks("length: 7"), asks("length: 7")))
     texts = writer.write(3, 10, QUICK)
@@ -181,6 +182,7 @@ def test_a_sentence_leans_to_its_draft_which_is_not_judged(generator: Generator)
     assert texts[0].drafts == (draft, None)
 
 
+@pytest.mark.slow
 def test_the_nearest_draft_is_one_that_obeys(generator: Generator) -> None:
     corpus = ["a cat sees the dog .", "the Zorblax .", "a red cat likes the old river .", "the dog sees a house ."]
     made = plan(asks("length: 6", "words: dog", draft="nearest"), asks("length: 8", "words: cat", draft="nearest"))

@@ -93,6 +93,7 @@ def test_split_undoes_detokenize_of_any_words(raw_tokenizer: WordTokenizer, word
     assert raw_tokenizer.split(detokenize(words)) == words
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40) | st.text(st.sampled_from("aB.'’\"-1 ,n'tU$:/@\u0301\u00ad你ทำ👩\u200d"), max_size=20))
 def test_pieces_are_the_text_but_for_spaces(raw_tokenizer: WordTokenizer, text: str) -> None:
     end = 0
