@@ -24,7 +24,7 @@ def evaluate(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="pos, tree, span, length, words, field, compose, infill, unguided, edit, write, all; joined by +."
+            help="A control, field, compose, infill, unguided, edit, paraphrase, transfer, write, all; joined by +."
         ),
     ] = None,
     data: Annotated[

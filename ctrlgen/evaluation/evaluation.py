@@ -14,7 +14,7 @@ from ctrlgen.evaluation.baselines import BASELINES, Follow, check_baselines, mak
 from ctrlgen.evaluation.calibration import learn_confidence, recalibrate
 from ctrlgen.evaluation.cost_models import CostModel, NgramModel, cost_models_of
 from ctrlgen.evaluation.figures import evaluations, summarise
-from ctrlgen.evaluation.from_text import TASKS
+from ctrlgen.evaluation.from_text import SYSTEMS, TASKS
 from ctrlgen.evaluation.from_text.task import make_task_targets, with_figures
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.plan import Plan
@@ -86,6 +86,11 @@ class Evaluation:
         self.refuse_to_write()
         self.examples = read_examples(self.generator, plan.data)
         self.asked = ask_all(self.generator, plan, self.examples)
+        self.others = {
+            suite: TASKS[suite].others(self.generator, asked, self.examples)
+            for suite, asked in self.asked.items()
+            if suite in TASKS
+        }
         self.notes = [note for of_suite in self.asked.values() for note in left_out(of_suite)]
         self.training = read_training(self.generator, plan)
         if cost_models is None:
@@ -177,6 +182,8 @@ class Evaluation:
         if self.plan.samples is None:
             for setting, settings in self.plan.variants(is_unguided=suite == UNGUIDED).items():
                 yield setting, self.ours(suite, settings)
+            for other in self.others.get(suite, ()):
+                yield "", other
             if suite != UNGUIDED and suite not in TASKS:
                 for baseline in self.baselines:
                     yield "", baseline
@@ -217,7 +224,7 @@ class Evaluation:
 
 def check_systems(names: Sequence[str]) -> None:
     """Raises UsageError where two systems would have one name."""
-    taken = {OURS, HUMAN, GIVEN, *BASELINES}
+    taken = {OURS, HUMAN, GIVEN, *SYSTEMS, *BASELINES}
     for name in names:
         if name in taken:
             raise UsageError(f"--system {name}: another system is called {name!r}; choose another name")

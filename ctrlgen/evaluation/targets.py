@@ -31,7 +31,7 @@ from ctrlgen.generation.request import Request
 Words = tuple[str, ...]
 
 INFILL, UNGUIDED = "infill", "unguided"
-FROM_TEXT = ("edit", "edit-add", "edit-remove", "edit-nothing", "write")  # no part of `all`
+FROM_TEXT = ("edit", "edit-add", "edit-remove", "edit-nothing", "paraphrase", "transfer", "write")  # no part of `all`
 FRAME = ("START", "END")  # around Diffusion-LM's sentences
 
 

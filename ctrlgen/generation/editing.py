@@ -93,6 +93,16 @@ class Editor:
         self, sources: Sequence[Source], settings: Settings = Settings(), watch: Watch | None = None
     ) -> list[Edited]:
         """Each source's texts, in order. The same seeds give the same texts, whatever else is edited with them."""
+        tasks = self.tasks(sources)
+        samples = self.judged({task: task.source.words for task in tasks if task.obeys}, settings)
+        waiting = [task for task in tasks if not task.obeys]
+        for attempt in range(1 + settings.until_success):
+            samples |= self.judged(self.rewritten(waiting, attempt, settings, watch), settings, attempt)
+            waiting = [task for task in waiting if samples[task].success is False]
+        return [Edited(task.source, samples[task]) for task in tasks]
+
+    def tasks(self, sources: Sequence[Source]) -> list[Task]:
+        """One for each of the sources' texts, with what is read in the source."""
         given = {
             Job(s.request, place, index, 0, s.request.seed + index, len(s.pieces), s.words): s
             for place, s in enumerate(sources)
@@ -101,14 +111,21 @@ class Editor:
         known = self.generator.workers.map(lambda jobs, _: read(self.generator.reader, jobs), list(given))
         tasks = []
         for job, source in given.items():
-            obeys, taken, beside = known[job]
-            tasks.append(Task(source, job, obeys, most_to_blame(taken, source.kept, source.unknown), beside))
-        samples = self.judged({task: task.source.words for task in tasks if task.obeys}, settings)
-        waiting = [task for task in tasks if not task.obeys]
-        for attempt in range(1 + settings.until_success):
-            samples |= self.judged(self.rewritten(waiting, attempt, settings, watch), settings, attempt)
-            waiting = [task for task in waiting if samples[task].success is False]
-        return [Edited(task.source, samples[task]) for task in tasks]
+            of_source = known[job]
+            blamed = most_to_blame(of_source.taken, source.kept, source.unknown)
+            tasks.append(Task(source, job, of_source.obeys, blamed, of_source.beside, of_source.says, of_source.cost))
+        return tasks
+
+    def shortened(self, sources: Sequence[Source]) -> list[Words]:
+        """Each source without the words that speak against its controls: word deletion, which evaluation compares with.
+
+        Of a source that would be empty the first word stays.
+        """
+        found = []
+        for task in self.tasks(sources):
+            left = tuple(w for w, nats in zip(task.source.words, task.blamed, strict=True) if not nats)
+            found.append(task.source.words if task.obeys else left or task.source.words[:1])
+        return found
 
     def rewritten(
         self, tasks: Sequence[Task], attempt: int, settings: Settings, watch: Watch | None
@@ -135,7 +152,7 @@ class Editor:
             for job, task in proposed.items():
                 found[task] |= dict.fromkeys(versions(task.source, words_of(self.generator.reader, job, drawn[job])))
             for task, version in best_versions(self.generator.reader, self.generator.workers, found).items():
-                best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
+                best[task] = max(best.get(task, version), version, key=lambda v: v.rank)
         return {task: best[task].words if task in best else task.source.words for task in tasks}
 
     def worded(self, tasks: Sequence[Task]) -> tuple[dict[Task, Version], dict[Task, list[Gap]]]:

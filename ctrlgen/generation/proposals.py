@@ -62,17 +62,22 @@ def opened(words: Sequence[str], found: Sequence[Span], worst: Span, size: int) 
 
 def exchanges(words: Sequence[str], blamed: Sequence[float], fixed: Set[int], phrase: Sequence[str]) -> list[Template]:
     """The words with a phrase instead of words to blame: of one place, or of one word in it."""
-    found = spans({place for place, much in enumerate(blamed) if much > 0}, fixed)
-    single = [(place, place + 1) for start, end in found if end - start > 1 for place in range(start, end)]
+    found, single = places_to_blame(blamed, fixed)
     return [
         (*words[:start], *between(words[:start], phrase, words[end:]), *words[end:]) for start, end in found + single
     ]
 
 
-def deletions(words: Sequence[str], blamed: Sequence[float], fixed: Set[int]) -> list[Template]:
-    """The words without a place to blame, and without up to BESIDE words on each side of it."""
+def places_to_blame(blamed: Sequence[float], fixed: Set[int]) -> tuple[list[Span], list[Span]]:
+    """The places to blame, and each single word of those that have several."""
     found = spans({place for place, much in enumerate(blamed) if much > 0}, fixed)
-    taken = [
+    return found, [(place, place + 1) for start, end in found if end - start > 1 for place in range(start, end)]
+
+
+def deletions(words: Sequence[str], blamed: Sequence[float], fixed: Set[int]) -> list[Template]:
+    """The words without a place to blame, or one word of it, and without up to BESIDE words on each side of it."""
+    found, single = places_to_blame(blamed, fixed)
+    taken = single + [
         (max(0, start - left), end + right)
         for start, end in found
         for left in range(BESIDE + 1)

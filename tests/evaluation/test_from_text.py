@@ -1,6 +1,7 @@
 """Suites that start from texts: what they ask, what a text keeps of its source, and that a stopped run goes on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from ctrlgen.checkpoint import bundled_models, from_pretrained
+from ctrlgen.data.texts import load_data
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.evaluation import Evaluation
-from ctrlgen.evaluation.from_text import TASKS
+from ctrlgen.evaluation.from_text import SYSTEMS, TASKS
 from ctrlgen.evaluation.from_text.planning import costs_less_in_order
 from ctrlgen.evaluation.plan import Plan
 from ctrlgen.evaluation.records import RECORDS
@@ -20,8 +23,12 @@ from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.targets import FROM_TEXT, Target, expand_suites, read_examples
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
+from ctrlgen.text.alignment import common_words
+from ctrlgen.training.fit import TrainingConfig
+from ctrlgen_classifiers.means import Means
 
 QUICK = Settings(steps=8)
+HOW = ("not", "also", "located", "called", "rated", "near", "now", "still", "only", "just")
 EDITS = tuple(suite for suite in FROM_TEXT if suite.startswith("edit"))
 RICH = "name[Cocum], eatType[pub], food[French], priceRange[cheap], area[riverside], near[Burger King]"
 ROWS = [
@@ -61,7 +68,7 @@ def said(target: Target) -> tuple[str, str]:
 @pytest.mark.parametrize("suite", EDITS)
 def test_what_is_asked_of_a_text(suite: str, bundled: Generator, data: str) -> None:
     has = {tuple(text.split()): meaning for meaning, text in ROWS}
-    targets = TASKS[suite].targets(bundled, read_examples(bundled, [data]), Random(1))
+    targets = list(TASKS[suite].targets(bundled, read_examples(bundled, [data]), Random(1)))
     assert targets
     for target in targets:
         assert target.source is not None
@@ -155,6 +162,60 @@ def test_sentences_that_belong_together_cost_less_in_order(bundled: Generator) -
     assert list(costs_less_in_order(lm, steps)) == [1.0, 1.0]  # type: ignore[arg-type]
     assert list(costs_less_in_order(lm, [steps[0], steps[2], steps[1]])) == [0.0, 0.0]  # type: ignore[arg-type]
     assert list(costs_less_in_order(lm, [tuple("123456789"), *steps])) == [1.0, 1.0]  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def with_codes(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    """The bundled model with codes of texts, hardly trained."""
+    directory = Path(shutil.copytree(bundled_models()["e2e"], tmp_path_factory.mktemp("codes") / "e2e"))
+    path = directory.parent / "texts.jsonl"
+    texts = [text.replace("is a", f"is {how} a") for how in HOW for _, text in ROWS]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    model, (rows, column) = from_pretrained(str(directory)), load_data(str(path))
+    config = TrainingConfig(steps=2, tokens_per_batch=128, precision="float32", validate_every=2, matrix_lr=0.0)
+    for _ in Means.train(model, "means", rows, column, None, config, directory / "classifiers" / "means"):
+        pass
+    return Generator(str(directory))
+
+
+def test_a_paraphrase_has_the_structure_of_another_text_that_says_the_same(
+    with_codes: Generator, tmp_path: Path
+) -> None:
+    path = tmp_path / "same.jsonl"
+    texts = ("Cotto is a pub by the river .", "By the river is a pub called Cotto .")
+    path.write_text("".join(json.dumps({"meaning": ROWS[0][0], "text": text}) + "\n" for text in texts))
+    plan = Plan(suites=("paraphrase",), data=(str(path),), settings=QUICK)
+    results = Evaluation(plan, with_codes, []).run()
+    targets = results.asked["paraphrase"].targets
+    assert {target.controls[0] for target in targets} == {f"means: {text[:-2]}." for text in texts}
+    for target in targets:
+        assert target.references[0] != target.source
+        assert target.controls[1].partition(":")[0] in ("pos", "tree")
+    row = results.row("paraphrase", "ctrlgen")
+    assert row is not None
+    assert set(row.also) >= {"fields kept", "all fields kept", "words in place"}
+
+
+def test_transfers_are_compared_with_retrieval_and_deletion(with_codes: Generator, data: str) -> None:
+    results = Evaluation(Plan(suites=("transfer",), data=(data,), settings=QUICK), with_codes, []).run()
+    texts = {system: {r.target: r for r in results.records if r.system == system} for system in SYSTEMS}
+    rows = {tuple(text.split()): meaning for meaning, text in ROWS}
+    for place, target in enumerate(results.asked["transfer"].targets):
+        name, value = target.controls[1].split(": ")
+        assert target.source is not None
+        assert f"{name}[{value}]" not in rows[target.source]
+        assert f"{name}[{value}]" in rows[target.references[0]]
+        assert f"{name}[{value}]" in rows[tuple(texts["retrieval"][place].tokens)]
+        deleted = texts["deletion"][place].tokens
+        assert len(deleted) < len(target.source)
+        assert common_words(target.source, deleted)[-1][1] == len(deleted) - 1
+    with pytest.raises(UsageError, match="another system is called 'retrieval'"):
+        Evaluation(Plan(data=(data,), systems=(("retrieval", Path(data)),)), with_codes, [])
+
+
+def test_a_model_without_codes_cannot_say_what_a_text_says(run: Callable[..., Results]) -> None:
+    with pytest.raises(UsageError, match="train one"):
+        run("paraphrase")
 
 
 def test_what_obeys_already_comes_back(run: Callable[..., Results]) -> None:

@@ -5,15 +5,16 @@ What the other controls say of a text is what their oracles read in it, before a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
+from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import write_statement
 from ctrlgen.errors import UsageError
 from ctrlgen.evaluation.from_text.task import Figures
 from ctrlgen.evaluation.metrics import mean
 from ctrlgen.evaluation.records import Record
-from ctrlgen.evaluation.systems import OURS, Draft
+from ctrlgen.evaluation.systems import OURS, Draft, System
 from ctrlgen.evaluation.targets import Asked, Example, Target, Words, kinds
 from ctrlgen.generation.editing import Editor
 from ctrlgen.generation.generator import Generator
@@ -29,15 +30,14 @@ MOST_ASKED = 2_000  # texts that are looked through
 class Changing:
     """One value becomes another."""
 
-    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> list[Target]:
+    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> Iterator[Target]:
         examples = examples[:MOST_ASKED]
         rows = values_of(generator, examples, rng)
-        asked = [self.asked(generator, values, lacking(rows), rng) for values in rows]
-        return [
-            Target((write_statement(*control),), (example.words,), source=example.words)
-            for control, example in zip(asked, examples, strict=True)
-            if control is not None
-        ]
+        lacked = lacking(rows)
+        for example, values in zip(examples, rows, strict=True):
+            control = self.asked(generator, values, lacked, rng)
+            if control is not None:
+                yield Target((write_statement(*control),), (example.words,), source=example.words)
 
     def asked(
         self, generator: Generator, values: Values, lacking: Sequence[str], rng: Random
@@ -54,18 +54,17 @@ class Changing:
     def measured(self, generator: Generator, asked: Asked, texts: Sequence[Record]) -> list[Figures]:
         """The share of the other controls that read as in the source, whether all do, the share of its words that are
         kept in order, and whether it is the source."""
-        names = enumerable(generator)
-        sources = list(dict.fromkeys(source_of(asked, text) for text in texts))
-        of_sources = {name: dict(zip(sources, read_by_oracle(generator, name, sources), strict=True)) for name in names}
+        changed = [asked.requests[text.target].controls[0].statement.name for text in texts]
+        others = [[name for name in enumerable(generator) if name != one] for one in changed]
         found = []
-        for text in texts:
-            source, changed = source_of(asked, text), asked.requests[text.target].controls[0].statement.name
-            others = {name: of[source] for name, of in of_sources.items() if name != changed}
-            kept = [says(generator, name, tuple(text.tokens), value) for name, value in others.items() if value]
-            of_text = {"others kept": mean(kept), "all others kept": float(all(kept))} if kept else {}
+        for text, kept in zip(texts, others_kept(generator, asked, texts, others), strict=True):
+            source = source_of(asked, text)
             words = len(common_words(source, text.tokens)) / len(source)
-            found.append(of_text | {"words kept": words, "unchanged": float(tuple(text.tokens) == source)})
+            found.append(kept | {"words kept": words, "unchanged": float(tuple(text.tokens) == source)})
         return found
+
+    def others(self, generator: Generator, asked: Asked, examples: Sequence[Example]) -> list[System]:
+        return []
 
 
 class Adding(Changing):
@@ -96,9 +95,8 @@ class Nothing(Changing):
         present = [(name, value) for name, value in values.items() if value]
         return rng.choice(present) if present else None
 
-    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> list[Target]:
-        found = super().targets(generator, examples, rng)
-        return [target for target in found if is_already(generator, target)]
+    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> Iterator[Target]:
+        return (target for target in super().targets(generator, examples, rng) if is_already(generator, target))
 
 
 class Edits:
@@ -171,9 +169,23 @@ def source_of(asked: Asked, record: Record) -> Words:
     return source
 
 
-def read_by_oracle(generator: Generator, name: str, texts: Sequence[Words]) -> list[str | None]:
-    """The value of a control that its oracle reads in each text."""
-    classifier = generator.controls.classifier(name)
+def others_kept(
+    generator: Generator, asked: Asked, texts: Sequence[Record], names: Sequence[Sequence[str]]
+) -> list[Figures]:
+    """The share of these controls that the oracles read in each text as in its source, and whether they read all so."""
+    sources = list(dict.fromkeys(source_of(asked, text) for text in texts))
+    oracles = {name: generator.controls.classifier(name) for name in enumerable(generator)}
+    of_sources = {name: dict(zip(sources, values_read(of, sources), strict=True)) for name, of in oracles.items()}
+    found: list[Figures] = []
+    for text, of_text in zip(texts, names, strict=True):
+        values = {name: of_sources[name][source_of(asked, text)] for name in of_text}
+        kept = [says(oracles[name], text.tokens, value) for name, value in values.items() if value]
+        found.append({"others kept": mean(kept), "all others kept": float(all(kept))} if kept else {})
+    return found
+
+
+def values_read(classifier: Classifier, texts: Sequence[Words]) -> list[str | None]:
+    """The value that the oracle reads in each text."""
     found: list[str | None] = [None] * len(texts)
     for value in classifier.choices():
         open_ones = [place for place, known in enumerate(found) if known is None]
@@ -185,9 +197,8 @@ def read_by_oracle(generator: Generator, name: str, texts: Sequence[Words]) -> l
     return found
 
 
-def says(generator: Generator, name: str, words: Words, value: str) -> bool:
+def says(classifier: Classifier, words: Sequence[str], value: str) -> bool:
     """Whether the oracle reads a value in a text."""
-    classifier = generator.controls.classifier(name)
     (verdict,) = classifier.check([words], [classifier.parse(value)])
     return bool(verdict.success)
 

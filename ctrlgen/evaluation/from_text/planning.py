@@ -17,7 +17,7 @@ from ctrlgen.evaluation.from_text.editing import Values, values_of
 from ctrlgen.evaluation.from_text.task import Figures
 from ctrlgen.evaluation.language_model import LanguageModel, mean_costs
 from ctrlgen.evaluation.records import Record
-from ctrlgen.evaluation.systems import OURS, Draft
+from ctrlgen.evaluation.systems import OURS, Draft, System
 from ctrlgen.evaluation.targets import Asked, Example, Target, Words
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.plans import PlannedSentence, TextPlan
@@ -43,6 +43,9 @@ class Planning:
 
     def system(self, generator: Generator, settings: Settings, asked: Asked) -> Plans:
         return Plans(generator, settings, asked)
+
+    def others(self, generator: Generator, asked: Asked, examples: Sequence[Example]) -> list[System]:
+        return []
 
     def measured(self, generator: Generator, asked: Asked, texts: Sequence[Record]) -> list[Figures]:
         """The share of sentences with all that is asked of them, whether all have what is carried on, and the share

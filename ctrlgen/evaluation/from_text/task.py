@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from random import Random
 from typing import Protocol
 
@@ -19,12 +20,16 @@ Figures = dict[str, float]  # of one text, by name; shares of one
 class Task(Protocol):
     """One such suite."""
 
-    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> list[Target]:
+    def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> Iterable[Target]:
         """What may be asked of each text, in order. Raises UsageError where the model has no control for it."""
         ...
 
     def system(self, generator: Generator, settings: Settings, asked: Asked) -> System:
         """ctrlgen itself, as it answers this suite."""
+        ...
+
+    def others(self, generator: Generator, asked: Asked, examples: Sequence[Example]) -> list[System]:
+        """Simple methods that answer it as well."""
         ...
 
     def measured(self, generator: Generator, asked: Asked, texts: Sequence[Record]) -> list[Figures]:
@@ -44,4 +49,4 @@ def make_task_targets(
 ) -> list[Target]:
     """Up to `limit` targets. The same seed takes the same texts as for other suites, where they can be asked."""
     rng = Random(seed)
-    return task.targets(generator, rng.sample(examples, len(examples)), rng)[:limit]
+    return list(islice(task.targets(generator, rng.sample(examples, len(examples)), rng), limit))
