@@ -81,7 +81,7 @@ class Guidance:
 class Settings:
     """How to sample. The defaults are the ones our reported numbers use."""
 
-    steps: int = setting(16, "Denoising steps.", 1, 100_000)
+    steps: int = setting(24, "Denoising steps.", 1, 100_000)
     sampler: SamplerName = setting("ancestral", "How x_t walks to x_0.")
     eta: float = setting(0.0, "Noise of ddim: 0 none, 1 as ancestral.", 0.0, 1.0)
     temperature: float = setting(1.2, "Lower: likelier words; higher: more varied texts.", 0.01, 1000.0)

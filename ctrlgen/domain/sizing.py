@@ -88,8 +88,6 @@ def size(given: Mapping[str, Any], minutes: float | None = None, labels: int = 0
         pace = measure(recipe)
     if minutes is None:
         steps = given.get("training.steps") or steps_for(extent.words, pace)
-        if "heads.steps" not in given:
-            recipe = replace(recipe, heads=replace(recipe.heads, steps=head_steps_for(recipe.heads, extent.words)))
         return Sized(with_steps(recipe, steps), name, extent, pace)
     left = minutes * 60.0 - (time.monotonic() - started)
     return Sized(share_out(recipe, extent, pace, left, labels, minutes), name, extent, pace)
@@ -122,11 +120,6 @@ def steps_for(words: int, pace: Pace) -> int:
     """Training steps for so many words of data: twice as many for four times as much, at most MOST_EPOCHS."""
     wanted = min(MOST_WORDS, max(FEWEST_WORDS, WORDS_AT_A_MILLION * (words / 1e6) ** 0.5))
     return max(FEWEST_STEPS, round(min(wanted, MOST_EPOCHS * words) / pace.words))
-
-
-def head_steps_for(heads: HeadsConfig, words: int) -> int:
-    """Those of a recipe, but no more than read each text MOST_EPOCHS times."""
-    return min(heads.steps, max(FEWEST_STEPS, round(MOST_EPOCHS * words / heads.tokens_per_batch)))
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:

@@ -12,7 +12,7 @@ from toy_grammar import toy_meaning, toy_sentences
 from ctrlgen.data.texts import is_held_out, read_split
 from ctrlgen.domain import sizing
 from ctrlgen.domain.making import RECIPE, kept_recipe
-from ctrlgen.domain.sizing import Extent, Pace, head_steps_for, recipe_name, share_out, steps_for
+from ctrlgen.domain.sizing import Extent, Pace, recipe_name, share_out, steps_for
 from ctrlgen.domain.verdict import VERDICT
 from ctrlgen.errors import UsageError
 from ctrlgen.training.fit import RESUME
@@ -63,13 +63,6 @@ def test_steps_grow_with_the_data_and_are_bounded() -> None:
     assert words[0] <= 61 * 1_000
     assert words[-1] <= 2.1e7
     assert words[3] == pytest.approx(6e6, rel=0.01)
-
-
-def test_heads_read_few_texts_sixty_times_at_most() -> None:
-    heads = read_recipe(recipe_path("small")).heads
-    assert head_steps_for(heads, 10**6) == heads.steps
-    assert head_steps_for(heads, 3_000) * heads.tokens_per_batch == pytest.approx(60 * 3_000, rel=0.02)
-    assert head_steps_for(heads, 10) == sizing.FEWEST_STEPS
 
 
 def test_the_minutes_are_shared_out() -> None:
