@@ -690,6 +690,20 @@ def test_a_system_needs_a_name_of_its_own_and_a_file(ctrlgen: Run, toy_model: Pa
     assert outcome.err.startswith("ctrlgen: --system ")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("length", "--oracle 'length': write CONTROL=ORACLE"),
+        ("length=other", "--oracle: length has one oracle only"),
+        ("nothing=other", "unknown control 'nothing'"),
+    ],
+)
+def test_an_oracle_that_there_is_not(value: str, message: str, toy_model: Path, ctrlgen: Run) -> None:
+    outcome = ctrlgen("eval", "-m", toy_model, "--data", "none.jsonl", "--oracle", value)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"ctrlgen: {message}")
+
+
 def test_shares_of_a_set(ctrlgen: Run, toy_model: Path) -> None:
     few = ("generate", "--model", toy_model, "--steps", 3, "--device", "cpu")
     outcome = ctrlgen(*few, "-n", 8, "--share", "words: cat=25%", "--json")
