@@ -121,9 +121,11 @@ def to_json(value: Any, file: TextIO | None = None) -> str:
 
 
 def from_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, in one line, where it is none; NaN and 1e999 are no numbers."""
+    """The value of a JSON text. Raises ValueError, in one line, where it is none, loses a key or holds NaN or 1e999."""
     try:
-        return json.loads(text, parse_float=finite_number, parse_constant=finite_number)
+        return json.loads(
+            text, parse_float=finite_number, parse_constant=finite_number, object_pairs_hook=pairs_to_object
+        )
     except RecursionError:
         raise ValueError("brackets are nested too deep") from None
 
@@ -132,6 +134,13 @@ def finite_number(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text} is no number")
     return number
+
+
+def pairs_to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def finite(value: Any) -> Any:

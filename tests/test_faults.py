@@ -126,6 +126,20 @@ def given_words_come_back(here: Here) -> None:
         assert sample.text.startswith(given), sample.text
 
 
+def given_tabs_come_back(here: Here) -> None:
+    said = here.run("infill", "the\tdog ___ .", "-m", here.model, "--steps", 2)
+    assert said.out.startswith("the\tdog ")
+
+
+def a_key_given_twice(here: Here) -> None:
+    batch = here.write("a.jsonl", '{"n": 1, "n": 2}\n')
+    assert "a key is given twice" in here.refused(2, "generate", "-m", here.model, "--batch", batch)
+    plan = here.write("b.jsonl", '{"controls": [], "controls": []}\n')
+    assert "a key is given twice" in here.refused(2, "write", plan, "-m", here.model)
+    batch = here.write("c.jsonl", '{"id": 1e999}\n')
+    assert "1e999 is no number" in here.refused(2, "generate", "-m", here.model, "--batch", batch)
+
+
 def unknown_given_words_are_told(here: Here) -> None:
     said = here.run("infill", "Chez Marcel ___ .", "-m", here.model, "--steps", 2)
     assert (said.code, said.out[:11]) == (0, "Chez Marcel")
@@ -261,6 +275,7 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K2 labels 0 and 1, False and True, with blanks": (
         "classifiers/test_label.py::test_k2_evaluation_asks_for_what_training_learned"
     ),
+    "K2 a key given twice": a_key_given_twice,
     "K2 values 1 and 10": "classifiers/test_label.py::test_k2_numbers_are_matched_exactly",
     "K2 labels 1234567 and 1234568": f"{LABELS}test_k2_a_label_as_text[1234567]",
     "K2 a value with @": f"{LABELS}test_k2_names_and_values_hold_any_character[contact: me@example.org]",
@@ -281,6 +296,7 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K5 <unk>, <pad>, <end> in texts": f"{TOKENS}test_special_tokens_in_training_texts_leave_no_hole",
     "K5 broken tokenizers": f"{TOKENS}test_broken_vocabularies_are_refused",
     "K6 given words come back": given_words_come_back,
+    "K6 given tabs come back": given_tabs_come_back,
     "K6 given words come back from e2e": "test_bundled.py::test_given_text_comes_back_to_the_character",
     "K6 a blank takes the value asked for": "test_bundled.py::test_a_blank_takes_the_value_asked_for",
     "K6 unknown given words": unknown_given_words_are_told,
@@ -346,6 +362,8 @@ FAULTS: dict[str, str | Callable[..., None]] = {
     "K11 Host": f"{PAGE}test_a_foreign_host_is_refused",
     "K11 a queue without bound": "cli/test_hostile.py::test_a_hostile_visitor_keeps_nobody_waiting",
     "K11 null and NaN": f"{PAGE}test_a_number_that_is_none_is_told",
+    "K11 odd values print no traceback and fetch no file": f"{PAGE}test_k11_odd_values_are_told_without_a_traceback",
+    "K11 requests without a length": f"{PAGE}test_requests_without_a_length_are_refused",
     "K11 uploads and Host, in a browser": f"{BROWSER}test_a_name_that_was_made_to_mean_this_machine_is_refused",
     "K11 clicks add controls from a list of values": f"{BROWSER}test_controls_are_added_by_clicks_and_obeyed",
     "K11 all texts are live": f"{BROWSER}test_all_texts_are_seen_on_their_way",

@@ -104,7 +104,10 @@ def show_samples(
     texts = [marked_text(sample) for sample in samples] if texts is None else texts
     if not any(sample.controls for sample in samples):
         for sample in samples:
-            out.print(marked_text(sample), soft_wrap=True)
+            if file.isatty():
+                out.print(marked_text(sample), soft_wrap=True)
+            else:  # Rich would make a given tab spaces
+                print(marked_text(sample).plain, file=file)
         return
     results = [result for sample in samples for result in sample.controls]
     names = list(dict.fromkeys(heading(result) for result in results))

@@ -91,6 +91,8 @@ class Guard:
             return 421, "this server does not answer to that name"
         if "upload" in scope["path"].rsplit("/", 1)[-1]:
             return 404, "there is nothing to upload to"
+        if b"transfer-encoding" in headers:
+            return 411, "a request says beforehand how many bytes it has"
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_REQUEST:
             return 413, f"a request has at most {LARGEST_REQUEST} bytes"

@@ -19,7 +19,7 @@ from ctrlgen.cli.display import html_mark, html_text, reasons, said_change
 from ctrlgen.cli.guard import Guard, Visitors
 from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.registry import classifier_kinds
-from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.errors import MOST_SAID, CtrlgenError, UsageError
 from ctrlgen.generation.editing import Editor
 from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
@@ -108,6 +108,19 @@ def latest(steps: SimpleQueue[Step | None]) -> Step | None:
     return step
 
 
+class Page(gradio.Blocks):  # type: ignore[misc]
+    """Tells a caller whose values no component takes, where Gradio would print a traceback here, or fetch a file."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *more: Any, **options: Any) -> Any:
+        try:
+            if any(isinstance(value, dict | list) for value in inputs):
+                raise UsageError("a value is a text, a number, true, false or null")
+            return await super().preprocess_data(block_fn, inputs, *more, **options)
+        except Exception as error:
+            why = error if isinstance(error, UsageError | gradio.Error) else "a value is missing, or of another type"
+            raise gradio.Error(escape(str(why)[:MOST_SAID], quote=False), print_exception=False) from None
+
+
 def build(generator: Generator) -> gradio.Blocks:
     """The page for one model."""
     visitors = Visitors()
@@ -145,7 +158,7 @@ def build(generator: Generator) -> gradio.Blocks:
         for event in writing(generator, request, settings, pause):
             yield emerging(event) if isinstance(event, Step) else listing(event)
 
-    with gradio.Blocks(title="ctrlgen") as page:
+    with Page(title="ctrlgen") as page:
         gradio.Markdown(INTRODUCTION)
         with gradio.Row():
             with gradio.Column():
@@ -194,7 +207,7 @@ def field_of(one: Setting) -> Any:
 def value_of(one: Setting, given: Any) -> Any:
     """A setting's value from what its component holds. Raises UsageError where it is out of the page's bounds."""
     if one.type == Window:
-        return one.read(given)
+        return one.read(str(given))
     if one.number is None or (given is None and one.default is None):
         return given
     if not isinstance(given, int | float) or not given <= HIGHEST.get(one.name, one.most):
@@ -218,7 +231,7 @@ def serve(generator: Generator, host: str, port: int | None, open_browser: bool)
     try:
         page.launch(
             server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
-            theme=theme, css=STYLE, footer_links=["api"], share=False, max_file_size=1,
+            theme=theme, css=STYLE, footer_links=["api"], share=False, max_file_size=1, enable_monitoring=False,
             app_kwargs={"middleware": [Middleware(Guard, host=host)]},
         )  # fmt: skip
     except OSError:

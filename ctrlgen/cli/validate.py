@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from ctrlgen.cli.batch import BATCH_KEYS, requests_and_bad, understood
 from ctrlgen.cli.common import ModelOption
 from ctrlgen.cli.sampling import SamplingOptions
 from ctrlgen.errors import UsageError, shown
-from ctrlgen.files import from_json, read_lines
+from ctrlgen.files import read_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,8 +54,8 @@ def kind_of(file: str) -> str:
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return "data"
     try:
-        first: Any = from_json(next(filter(str.strip, read_lines(path)), ""))
-    except ValueError:
+        first: Any = json.loads(next(filter(str.strip, read_lines(path)), ""))
+    except (ValueError, RecursionError):
         return "batch"
     return "batch" if isinstance(first, dict) and set(first) <= set(BATCH_KEYS) else "data"
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ctrlgen.errors import CtrlgenError, UsageError, listed
+from ctrlgen.files import pairs_to_object
 
 if TYPE_CHECKING:
     import pyarrow
@@ -153,13 +154,6 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise CtrlgenError(f'{where}: cannot be read as data: a row is a JSON object such as {{"text": "…"}}')
     return row
-
-
-def pairs_to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
 
 
 def read_json(file: Peekable, name: str) -> pyarrow.Table:

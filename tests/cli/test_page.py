@@ -1,9 +1,12 @@
 """The demo: the page answers as the library does, shows the text on its way, and stops when nobody waits."""
 
+import json
+import math
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -67,6 +70,30 @@ def test_a_foreign_host_is_refused(address: str, host: str, status: int) -> None
 
 def test_large_requests_are_refused(address: str) -> None:
     assert httpx.post(f"{address}/gradio_api/call/write", content=b"a" * 300_000).status_code == 413
+
+
+def test_requests_without_a_length_are_refused(address: str) -> None:
+    body = (b"a" * 1000 for _ in range(300))
+    assert httpx.post(f"{address}/gradio_api/call/write", content=body).status_code == 411
+
+
+FILE = {"path": "http://example.org/a", "url": "http://example.org/a", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 10**400, "many", True, [1], {}, FILE, "missing", "all", "window"])
+def test_k11_odd_values_are_told_without_a_traceback(
+    address: str, value: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    defaults = [one.default for one in SETTINGS.values()]
+    given = {"missing": [], "all": [None] * (len(SETTINGS) + 5)}
+    given["window"] = ["words: dog", "", 1, 1, *defaults, ""]  # whose windows are pairs of numbers, no texts
+    data = given.get(str(value), ["words: dog", "", value, 1, *defaults, ""])
+    body = json.dumps({"data": data})
+    posted = httpx.post(f"{address}/gradio_api/call/write", content=body, headers={"content-type": "application/json"})
+    answer = httpx.get(f"{address}/gradio_api/call/write/{posted.json()['event_id']}", timeout=120).text
+    assert "event: error" in answer
+    assert "null" not in answer.rsplit("data: ", 1)[1][:40]  # it says why
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
