@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ctrlgen.controls.template import word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame
-from ctrlgen.generation.edits import Obeys, Task, Version, Words, near
+from ctrlgen.generation.edits import Task, Version, Words, near
 from ctrlgen.generation.guidance import joint_log_prob
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.judging import calibrated
@@ -24,8 +23,8 @@ from ctrlgen.generation.workers import Workers
 from ctrlgen.text.alignment import common_words
 
 HELD = 0.5  # a guide's least probability of a control that a text obeys
-HELD_OF_MANY = 0.3  # the same of one of several values, of which another is rarely likelier then
-MANY = 3
+GIVEN_HELD = 0.3  # the same of a given text, where a control has several values: another is rarely likelier then
+SEVERAL = 3
 MOST_READ = 8  # versions of a text whose own probability is asked for
 FLUENCY = 3.0  # weight of log p(text)
 BESIDE = 3.0  # of what else the source says
@@ -33,32 +32,15 @@ BESIDE = 3.0  # of what else the source says
 Beside = tuple[Tensor | None, ...]  # what each group of classifiers reads in a text, encoded (...)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is read in a finished text."""
-
-    obeys: bool
-    taken: Sequence[float]  # what each word takes from the controls, nats
-    beside: Beside  # what else it says
-    says: float  # log p of that
-    cost: float  # nats a word, given all others
-
-
-def read(reader: Reader, jobs: Sequence[Job]) -> list[Known]:
-    """What is read in each finished text."""
+def read(reader: Reader, jobs: Sequence[Job]) -> list[tuple[bool, list[float], Beside]]:
+    """Of each finished text: whether it obeys, what each word takes from the controls in nats, what else it says."""
     reader = reader.of(jobs[0].request)
     batch = Batch(reader.model, jobs)
     ids = filled(reader, batch)
     clean = reader.clean(ids, batch.lengths)
     taken = blame(reader.model, ids, batch.lengths, batch.terms).tolist()
-    beside = read_beside(batch, clean)
-    says = said(groups(batch), clean, beside).tolist()
-    fluent = reader.given_others(ids, batch.lengths).tolist()
-    rows = zip(map(all, obeying(batch, clean)), taken, beside, says, fluent, batch.sizes, strict=True)
-    return [
-        Known(obeys, nats[:size], of_text, log_p, -sum(likely[:size]) / size)
-        for obeys, nats, of_text, log_p, likely, size in rows
-    ]
+    rows = zip(obeying(batch, clean, GIVEN_HELD), taken, batch.sizes, read_beside(batch, clean), strict=True)
+    return [(obeys, nats[:size], beside) for obeys, nats, size, beside in rows]
 
 
 def ids_of(reader: Reader, job: Job) -> list[int]:
@@ -77,21 +59,20 @@ def complete(job: Job) -> Words:
 
 
 @torch.no_grad()
-def obeying(batch: Batch[Job], clean: Denoised) -> list[Obeys]:
-    """How each text obeys the controls but nearness to a text."""
-    by_rules, by_guides = [True] * len(batch.jobs), [True] * len(batch.jobs)
+def obeying(batch: Batch[Job], clean: Denoised, held_of_several: float = HELD) -> list[bool]:
+    """Whether each text obeys all controls but nearness to a text, by the guides or by an exact rule."""
+    held = [True] * len(batch.jobs)
     for position, term in enumerate(batch.terms):
         controls = [job.controls[position] for job in batch.jobs]
         if controls[0].classifier.value_near(()) is not None:
             continue
         if term.classifier.trained:
-            least = HELD_OF_MANY if len(term.classifier.choices()) >= MANY else HELD
+            least = held_of_several if len(term.classifier.choices()) >= SEVERAL else HELD
             holds = (calibrated(term.log_prob(clean).exp(), term.classifier.score_temperature) > least).tolist()
         else:
             holds = [verdict.success is True for verdict in check(controls, [complete(job) for job in batch.jobs])]
-        held = by_guides if term.classifier.trained else by_rules
-        held[:] = [one and other for one, other in zip(held, holds, strict=True)]
-    return [Obeys(*both) for both in zip(by_rules, by_guides, strict=True)]
+        held = [one and other for one, other in zip(held, holds, strict=True)]
+    return held
 
 
 @torch.no_grad()
@@ -114,7 +95,7 @@ def groups(batch: Batch[Job]) -> list[Classifier]:
 
 
 def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterable[Words]]) -> dict[Task, Version]:
-    """Of each source's versions the likeliest, those first that obey."""
+    """Of each source's versions the likeliest of those that obey, or of all where none does."""
     tasks = {
         task.job(words, more=[near(task.source.nearness, task.source.words)]): task
         for task in found
@@ -125,20 +106,15 @@ def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterabl
     for job, task in tasks.items():
         of_task[task].append(job)
     short = [
-        job
-        for jobs in of_task.values()
-        for job in sorted(jobs, key=lambda job: likely[job][0].rank(likely[job][1]), reverse=True)[:MOST_READ]
+        job for jobs in of_task.values() for job in sorted(jobs, key=lambda job: likely[job], reverse=True)[:MOST_READ]
     ]
     fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), short)
     best: dict[Task, Version] = {}
     for job in short:
         task, words, (obeys, log_p, beside) = tasks[job], complete(job), likely[job]
         worst = min((fluent[job][place] for place in at_changes(task.source.words, words)), default=0.0)
-        kept = {old for old, _ in common_words(task.source.words, words)}
-        lost = sum(not nats and place not in kept for place, nats in enumerate(task.blamed))
-        reads_well = sum(fluent[job]) - lost * task.cost  # a text does not read better for what it lost
-        version = Version(words, obeys, log_p + FLUENCY * reads_well, worst, beside - task.says, lost)
-        best[task] = max(best.get(task, version), version, key=lambda v: v.rank)
+        version = Version(words, obeys, log_p + FLUENCY * sum(fluent[job]), worst, beside)
+        best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
     return best
 
 
@@ -153,26 +129,20 @@ def at_changes(source: Words, words: Words) -> set[int]:
 
 
 @torch.no_grad()
-def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[Obeys, float, float]]:
-    """How each text obeys, and the sum of log p(controls | text), weighted, log p(source | text) and
+def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[bool, float, float]]:
+    """Whether each text obeys, and the sum of log p(controls | text), weighted, log p(source | text) and
     log p(what the source says beside | text), the last by itself as well."""
     reader = reader.of(jobs[0].request)
     batch = Batch(reader.model, jobs)
     clean = reader.clean(filled(reader, batch), batch.lengths)
     log_p = joint_log_prob(batch.terms, clean)
-    beside = [tasks[job].beside for job in jobs]
-    says = said(groups(batch)[:-1], clean, beside)  # the last is nearness to the source
-    return list(zip(obeying(batch, clean), (log_p + BESIDE * says).tolist(), says.tolist(), strict=True))
-
-
-def said(classifiers: Sequence[Classifier], clean: Denoised, beside: Sequence[Beside]) -> Tensor:
-    """log p of what is read beside the controls, of each group of classifiers. (B,)"""
-    log_p = clean.x_t.new_zeros(len(beside))
-    for place, classifier in enumerate(classifiers):
-        known = [row for of_text in beside if (row := of_text[place]) is not None]
+    said = torch.zeros_like(log_p)
+    for place, classifier in enumerate(groups(batch)[:-1]):  # the last is nearness to the source
+        encoded = [tasks[job].beside[place] for job in jobs]
+        known = [row for row in encoded if row is not None]
         if known:
-            log_p = log_p + classifier.log_prob(clean, torch.stack(known))
-    return log_p
+            said = said + classifier.log_prob(clean, torch.stack(known))
+    return list(zip(obeying(batch, clean), (log_p + BESIDE * said).tolist(), said.tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from ctrlgen.settings import Settings
 from ctrlgen.text.alignment import changed, changes, selections, written
 from ctrlgen.text.tokenizer import WordTokenizer
 
-REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source
+REWRITING_STEPS, DRAFT_STEPS = 3 / 8, 3 / 4  # of those of a text without a source
 DRAFTS = ((1.0, 0.4), (0.5, 0.8))  # weight of the source beside the controls, share of the strength, until one obeys
 MOST_PROPOSALS = 64  # of one attempt
 MOST_GAPS, MOST_GLUED = 6, 2  # places at which phrases are put in: as they are, and with other words beside them
@@ -111,9 +111,8 @@ class Editor:
         known = self.generator.workers.map(lambda jobs, _: read(self.generator.reader, jobs), list(given))
         tasks = []
         for job, source in given.items():
-            of_source = known[job]
-            blamed = most_to_blame(of_source.taken, source.kept, source.unknown)
-            tasks.append(Task(source, job, of_source.obeys, blamed, of_source.beside, of_source.says, of_source.cost))
+            obeys, taken, beside = known[job]
+            tasks.append(Task(source, job, obeys, most_to_blame(taken, source.kept, source.unknown), beside))
         return tasks
 
     def shortened(self, sources: Sequence[Source]) -> list[Words]:
@@ -152,7 +151,7 @@ class Editor:
             for job, task in proposed.items():
                 found[task] |= dict.fromkeys(versions(task.source, words_of(self.generator.reader, job, drawn[job])))
             for task, version in best_versions(self.generator.reader, self.generator.workers, found).items():
-                best[task] = max(best.get(task, version), version, key=lambda v: v.rank)
+                best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
         return {task: best[task].words if task in best else task.source.words for task in tasks}
 
     def worded(self, tasks: Sequence[Task]) -> tuple[dict[Task, Version], dict[Task, list[Gap]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -16,9 +16,7 @@ from ctrlgen.text.alignment import Change, changes, common_words
 from ctrlgen.text.splitting import Piece
 
 LEAST_LIKELY = -7.0  # log p of a word, given all others, in a text that reads well
-LEAST_BESIDE = -2.5  # nats that a text which says what else the source says may lose of its log p
-MOST_LOST = 1  # words that were not to blame
-OBEYING = 20.0  # of score that it is worth where a text obeys by the guides
+LEAST_BESIDE = -2.5  # log p of what else the source says, in a text that says it
 
 Words = tuple[str, ...]
 
@@ -49,8 +47,6 @@ class Task:
     obeys: bool  # already
     blamed: tuple[float, ...]  # how much each word speaks against the controls, 0 where it does not
     beside: tuple[Tensor | None, ...]  # what else each group of classifiers reads in the source, encoded
-    says: float  # log p of that, in the source
-    cost: float  # nats a word of the source, given all others
 
     @property
     def fixed(self) -> frozenset[int]:
@@ -86,37 +82,20 @@ def near(nearness: Classifier, words: Sequence[str | None], weight: float = 1.0)
     return Control(statement, nearness, nearness.parse(value))
 
 
-class Obeys(NamedTuple):
-    """Whether a text obeys what is asked of it."""
-
-    by_rules: bool  # those that are exact
-    by_guides: bool
-
-    def rank(self, score: float) -> tuple[bool, float]:
-        """By which texts are compared: a rule must be obeyed, a guide's word counts for much."""
-        return self.by_rules, score + OBEYING * self.by_guides
-
-
 @dataclass(frozen=True)
 class Version:
     """A way to change a source."""
 
     words: Words
-    obeys: Obeys
+    obeys: bool
     score: float  # log p(text) + log p(source | text) + log p(controls | text), weighted
     worst: float  # log p of the least likely word at a change, given all others
-    beside: float  # log p of what else the source says, less that in the source itself
-    lost: int  # words of the source that are gone, though not to blame
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        return self.obeys.rank(self.score)
+    beside: float  # log p of what else the source says
 
     @property
     def settled(self) -> bool:
         """Whether nothing better need be looked for."""
-        reads_well = self.worst > LEAST_LIKELY and self.beside > LEAST_BESIDE
-        return all(self.obeys) and reads_well and self.lost <= MOST_LOST
+        return self.obeys and self.worst > LEAST_LIKELY and self.beside > LEAST_BESIDE
 
 
 @dataclass(frozen=True)
