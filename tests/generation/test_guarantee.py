@@ -37,6 +37,7 @@ def texts(generator: Generator, controls: list[str], settings: Settings = FEW, n
 
 
 @pytest.mark.parametrize("controls", HARD)
+@pytest.mark.slow
 def test_patterns_hold_in_every_text(generator: Generator, controls: list[str]) -> None:
     texts(generator, controls)
 
