@@ -91,11 +91,19 @@ def sync_directory(directory: Path) -> None:
             os.close(file)
 
 
+def refuse_device(path: Path) -> None:
+    """Raises CtrlgenError for what may never end, /dev/zero say. Pipes and standard input are no such devices."""
+    if str(path) != "/dev/stdin" and (path.is_char_device() or path.is_block_device()):
+        raise CtrlgenError(f"{path}: is a device, not a file")
+
+
 def read_lines(source: Path | TextIO) -> list[str]:
     """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are.
 
-    A byte order mark in front, as Windows writes it, is no part of them.
+    A byte order mark in front, as Windows writes it, is no part of them. Raises CtrlgenError for a device.
     """
+    if isinstance(source, Path):
+        refuse_device(source)
     with source.open(encoding="utf-8") if isinstance(source, Path) else nullcontext(source) as file:
         lines = [line.removesuffix("\n") for line in file]
     return [line.removeprefix(BYTE_ORDER_MARK) for line in lines[:1]] + lines[1:]

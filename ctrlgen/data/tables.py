@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ctrlgen.errors import CtrlgenError, UsageError, listed
-from ctrlgen.files import pairs_to_object
+from ctrlgen.files import pairs_to_object, refuse_device
 
 if TYPE_CHECKING:
     import pyarrow
@@ -69,6 +69,8 @@ def read_table(path: Path) -> pyarrow.Table:
     name = "standard input" if is_input else str(path)
     if is_input and sys.stdin is None:
         raise CtrlgenError("standard input is closed")
+    if not is_input:
+        refuse_device(path)
     kind = None if is_input else kind_of(path)
     if kind is None and not is_input and path.is_file():
         raise UsageError(f"{name}: unknown kind of file; use {', '.join(READERS)}, also with {', '.join(COMPRESSIONS)}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ctrlgen.controls.language import fold, parse_statement
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, shown
-from ctrlgen.files import BYTE_ORDER_MARK, from_json
+from ctrlgen.files import BYTE_ORDER_MARK, from_json, refuse_device
 
 NEAREST = "nearest"  # a draft that is to be looked for in a corpus
 KEYS: dict[str, type] = {"controls": list, "speaker": str, "draft": str}  # of a sentence, and of the defaults
@@ -47,6 +47,7 @@ def read_plan(path: str | Path) -> TextPlan:
     Raises CtrlgenError where it cannot be read, UsageError naming the entry that cannot be understood.
     """
     path = Path(path)
+    refuse_device(path)
     try:
         text = path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK)
     except OSError as error:

@@ -12,6 +12,7 @@ from ctrlgen.checkpoint import CONFIG, DiffusionConfig, find_model, read_config
 from ctrlgen.diffusion.denoiser import DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
+from ctrlgen.files import refuse_device
 from ctrlgen.text.tokenizer import SPECIAL
 from ctrlgen.training.denoising import Recipe
 
@@ -29,6 +30,7 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, fill: bo
 
     Raises CtrlgenError where the file cannot be read, UsageError where a key or value is not understood.
     """
+    refuse_device(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

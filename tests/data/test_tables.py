@@ -15,6 +15,9 @@ import pytest
 
 from ctrlgen.data.texts import read_sentences, read_texts
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.files import read_lines
+from ctrlgen.generation.plans import read_plan
+from ctrlgen.training.recipe import read_recipe
 
 COMMA = b"text,label\nA waiter was a bore, really nice .,0\nGood .,1\n"
 TRAILING = b"text,label\nNice .,0,\nGood .,1,\n"
@@ -127,6 +130,18 @@ def test_k1_a_pipe_is_read(name: str, content: bytes, tmp_path: Path) -> None:
     writer.start()
     assert read_texts(str(pipe)) == ["Good ."]
     writer.join()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="there is no such device here")
+def test_k1_a_device_that_never_ends_is_no_file() -> None:
+    for read in (
+        read_texts,
+        read_plan,
+        lambda source: read_lines(Path(source)),
+        lambda source: read_recipe(Path(source)),
+    ):
+        with pytest.raises(CtrlgenError, match="/dev/zero: is a device, not a file"):
+            read("/dev/zero")
 
 
 def test_k1_a_directory_names_its_files(tmp_path: Path) -> None:
