@@ -94,6 +94,8 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
     from ctrlgen.domain import making
 
     monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    monkeypatch.setattr(sizing, "FEWEST_JUDGED", 8)
+    monkeypatch.setattr(sizing, "MOST_JUDGED", 8)
     out, again = tmp_path / "out", tmp_path / "again"
     options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25"]
     steps: list[int] = []
@@ -127,6 +129,8 @@ def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, mo
     from ctrlgen.domain import making
 
     monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    monkeypatch.setattr(sizing, "FEWEST_JUDGED", 8)
+    monkeypatch.setattr(sizing, "MOST_JUDGED", 8)
     options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25", "--out", str(tmp_path / "o")]
     assert exit_code("train", *options) == 0
     made = weights(tmp_path / "o")
