@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,9 @@ def evaluate(
     Example: ctrlgen eval --model e2e --suite pos --data e2e/test.jsonl --limit 50
     """
     swept = tuple(parse_sweep(text) for text in sweep or ())
-    numbers, systems, oracles = parse_seeds(seeds), parse_systems(system or []), parse_oracles(oracle or [])
+    numbers = parse_seeds(seeds)
+    systems = parse_pairs("--system", system or (), "NAME=FILE, the name of a system and the file of its texts")
+    oracles = parse_pairs("--oracle", oracle or (), "CONTROL=ORACLE, such as tree=DIR")
 
     plan = Plan(
         model=model,
@@ -90,8 +93,8 @@ def evaluate(
         training_data=training_data,
         targets=targets,
         samples=samples,
-        systems=systems,
-        oracles=oracles,
+        systems=tuple((name, Path(file)) for name, file in systems),
+        oracles=tuple(oracles),
         limit=limit,
         samples_per_target=samples_per_target,
         seeds=numbers,
@@ -125,24 +128,15 @@ def evaluate(
         typer.echo(line, err=True)
 
 
-def parse_systems(given: list[str]) -> tuple[tuple[str, Path], ...]:
-    systems = []
+def parse_pairs(option: str, given: Sequence[str], form: str) -> list[tuple[str, str]]:
+    """What stands before and behind the = of each. `form`: how one is written."""
+    pairs = []
     for text in given:
-        name, equals, file = (part.strip() for part in text.partition("="))
-        if not (name and equals and file):
-            raise UsageError(f"--system {text!r}: write NAME=FILE, the name of a system and the file of its texts")
-        systems.append((name, Path(file)))
-    return tuple(systems)
-
-
-def parse_oracles(given: list[str]) -> tuple[tuple[str, str], ...]:
-    oracles = []
-    for text in given:
-        control, equals, oracle = (part.strip() for part in text.partition("="))
-        if not (control and equals and oracle):
-            raise UsageError(f"--oracle {text!r}: write CONTROL=ORACLE, such as tree=DIR")
-        oracles.append((control, oracle))
-    return tuple(oracles)
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise UsageError(f"{option} {text!r}: write {form}")
+        pairs.append((name, value))
+    return pairs
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[str, ...]]:

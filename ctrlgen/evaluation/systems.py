@@ -12,7 +12,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.targets import FRAME, Asked, Words
 from ctrlgen.files import from_json, read_lines
 from ctrlgen.generation.generator import Generator
-from ctrlgen.generation.request import Request
+from ctrlgen.generation.request import Request, Sample
 from ctrlgen.settings import Settings
 
 OURS, GIVEN, HUMAN = "ctrlgen", "given", "human"  # names of systems
@@ -27,6 +27,18 @@ class Draft:
     words: Words
     verdicts: tuple[Verdict, ...] | None = None
     scores: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, request: int, index: int, sentences: Sequence[Sample]) -> Draft:
+        """A text of ctrlgen's, one sample or several after one another."""
+        results = [result for sample in sentences for result in sample.controls]
+        return cls(
+            request,
+            index,
+            tuple(word for sample in sentences for word in sample.tokens),
+            tuple(result.verdict for result in results),
+            tuple(result.score for result in results),
+        )
 
 
 class System(Protocol):
@@ -51,16 +63,8 @@ class Ours:
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
         numbered = [replace(request, id=number) for number, request in enumerate(requests)]
-        return [
-            Draft(
-                sample.id,
-                sample.index,
-                tuple(sample.tokens),
-                tuple(result.verdict for result in sample.controls),
-                tuple(result.score for result in sample.controls),
-            )
-            for sample in self.generator.generate(numbered, self.settings)
-        ]
+        samples = self.generator.generate(numbered, self.settings)
+        return [Draft.of(sample.id, sample.index, [sample]) for sample in samples]
 
 
 class Given:

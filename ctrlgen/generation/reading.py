@@ -88,17 +88,16 @@ class Reader:
 
     def given_others(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
         """log p(word | the other words) of every word that the model knows, else 0. (B, n)"""
-        return self.read_given_others(ids, lengths)[0]
+        return self.hiding(ids, lengths, lambda log_p: log_p_of(ids, log_p))
 
     def typicality(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
         """The same plus the entropy of p(. | the other words), in nats: below 0 where a word is less likely than what
         the model expects there on average, whatever the size of its vocabulary (Meister et al. 2023). (B, n)"""
-        log_p, entropy = self.read_given_others(ids, lengths)
-        return log_p + entropy
+        return self.hiding(ids, lengths, lambda log_p: log_p_of(ids, log_p) + torch.special.entr(log_p.exp()).sum(-1))
 
     @torch.no_grad()
-    def read_given_others(self, ids: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """log p(word | the other words) and the entropy of that distribution, 0 for words that are not known. 2 (B, n)
+    def hiding(self, ids: Tensor, lengths: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """`of` log p(. | the other words) (B, n, V) at every word that the model knows, else 0. (B, n)
 
         Every fourth word is hidden at once.
         """
@@ -106,13 +105,12 @@ class Reader:
         known = ids != self.model.tokenizer.unk_id
         if lengths is not None:
             known = known & (place < lengths[:, None])
-        found, entropy = (torch.zeros(ids.shape, device=ids.device) for _ in range(2))
+        found = torch.zeros(ids.shape, device=ids.device)
         for first in range(min(STRIDE, ids.shape[1])):
             hidden = known & (place % STRIDE == first)
-            log_p = self.hidden(ids.masked_fill(hidden, NO_WORD), lengths)  # (B, n, V)
-            found = torch.where(hidden, log_p.gather(-1, ids[..., None]).squeeze(-1), found)
-            entropy = torch.where(hidden, torch.special.entr(log_p.exp()).sum(-1), entropy)
-        return found, entropy
+            log_p = self.hidden(ids.masked_fill(hidden, NO_WORD), lengths)
+            found = torch.where(hidden, of(log_p), found)
+        return found
 
     def controls(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term]) -> Tensor:
         """The weighted log p of each of K controls. -> (B, K)"""
@@ -138,6 +136,11 @@ class Reader:
         with autocast(ids.device):
             schedule = self.model.schedule
             return bound_by_word(self.model.denoiser, ids, schedule, noise, lengths, context=self.context)
+
+
+def log_p_of(ids: Tensor, log_p: Tensor) -> Tensor:
+    """ids (B, n), log_p (B, n, V) -> (B, n)"""
+    return log_p.gather(-1, ids[..., None]).squeeze(-1)
 
 
 def forbidden_words(model: DiffusionLM, in_text: bool = False) -> Tensor:

@@ -115,16 +115,7 @@ class Edits:
             text = detokenize(target.source or ())
             sources.append(self.editor.source(text, target.controls, (), request.n, request.seed, place))
         samples = [edited.sample for edited in self.editor.edit(sources, self.settings)]
-        return [
-            Draft(
-                sample.id,
-                sample.index,
-                tuple(sample.tokens),
-                tuple(result.verdict for result in sample.controls),
-                tuple(result.score for result in sample.controls),
-            )
-            for sample in samples
-        ]
+        return [Draft.of(sample.id, sample.index, [sample]) for sample in samples]
 
 
 def enumerable(generator: Generator) -> list[str]:

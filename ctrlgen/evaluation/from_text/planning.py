@@ -72,20 +72,11 @@ class Plans:
         self.notes: list[str] = []
 
     def write(self, requests: Sequence[Request], seconds: float | None) -> list[Draft]:
-        drafts = []
+        drafts: list[Draft] = []
         for place, request in enumerate(requests):
             plan = plan_of(self.asked.targets[request.id])
-            for text in Writer(self.generator, plan).write(request.n, request.seed, self.settings):
-                results = [result for sample in text.sentences for result in sample.controls]
-                drafts.append(
-                    Draft(
-                        place,
-                        text.index,
-                        tuple(word for sample in text.sentences for word in sample.tokens),
-                        tuple(result.verdict for result in results),
-                        tuple(result.score for result in results),
-                    )
-                )
+            texts = Writer(self.generator, plan).write(request.n, request.seed, self.settings)
+            drafts += [Draft.of(place, text.index, text.sentences) for text in texts]
         return drafts
 
 
