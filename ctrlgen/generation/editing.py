@@ -29,7 +29,7 @@ from ctrlgen.settings import Settings
 from ctrlgen.text.alignment import changed, changes, selections, written
 from ctrlgen.text.tokenizer import WordTokenizer
 
-REWRITING_STEPS, DRAFT_STEPS = 3 / 8, 3 / 4  # of those of a text without a source
+REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source
 DRAFTS = ((1.0, 0.4), (0.5, 0.8))  # weight of the source beside the controls, share of the strength, until one obeys
 MOST_PROPOSALS = 64  # of one attempt
 MOST_GAPS, MOST_GLUED = 6, 2  # places at which phrases are put in: as they are, and with other words beside them
