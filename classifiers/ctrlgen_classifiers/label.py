@@ -44,6 +44,7 @@ from ctrlgen_classifiers.labelled import (
     make_examples,
     never_absent,
 )
+from ctrlgen_classifiers.word_vectors import make_vectors, source_for, with_known_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from ctrlgen.training.heads import Start
 
 HEAD_SIZE = {"width": 96}
-ORACLE_SIZE = {"dim": 32, "width": 128}
+ORACLE_SIZE = {"dim": 64, "width": 128}
 LEAST_TELLING, MOST_TELLING = 0.7, 2  # nats by which a word speaks for a value; how many such words are offered
 LEAST_READ = math.log(0.5)  # of a value that the guide reads in a text
 LEAST_EXPLAINED = 0.05  # of the labels' entropy; a head that knows less cannot steer
@@ -115,7 +116,7 @@ class Label(TrainedClassifier):
     @classmethod
     def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> CleanClassifier:
         sizes = list(map(len, values_in(config).values()))
-        return CleanClassifier(sizes, len(model.tokenizer), **config["oracle"]["size"])
+        return CleanClassifier(sizes, make_vectors(model, config["oracle"]), **config["oracle"]["size"])
 
     @classmethod
     def read_rows(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> list[Row]:
@@ -139,10 +140,11 @@ class Label(TrainedClassifier):
             raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {found}")
         for field in values:
             check_name(field, cls.kind)
-        examples = make_examples(model, texts, rows, values, cls.may_be_absent)
+        examples, new_words = make_examples(model, texts, rows, values, cls.may_be_absent)
         if cls.may_be_absent:
             examples = forget_contradicted(examples, values, model.tokenizer)
-        guides, oracles = halves(examples, data.seed)
+        guides, oracles = halves(examples, data.seed, model.tokenizer)
+        guides = [with_known_ids(example, model.tokenizer) for example in guides]
         frequencies = Frequencies.of(guides, list(map(len, values.values())))
         guessed = dict(zip(values, frequencies.accuracies(), strict=True))
         skipped = len(texts) - len(examples)
@@ -150,7 +152,8 @@ class Label(TrainedClassifier):
         return Lessons(
             guides,
             oracles,
-            networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE}, "values": values},
+            networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE, "words": source_for(model)}, "values": values},
+            new_words=new_words,
             facts={
                 "guessing": {"accuracy": guessed, "validation_loss": frequencies.loss(guides)},
                 **({"never_absent": never_absent(examples, values)} if cls.may_be_absent else {}),
@@ -167,7 +170,7 @@ class Label(TrainedClassifier):
     ) -> Generator[Progress, None, dict[str, Any]]:
         values = values_in(config)
         phrases = literal_phrases(lessons.oracle, values, model.tokenizer)
-        right = train_oracle(oracle, lessons.oracle, phrases, seed)
+        right = train_oracle(oracle.with_words(lessons.new_words), lessons.oracle, phrases, seed)
         yield from ()
         return {"accuracy": dict(zip(values, right, strict=True))}
 
@@ -272,9 +275,10 @@ class Label(TrainedClassifier):
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Target]) -> list[Verdict]:
         verdicts = []
-        for words, target in zip(texts, targets, strict=True):
-            ids = self.tokenizer.ids(words) or [self.tokenizer.pad_id]
-            got = Target(target.field, int(self.judge(torch.tensor([ids]))[target.field].argmax()))
+        judge, ids = self.judge.reading(texts, self.tokenizer)
+        for tokens, target in zip(ids, targets, strict=True):
+            log_p = judge(torch.tensor([tokens or [self.tokenizer.pad_id]]))
+            got = Target(target.field, int(log_p[target.field].argmax()))
             verdicts.append(Verdict(got == target, None if got == target else f"reads as {self.written(got)}"))
         return verdicts
 

@@ -13,6 +13,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, Head, hold_out, mix_layers
 from ctrlgen_classifiers.labelled import OPEN, Ids, counterfactuals
+from ctrlgen_classifiers.word_vectors import ModelVectors, OwnVectors, WordReader
 
 SMOOTHING = 2.0
 ORACLE_EPOCHS, ORACLE_MOST_STEPS, ORACLE_TOKENS, ORACLE_LR = 60, 3000, 1024, 3e-3
@@ -122,27 +123,29 @@ class Frequencies:
         return float(-(joint / torch.tensor([len(e.tokens) for e in examples])).mean())
 
 
-class CleanClassifier(nn.Module):
+class CleanClassifier(WordReader):
     """The oracle: a convolution over words, the strongest answer of each filter, a linear layer (Kim 2014)."""
 
-    def __init__(self, sizes: Sequence[int], vocab_size: int, dim: int, width: int):
-        super().__init__()
+    def __init__(self, sizes: Sequence[int], embedding: OwnVectors | ModelVectors, dim: int, width: int):
+        super().__init__(embedding)
         self.sizes = sizes
-        self.embedding = nn.Embedding(vocab_size, dim)
         self.filters = nn.Conv1d(dim, width, 3, padding=1)
         self.dropout = nn.Dropout(0.3)
         self.output = nn.Linear(width, sum(sizes))
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
         """log p(value | words), words (B, n): for each of the K fields, (B, values)."""
-        h = self.filters(self.embedding(tokens).transpose(1, 2)).relu().amax(-1)  # (B, width)
+        h = self.filters(self.vectors(tokens).transpose(1, 2)).relu().amax(-1)  # (B, width)
         return by_field(self.output(self.dropout(h)), self.sizes)
 
 
 def train_oracle(
     oracle: CleanClassifier, examples: Sequence[Example[Ids]], phrases: Sequence[dict[int, Ids]], seed: int
 ) -> list[float]:
-    """Train on clean texts and on their counterfactuals; the accuracy in each field on texts held out."""
+    """Train on clean texts and on their counterfactuals; the accuracy in each field on texts held out.
+
+    The oracle must know the examples' new words (`WordReader.with_words`).
+    """
     examples, held_out = hold_out(examples, ORACLE_HELD_OUT, len(examples), seed)
     examples += counterfactuals(examples, phrases, seed)
     batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)

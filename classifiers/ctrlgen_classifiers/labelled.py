@@ -9,9 +9,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ctrlgen.data.labels import label_key
-from ctrlgen.data.texts import fitting
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.training.heads import Example
+from ctrlgen_classifiers.word_vectors import known_ids, training_ids
 
 if TYPE_CHECKING:
     from ctrlgen.checkpoint import DiffusionLM
@@ -47,12 +47,14 @@ def learnable_values(rows: Sequence[Row], may_be_absent: bool) -> Values:
 
 def make_examples(
     model: DiffusionLM, texts: Sequence[str], rows: Sequence[Row], values: Values, may_be_absent: bool
-) -> list[Example[Ids]]:
-    """The texts that fit the model and have something to learn."""
+) -> tuple[list[Example[Ids]], list[str]]:
+    """The texts that fit the model and have something to learn, and their words that its vocabulary lacks.
+
+    The ids of these follow the vocabulary's where the model can make vectors of them (`DiffusionLM.opens`).
+    """
     ids = {field: {label_key(value): id for id, value in enumerate(of_field)} for field, of_field in values.items()}
     missing = ABSENT if may_be_absent else ""
-    encoded = [model.tokenizer.encode(text) for text in texts]
-    fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, "the data")
+    encoded, new_words = training_ids([model.tokenizer.split(text) for text in texts], model, "the data")
     examples, unlabelled = [], 0
     for tokens, row in zip(encoded, rows, strict=True):
         target = tuple(ids[field].get(label_key(row.get(field, missing)), OPEN) for field in values)
@@ -61,7 +63,7 @@ def make_examples(
             examples.append(Example(tokens, target))
     if unlabelled:
         log.info("the data: %s texts have no value that is seen %d times", f"{unlabelled:,}", MIN_COUNT)
-    return examples
+    return examples, new_words
 
 
 def never_absent(examples: Sequence[Example[Ids]], values: Values) -> list[str]:
@@ -169,12 +171,18 @@ def counterfactual(example: Example[Ids], phrases: Sequence[dict[int, Ids]], rng
     return Example(tokens, tuple(target))
 
 
-def halves(examples: Sequence[Example[Ids]], seed: int) -> tuple[list[Example[Ids]], list[Example[Ids]]]:
-    """The guide's half and the oracle's, without a text in common. Raises CtrlgenError where there are too few."""
-    texts = sorted({tuple(e.tokens) for e in examples})
+def halves(
+    examples: Sequence[Example[Ids]], seed: int, tokenizer: WordTokenizer
+) -> tuple[list[Example[Ids]], list[Example[Ids]]]:
+    """The guide's half and the oracle's, without a text in common. Raises CtrlgenError where there are too few.
+
+    Texts that differ in words alone that the vocabulary lacks are one, as the guide reads them.
+    """
+    keys = [tuple(known_ids(e.tokens, tokenizer)) for e in examples]
+    texts = sorted(set(keys))
     if len(texts) < MIN_TEXTS:
         raise CtrlgenError(f"only {len(texts)} usable texts: at least {MIN_TEXTS} are needed, half for the oracle")
     random = Random(seed)
     first = set(random.sample(texts, len(texts) // 2))
-    shuffled = random.sample(examples, len(examples))
-    return [e for e in shuffled if tuple(e.tokens) in first], [e for e in shuffled if tuple(e.tokens) not in first]
+    shuffled = random.sample(list(zip(keys, examples, strict=True)), len(examples))
+    return [e for key, e in shuffled if key in first], [e for key, e in shuffled if key not in first]

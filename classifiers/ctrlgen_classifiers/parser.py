@@ -1,6 +1,6 @@
 """A small constituency parser of clean text: the oracle of tree and span controls. It never guides.
 
-Words of its own embeddings, a bidirectional LSTM, a score for every label of every span, and the best tree by CKY
+Vectors of words (`word_vectors`), a bidirectional LSTM, a score for every label of every span, and the best tree by CKY
 (Stern et al. 2017; labels are learned each span for itself, as in Teng and Zhang 2018).
 """
 
@@ -18,34 +18,40 @@ from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, hold_out
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, labelled_f1
 from ctrlgen_classifiers.chart import Labels, SpanScorer, best_trees, upper
+from ctrlgen_classifiers.word_vectors import ModelVectors, OwnVectors, WordReader
 
 if TYPE_CHECKING:
+    from ctrlgen.text.tokenizer import WordTokenizer
     from ctrlgen.training.fit import Progress
 
 EPOCHS, MOST_STEPS, TOKENS, LR = 60, 3000, 2048, 3e-3
 WARMUP_STEPS, CLIP = 50, 1.0
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1000
-UNKNOWN_SHARE = 0.03  # of the words, hidden in training, so that unknown ones can be read
+UNKNOWN_SHARE = 0.03  # of the words, hidden in training, so that unknown ones can be read where none are made of pieces
 LOG_EVERY = 20
 
 
-class CleanParser(nn.Module):
+class CleanParser(WordReader):
     """log p(class | words) of every span, and the trees they make."""
 
-    def __init__(self, labels: Labels, vocab_size: int, unk_id: int, dim: int, width: int):
-        super().__init__()
+    def __init__(self, labels: Labels, embedding: OwnVectors | ModelVectors, unk_id: int, dim: int, width: int):
+        super().__init__(embedding)
         self.labels, self.unk_id = labels, unk_id
-        self.embedding = nn.Embedding(vocab_size, dim)
         self.lstm = nn.LSTM(dim, width, 2, batch_first=True, bidirectional=True, dropout=0.2)
         self.dropout = nn.Dropout(0.2)
         self.scorer = SpanScorer(2 * width, width, len(labels))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, n) -> (B, spans, classes)"""
-        if self.training:
+        if self.training and not self.reads_model:
             tokens = tokens.masked_fill(torch.rand(tokens.shape) < UNKNOWN_SHARE, self.unk_id)
-        h, _ = self.lstm(self.dropout(self.embedding(tokens)))
+        h, _ = self.lstm(self.dropout(self.vectors(tokens)))
         return self.scorer(self.dropout(h)).log_softmax(-1)
+
+    def parse_texts(self, texts: Sequence[Sequence[str]], tokenizer: WordTokenizer) -> list[tuple[Constituent, ...]]:
+        """The constituents of each text of words."""
+        reading, ids = self.reading(texts, tokenizer)
+        return reading.parse(ids)
 
     @torch.no_grad()
     def parse(self, sentences: Sequence[Sequence[int]]) -> list[tuple[Constituent, ...]]:

@@ -49,6 +49,7 @@ from ctrlgen_classifiers.parser import CleanParser, train_parser
 from ctrlgen_classifiers.pos import PENN, UNIVERSAL, Pattern, Pos, clash, parse_pattern
 from ctrlgen_classifiers.tree_head import TreeHead
 from ctrlgen_classifiers.treebank import open_leaves, training_examples, tree_of
+from ctrlgen_classifiers.word_vectors import make_averaged, make_vectors, source_for, with_known_ids
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress
@@ -100,30 +101,33 @@ class Tree(TrainedClassifier):
     def __init__(self, model: DiffusionLM, name: str, config: Mapping[str, Any], head: TreeHead, judge: CleanParser):
         super().__init__(model, name, config, head, judge)
         self.labels = head.labels
-        self.parses: Parses = lambda texts: judge.parse([self.tokenizer.ids(words) for words in texts])
+        self.parses: Parses = lambda texts: judge.parse_texts(texts, self.tokenizer)
         self.tagger = cache(partial(Pos.load, model, Pos.kind))  # for tags at leaves
 
     @classmethod
     def make_head(cls, model: DiffusionLM, config: Mapping[str, Any]) -> TreeHead:
-        trunk = model.config
-        return TreeHead(Labels.of(config), trunk.layers, trunk.width, len(model.tokenizer), **config["head"])
+        trunk, head = model.config, config["head"]
+        words = make_averaged(model, head)
+        return TreeHead(Labels.of(config), trunk.layers, trunk.width, words, head["width"], head["layers"])
 
     @classmethod
     def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> CleanParser:
-        words = model.tokenizer
-        return CleanParser(Labels.of(config), len(words), words.unk_id, **config["oracle"]["size"])
+        words, size = make_vectors(model, config["oracle"]), config["oracle"]["size"]
+        return CleanParser(Labels.of(config), words, model.tokenizer.unk_id, **size)
 
     @classmethod
     def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
-        examples = training_examples(model, data.rows, data.label_column)
+        examples, new_words = training_examples(model, data.rows, data.label_column)
         chains = frequent_chains((e.target for e in examples), MIN_COUNT)
         if not chains:
             raise CtrlgenError(f"tree: no label is seen {MIN_COUNT} times in the trees that fit the model")
         skipped = len(data.rows) - len(examples)
+        words = {"words": source_for(model)}
         return Lessons(
+            [with_known_ids(example, model.tokenizer) for example in examples],
             examples,
-            examples,
-            networks={"head": HEAD_SIZE, "oracle": {"size": ORACLE_SIZE}, "chains": chains},
+            networks={"head": HEAD_SIZE | words, "oracle": {"size": ORACLE_SIZE} | words, "chains": chains},
+            new_words=new_words,
             facts={"trees": len(examples)},
             names=cls.names if data.name in cls.names else (),
             notes=[f"{skipped} rows skipped: no tree, or longer than the model's texts"] if skipped else [],
@@ -133,7 +137,7 @@ class Tree(TrainedClassifier):
     def train_oracle(
         cls, model: DiffusionLM, oracle: CleanParser, lessons: Lessons, config: Mapping[str, Any], seed: int
     ) -> Generator[Progress, None, dict[str, Any]]:
-        measured = yield from train_parser(oracle, lessons.oracle, seed)
+        measured = yield from train_parser(oracle.with_words(lessons.new_words), lessons.oracle, seed)
         return {"measured": measured, "accuracy": measured["f1"]}
 
     @classmethod

@@ -24,17 +24,17 @@ class TreeHead(Head):
     allowed: Tensor
     no_time: Tensor
 
-    def __init__(self, labels: Labels, trunk_layers: int, trunk_width: int, vocab_size: int, width: int, layers: int):
+    def __init__(self, labels: Labels, trunk_layers: int, trunk_width: int, words: nn.Module, width: int, layers: int):
+        """words: p(w | x_t) (B, n, V) -> (B, n, width), see `word_vectors.make_averaged`."""
         super().__init__()
         self.labels = labels
         self.register_buffer("allowed", labels.allowed(), persistent=False)
         self.register_buffer("no_time", torch.zeros(1, TIME_FEATURES), persistent=False)  # hidden states know it
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
         self.input = nn.Linear(trunk_width, width)
-        self.words = nn.Linear(vocab_size, width, bias=False)  # an embedding, averaged over p(w | x_t)
+        self.words = words
         self.blocks = nn.ModuleList(Block(width, HEADS) for _ in range(layers))
         self.scorer = SpanScorer(width, width, len(labels))
-        nn.init.normal_(self.words.weight, std=1.0)
 
     def forward(self, denoised: Denoised, wanted: Tensor | None = None) -> Tensor:
         """(B, wanted spans, classes), see `SpanScorer`; meaningless where a span ends beyond its row."""

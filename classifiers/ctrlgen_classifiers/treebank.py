@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.data.texts import find_text_column, fitting
+from ctrlgen.data.texts import find_text_column
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.training.heads import Example
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, read_tree
+from ctrlgen_classifiers.word_vectors import training_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,14 +30,17 @@ def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, 
     return tree.constituents if len(tree.leaves) == len(words) else None
 
 
-def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> list[Example[Bracketing]]:
+def training_examples(
+    model: DiffusionLM, data: Dataset, column: str | None
+) -> tuple[list[Example[Bracketing]], list[str]]:
     """The trees of a column as texts with their constituents; those longer than the model's texts are left out.
 
-    The words are the trees' own leaves. Raises CtrlgenError where a tree cannot be read.
+    The words are the trees' own leaves. Those that the vocabulary lacks are returned as well; their ids follow its own
+    where the model can make vectors of them (`DiffusionLM.opens`). Raises CtrlgenError where a tree cannot be read.
     """
     column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
     find_text_column(data.column_names, column, "the data")
-    examples = []
+    trees = []
     for number, text in enumerate(data[column], start=1):
         if not isinstance(text, str) or not text.strip():
             continue
@@ -44,10 +48,11 @@ def training_examples(model: DiffusionLM, data: Dataset, column: str | None) -> 
             tree = read_tree(text)
         except UsageError as error:
             raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
-        examples.append(Example(model.tokenizer.ids([leaf.word for leaf in tree.leaves]), tree))
-    longest, encoded = model.config.max_length, [example.tokens for example in examples]
-    fitting(encoded, 1, longest, model.tokenizer.unk_id, f"the data, trees of column {column!r}")
-    return [example for example in examples if len(example.tokens) <= longest]
+        trees.append(tree)
+    leaves = [[leaf.word for leaf in tree.leaves] for tree in trees]
+    encoded, new_words = training_ids(leaves, model, f"the data, trees of column {column!r}")
+    examples = [Example(ids, tree) for ids, tree in zip(encoded, trees, strict=True)]
+    return [example for example in examples if len(example.tokens) <= model.config.max_length], new_words
 
 
 def open_leaves(tree: str) -> str:

@@ -56,6 +56,7 @@ class Lessons:
     names: Sequence[str] = ()  # the controls that it answers, unless just the one it is trained as
     notes: Sequence[str] = ()  # told to the user at the end
     augment: Augment | None = None  # gives more examples for those that the head learns from
+    new_words: Sequence[str] = ()  # of the oracle's texts, which the vocabulary lacks: their ids follow its own
 
 
 class TrainedClassifier(Classifier, base=True):
@@ -85,7 +86,11 @@ class TrainedClassifier(Classifier, base=True):
 
     @classmethod
     def make_oracle(cls, model: DiffusionLM, config: Mapping[str, Any]) -> nn.Module | None:
-        """The oracle's network, untrained; None where `check` needs none."""
+        """The oracle's network, untrained; None where `check` needs none.
+
+        One that reads the model's weights has an attribute `reads_model` that is true: with other weights (`--init`)
+        it is trained anew.
+        """
         return None
 
     @classmethod
@@ -153,8 +158,10 @@ class TrainedClassifier(Classifier, base=True):
         kind = cls.trained_as or cls.kind
         lessons = cls.examples(model, TrainingData(data, text_column, label_column, name, config.seed))
         names = {"names": list(lessons.names)} if lessons.names else {}
-        fingerprint = {"trained_on": weights_fingerprint(model)}
-        described: dict[str, Any] = {"kind": kind, **names, **lessons.facts, **fingerprint, **lessons.networks}
+        trained_on = weights_fingerprint(model)
+        described: dict[str, Any] = {
+            "kind": kind, **names, **lessons.facts, "trained_on": trained_on, **lessons.networks,
+        }  # fmt: skip
         start = starting_point(config, kind)
         if start is not None:
             cls.refuse_start(start, described, config)
@@ -162,11 +169,14 @@ class TrainedClassifier(Classifier, base=True):
         head, oracle = cls.make_head(model, described), cls.make_oracle(model, described)
         if start is None:
             head.count([*lessons.guide, *(lessons.augment(lessons.guide) if lessons.augment else ())])
-        if oracle is not None and start is None:
+        kept = start is not None and (
+            start.config.get("trained_on") == trained_on or not getattr(oracle, "reads_model", False)
+        )
+        if oracle is not None and start is not None and kept:
+            load_head(oracle, start.directory, ORACLE)
+        elif oracle is not None:
             measured = yield from cls.train_oracle(model, oracle, lessons, described, config.seed)
             described["oracle"] = {**described.get("oracle", {}), **measured}
-        elif oracle is not None and start is not None:  # it reads clean texts, whatever the denoiser
-            load_head(oracle, start.directory, ORACLE)
         for progress in train_head(model, head, lessons.guide, config, directory, described, lessons.augment):
             yield cls.reported(progress, described, lessons)
         if oracle is not None:

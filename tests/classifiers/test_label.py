@@ -47,6 +47,7 @@ from ctrlgen_classifiers.labelled import (
     literal_phrases,
     make_examples,
 )
+from ctrlgen_classifiers.word_vectors import OwnVectors
 
 MakeModel = Callable[..., Denoiser]
 SIZES = [2, 3, 4]
@@ -124,9 +125,9 @@ def test_examples_have_an_id_for_each_field(toy: DiffusionLM) -> None:
     values = {"food": [ABSENT, "Thai"], "mood": [ABSENT, "bad", "good"]}
     given = [{"food": "thai"}, {"food": "rare", "mood": "Good"}, {}, {"food": "Thai"}, {"food": "Thai"}]
     texts = ["the cat", "a dog", "the", "", "the " * 13]  # the last two are empty and too long
-    targets = [e.target for e in make_examples(toy, texts, given, values, True)]
+    targets = [e.target for e in make_examples(toy, texts, given, values, True)[0]]
     assert targets == [(1, 0), (OPEN, 2), (0, 0)]
-    assert [e.target for e in make_examples(toy, texts, given, values, False)] == [(1, OPEN), (OPEN, 2)]
+    assert [e.target for e in make_examples(toy, texts, given, values, False)[0]] == [(1, OPEN), (OPEN, 2)]
 
 
 def tied_examples(tokenizer: Any) -> list[Example[Ids]]:
@@ -186,7 +187,7 @@ def test_the_oracle_reads_what_is_written_not_what_goes_together(toy: DiffusionL
     examples = tied_examples(toy.tokenizer)
     phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
     torch.manual_seed(0)
-    oracle = CleanClassifier([2, 2], len(toy.tokenizer), 8, 16)
+    oracle = CleanClassifier([2, 2], OwnVectors(len(toy.tokenizer), 8), 8, 16)
     train_oracle(oracle, examples, phrases, 0)
     untied = torch.tensor(
         [toy.tokenizer.encode("the old cat likes a river ."), toy.tokenizer.encode("the red dog sees a house .")]
@@ -194,14 +195,14 @@ def test_the_oracle_reads_what_is_written_not_what_goes_together(toy: DiffusionL
     assert likeliest(oracle(untied)).tolist() == [[0, 1], [1, 0]]
 
 
-def test_guide_and_oracle_share_no_text() -> None:
-    examples = [Example([i % 50, 1], (i % 2,)) for i in range(120)]
-    for_guide, for_oracle = halves(examples, seed=0)
+def test_guide_and_oracle_share_no_text(toy: DiffusionLM) -> None:
+    examples = [Example([3 + i % 50 // 10, 3 + i % 10], (i % 2,)) for i in range(120)]
+    for_guide, for_oracle = halves(examples, 0, toy.tokenizer)
     assert {tuple(e.tokens) for e in for_guide} & {tuple(e.tokens) for e in for_oracle} == set()
     assert len({tuple(e.tokens) for e in for_guide}) == len({tuple(e.tokens) for e in for_oracle}) == 25
     assert len(for_guide) + len(for_oracle) == 120
     with pytest.raises(CtrlgenError, match="only 39 usable texts: at least 40 are needed"):
-        halves(examples[:39], seed=0)
+        halves(examples[:39], 0, toy.tokenizer)
 
 
 # The head
@@ -316,7 +317,7 @@ def test_a_bundled_classifier_is_small() -> None:
     """As trained on E2E: 817 words, 8 fields of 87 values; float16."""
     sizes = [35, 4, 7, 7, 20, 8, 3, 3]
     head = LabelHead(sizes, vocab_size=820, trunk_layers=6, trunk_width=256, **label.HEAD_SIZE)
-    oracle = CleanClassifier(sizes, vocab_size=820, **label.ORACLE_SIZE)
+    oracle = CleanClassifier(sizes, OwnVectors(820, label.ORACLE_SIZE["dim"]), **label.ORACLE_SIZE)
     for network in (head, oracle):
         assert 2 * sum(parameter.numel() for parameter in network.parameters()) < 1_000_000
 
@@ -545,7 +546,7 @@ def test_where_the_literal_test_says_otherwise_the_detail_tells(
     said = {name: [torch.zeros(1, 5), torch.eye(4)[[i]]] for i, name in enumerate((ABSENT, "finds", "likes", "sees"))}
 
     def verdicts(read_as: str) -> list[tuple[bool | None, str | None]]:
-        monkeypatch.setattr(classifier, "judge", lambda tokens: said[read_as])
+        monkeypatch.setattr(classifier.judge, "forward", lambda tokens: said[read_as])
         return [(v.success, v.detail) for v in classifier.check(texts, [control.target] * 2)]
 
     assert verdicts("sees") == [(True, None), (True, None)]

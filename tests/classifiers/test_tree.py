@@ -16,7 +16,7 @@ from command_line import Run
 from damage import assert_damage_is_one_clear_error
 from datasets import Dataset
 from make_toy_model import TOY_TRAINING
-from torch import Tensor
+from torch import Tensor, nn
 from toy_grammar import TAG_OF, toy_sentences
 
 from ctrlgen.checkpoint import DiffusionLM, from_pretrained
@@ -34,6 +34,7 @@ from ctrlgen_classifiers.parser import CleanParser, agreement
 from ctrlgen_classifiers.pos import parse_pattern
 from ctrlgen_classifiers.tree import Span, Syntax, Tree
 from ctrlgen_classifiers.tree_head import TreeHead
+from ctrlgen_classifiers.word_vectors import OwnVectors
 
 MakeModel = Callable[..., Denoiser]
 TEACHING = dataclasses.replace(TOY_TRAINING, steps=200, validate_every=200, matrix_lr=0.0)
@@ -286,7 +287,8 @@ def head() -> TreeHead:
     """A head with random weights everywhere, for a trunk of 2 layers of width 16 over 11 words."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = TreeHead(Labels(CHAINS), trunk_layers=2, trunk_width=16, vocab_size=11, width=8, layers=2).eval()
+        words = nn.Linear(11, 8, bias=False)
+        head = TreeHead(Labels(CHAINS), trunk_layers=2, trunk_width=16, words=words, width=8, layers=2).eval()
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
     return head.requires_grad_(False)
@@ -369,8 +371,9 @@ def test_the_gradient_is_that_of_finite_differences(head: TreeHead, make_model: 
 def test_bundled_networks_are_small() -> None:
     """As trained on E2E: 817 words, 60 chains; float16."""
     labels = Labels([f"L{i}" for i in range(60)])
-    head = TreeHead(labels, trunk_layers=6, trunk_width=256, vocab_size=820, **tree.HEAD_SIZE)
-    oracle = CleanParser(labels, vocab_size=820, unk_id=1, **tree.ORACLE_SIZE)
+    words = nn.Linear(820, tree.HEAD_SIZE["width"], bias=False)
+    head = TreeHead(labels, trunk_layers=6, trunk_width=256, words=words, **tree.HEAD_SIZE)
+    oracle = CleanParser(labels, OwnVectors(820, tree.ORACLE_SIZE["dim"]), unk_id=1, **tree.ORACLE_SIZE)
     for network in (head, oracle):
         assert 2 * sum(parameter.numel() for parameter in network.parameters()) < 2_000_000
 
