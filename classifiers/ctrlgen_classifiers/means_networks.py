@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrlgen.diffusion.denoiser import Denoised
+from ctrlgen.diffusion.bert import BertDenoiser
+from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.training.heads import Example, Head, mix_layers
 
 BANK = 2048  # training texts among which a text is told apart when it guides
 NOTHING = -1  # instead of a word, behind the last
-SAME = 0.9  # cosine from which on texts of the bank may mean the same
+LEAST_UNLIKE = 1e-6  # 1 - cosine of texts that mean the same
 BUCKETS, COMPARED = 1024, 2048  # of words, where texts are compared by them; texts at a time
 SHARPNESS = 10.0  # nats at first between codes that agree and codes that have nothing in common
 
@@ -31,7 +32,7 @@ class Meaning:
 
     words: tuple[int, ...]  # ids
     group: int
-    others: tuple[tuple[int, ...], ...] = ()  # texts of other groups with much the same words
+    others: tuple[tuple[int, ...], ...] = ()  # texts that say something else in much the same words
 
 
 @dataclass(frozen=True)
@@ -44,62 +45,82 @@ class Meanings:
 
 
 class Summary(nn.Module):
-    """A vector of a text's words: two convolutions and attention pooling. Nothing beyond a text's end is read."""
+    """Features of a text's words: two convolutions, then each feature looks for the words that tell most of it.
 
-    def __init__(self, width: int, size: int, heads: int = 4):
+    Nothing beyond a text's end is read.
+    """
+
+    def __init__(self, width: int):
         super().__init__()
         self.filters = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(2))
-        self.attention = nn.Linear(width, heads)
+        self.attention = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, size)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, width), mask bool (B, n) -> (B, size)"""
+        """x (B, n, width), mask bool (B, n) -> (B, width)"""
         for filters in self.filters:
             x = x * mask[..., None]
             x = x + F.gelu(filters(F.layer_norm(x, x.shape[-1:]).mul(mask[..., None]).transpose(1, 2))).transpose(1, 2)
-        weights = self.attention(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # (B, n, heads)
-        values = self.value(x).unflatten(-1, (weights.shape[-1], -1))  # (B, n, heads, width / heads)
-        return self.output((weights[..., None] * values).sum(1).flatten(1))
+        x = F.layer_norm(x, x.shape[-1:])
+        weights = self.attention(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # (B, n, width)
+        return (weights * self.value(x)).sum(1)
 
 
 class MeansHead(Head):
-    """log p(this text, of all those of a bank, says what x_t says).
+    """log p(this text, of all those of a bank and of some that differ from it in one place, says what x_t says).
 
-    The guide reads the denoiser's hidden states and the vectors of its words; the encoder reads clean words.
+    One network summarises noised and clean texts, by the denoiser's own vectors of words; of a noised one it reads the
+    denoiser's hidden states as well.
     """
 
     bank: Tensor
+    vectors: Tensor
 
-    def __init__(self, vocab_size: int, longest: int, trunk_layers: int, trunk_width: int, width: int, size: int):
+    def __init__(self, vectors: Tensor, longest: int, trunk_layers: int, trunk_width: int, width: int, size: int):
+        """vectors: of the vocabulary's words (V, k), which stay as they are."""
         super().__init__()
-        self.words = nn.Embedding(vocab_size, width)
+        self.register_buffer("vectors", F.layer_norm(vectors, vectors.shape[-1:]), persistent=False)
+        self.from_words = nn.Linear(vectors.shape[1], width)
         self.layer_mix = nn.Parameter(torch.zeros(trunk_layers))
         self.from_trunk = nn.Linear(trunk_width, width)
-        self.guide, self.encoder = Summary(width, size), Summary(width, size)
+        self.summary = Summary(width)
+        self.noised, self.clean = nn.Linear(width, size), nn.Linear(width, size)
+        nn.init.zeros_(self.from_trunk.weight)  # so that at first a noised text is read as a clean one is
+        nn.init.zeros_(self.from_trunk.bias)
+        self.noised.load_state_dict(self.clean.state_dict())
         self.sharpness = nn.Parameter(torch.tensor(math.log(SHARPNESS)))
-        self.register_buffer("bank", torch.full((BANK, longest), NOTHING, dtype=torch.int32))
+        ids = torch.int16 if len(vectors) < 2**15 else torch.int32
+        self.register_buffer("bank", torch.full((BANK, longest), NOTHING, dtype=ids))
         self._bank_codes: Tensor | None = None
 
     def code(self, words: Tensor) -> Tensor:
         """Codes of clean texts (B, m), NOTHING behind the last word, of length one. (B, size)"""
-        x = F.embedding(words.clamp(min=0).long(), self.words.weight)
-        return F.normalize(self.encoder(x, words != NOTHING), dim=-1)
+        x = F.embedding(words.clamp(min=0).long(), self.from_words(self.vectors))
+        return F.normalize(self.clean(self.summary(x, words != NOTHING)), dim=-1)
 
     def reading(self, denoised: Denoised) -> Tensor:
         """What a noised text says. Its length is how sure the guide is. (B, size)"""
-        x = self.from_trunk(mix_layers(self.layer_mix, denoised)) + denoised.known_probs @ self.words.weight
-        return self.guide(x, denoised.mask)
+        x = denoised.known_probs @ self.from_words(self.vectors)
+        x = x + self.from_trunk(mix_layers(self.layer_mix, denoised))
+        return self.noised(self.summary(x, denoised.mask))
 
     def log_prob(self, denoised: Denoised, encoded: Meanings | Tensor) -> Tensor:
-        """Against the other texts of the batch in training, else, given codes (B, size), against the bank. -> (B,)"""
+        """Against the other texts of the batch in training, else, given codes, against the bank. -> (B,)
+
+        codes (B, 1 + K, size): of what is asked for, and of K texts that differ from it in one place. Each text speaks
+        against it by 1 - the cosine of their directions: not at all where both mean the same.
+        """
         said = self.sharpness.exp() * self.reading(denoised)
         if isinstance(encoded, Meanings):
             return self.among(said, encoded).log_softmax(-1).diagonal()
-        own = (said * encoded).sum(-1, keepdim=True)
-        same = self.directions(encoded) @ self.directions(self.bank_codes).T > SAME
-        others = (said @ self.bank_codes.T).masked_fill(same, -torch.inf)
-        return (own - torch.cat([own, others], -1).logsumexp(-1, keepdim=True)).squeeze(-1)
+        directions = self.directions(encoded)
+        own, like = encoded[:, :1], encoded[:, 1:]
+        unlike_bank = 1 - directions[:, 0] @ self.directions(self.bank_codes).T  # (B, BANK)
+        unlike = 1 - (directions[:, :1] * directions[:, 1:]).sum(-1)  # (B, K)
+        weights = torch.cat([unlike_bank, unlike], -1).clamp(LEAST_UNLIKE, 1).log()
+        others = torch.cat([said @ self.bank_codes.T, (like @ said[..., None]).squeeze(-1)], -1)
+        asked = (own @ said[..., None]).squeeze(-1)  # (B, 1)
+        return asked.squeeze(-1) - torch.cat([asked, weights + others], -1).logsumexp(-1)
 
     def among(self, said: Tensor, meanings: Meanings) -> Tensor:
         """How well each noised text goes with each of the texts, but not with others of its own group, and with the
@@ -141,11 +162,29 @@ class MeansHead(Head):
         texts = list({e.target.group: e.target.words for e in examples}.values())
         chosen = [texts[i] for i in torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:BANK]]
         rows = rows_of([words[: self.bank.shape[1]] for words in chosen])
-        self.bank[: rows.shape[0], : rows.shape[1]] = rows
+        self.bank[: rows.shape[0], : rows.shape[1]] = rows.to(self.bank.dtype)
+
+    def nearest_in_bank(self, words: Sequence[int], count: int) -> list[list[int]]:
+        """The bank's texts with the most of these words and the fewest others, best first."""
+        bank = self.bank.long()
+        known = torch.isin(bank, torch.tensor(words, device=bank.device))
+        alike = known.sum(-1) - 0.5 * (bank != NOTHING).sum(-1)
+        alike = alike.masked_fill(bank[:, 0] == NOTHING, -torch.inf)
+        best = alike.argsort(descending=True, stable=True)[: min(count, int(alike.isfinite().sum()))]
+        return [[word for word in row if word != NOTHING] for row in bank[best].tolist()]
+
+
+def vectors_of_words(denoiser: Denoiser | BertDenoiser) -> Tensor:
+    """What a denoiser knows of its words: their embeddings, and what its output knows them by. (V, k)"""
+    embeddings = denoiser.embeddings()
+    if isinstance(denoiser, Denoiser) and denoiser.config.objective == "ce":
+        tied = denoiser.config.output == "tied"
+        embeddings = torch.cat([embeddings, denoiser.vocabulary().output if tied else denoiser.output.weight], -1)
+    return embeddings.detach()
 
 
 def most_alike(
-    texts: Sequence[Sequence[int]], groups: Sequence[int], seed: int, pool: int = 2000, count: int = 4
+    texts: Sequence[Sequence[int]], groups: Sequence[int], seed: int, pool: int = 2000, count: int = 3
 ) -> list[list[int]]:
     """For each text the `count` texts of other groups that share the most words with it, rare ones above all.
 

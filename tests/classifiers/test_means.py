@@ -19,6 +19,7 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 from ctrlgen.testing import check_classifier
+from ctrlgen.text.alignment import changes
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example
 from ctrlgen.training.trained import TrainingData
@@ -56,7 +57,7 @@ def the(generator: Generator) -> Any:
 
 def test_a_summary_reads_nothing_beyond_a_texts_end() -> None:
     torch.manual_seed(0)
-    summary, x = Summary(8, 4), torch.randn(1, 5, 8)
+    summary, x = Summary(8), torch.randn(1, 5, 8)
     longer = torch.cat([x, torch.randn(1, 3, 8)], 1)
     mask = torch.arange(8)[None] < 5
     torch.testing.assert_close(summary(longer, mask), summary(x, mask[:, :5]))
@@ -64,7 +65,7 @@ def test_a_summary_reads_nothing_beyond_a_texts_end() -> None:
 
 def test_a_text_is_told_from_others_but_not_from_its_own_group() -> None:
     torch.manual_seed(0)
-    head = MeansHead(20, 6, 1, 8, width=8, size=4)
+    head = MeansHead(torch.randn(20, 5), 6, 1, 8, width=8, size=4)
     targets = [Meaning((1, 2, 3), 0, ((9, 8),)), Meaning((4, 5), 1, ((7,),)), Meaning((6,), 0, ((5, 5, 5),))]
     meanings = head.encode(targets, [3, 3, 3])
     assert meanings.words.tolist() == [[1, 2, 3], [4, 5, NOTHING], [6, NOTHING, NOTHING]]
@@ -76,22 +77,32 @@ def test_a_text_is_told_from_others_but_not_from_its_own_group() -> None:
     torch.testing.assert_close(logits, expected)
 
 
-def test_the_bank_is_of_different_groups_and_says_nothing_against_its_like() -> None:
+def test_the_bank_is_of_different_groups_and_texts_speak_against_one_as_much_as_they_differ() -> None:
     torch.manual_seed(0)
-    head = MeansHead(40, 6, 1, 8, width=8, size=4)
+    head = MeansHead(torch.randn(40, 5), 6, 1, 8, width=8, size=4)
     head.count([Example([1], Meaning((word, word + 1), word % 5)) for word in range(1, 30)])
     assert head.bank_codes.shape == (5, 4)
-    codes = head.bank_codes[:2]
-    directions = head.directions(head.bank_codes)
-    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(5))
+    codes = head.code(rows_of([(3, 9), (5, 4, 2), (3, 9), (7, 7), (1, 2), (1, 2)])).unflatten(0, (2, 3))
+    directions, bank = head.directions(codes), head.directions(head.bank_codes)
+    torch.testing.assert_close(bank.norm(dim=-1), torch.ones(5))
     said = torch.randn(2, 4)
     denoised: Any = None
     head.reading = lambda _: said  # type: ignore[method-assign]
-    same = directions[:2] @ directions.T > 0.9
-    all_of = (10.0 * said @ head.bank_codes.T).masked_fill(same, -torch.inf)
-    own = (10.0 * said * codes).sum(-1)
-    expected = own - torch.cat([own[:, None], all_of], -1).logsumexp(-1)
-    torch.testing.assert_close(head.log_prob(denoised, codes), expected, rtol=1e-4, atol=1e-4)
+    log_p = head.log_prob(denoised, codes)
+    for row in range(2):
+        own = (10.0 * said[row] @ codes[row, 0]).exp()
+        others = torch.cat([head.bank_codes, codes[row, 1:]])
+        unlike = 1 - torch.cat([bank, directions[row, 1:]]) @ directions[row, 0]
+        share = own / (own + ((10.0 * others @ said[row]).exp() * unlike.clamp(0, 1)).sum())
+        torch.testing.assert_close(log_p[row], share.log(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_texts_of_the_bank_with_the_most_of_ones_words() -> None:
+    head = MeansHead(torch.randn(40, 5), 6, 1, 8, width=8, size=4)
+    rows = [[1, 2, 3], [1, 2, 3, 4, 5], [7, 8], [1, 9]]
+    head.bank[:4, :5] = torch.tensor([[*row, *[NOTHING] * (5 - len(row))] for row in rows])
+    assert head.nearest_in_bank([3, 2, 1, 6], 3) == [[1, 2, 3], [1, 2, 3, 4, 5], [1, 9]]
+    assert len(head.nearest_in_bank([1], 9)) == 4
 
 
 def test_texts_with_much_the_same_words_in_other_groups() -> None:
@@ -113,7 +124,11 @@ def test_texts_of_one_group_are_each_others_targets(toy_model: Path, tmp_path: P
     ids = [tuple(model.tokenizer.encode(text)) for text, _ in rows]
     assert [e.target.words for e in lessons.guide] == [ids[1], ids[0], ids[2], ids[3]]
     assert [e.target.group for e in lessons.guide] == [0, 0, 1, 2]
-    assert all(set(e.target.others) <= set(ids) - {tuple(e.tokens)} for e in lessons.guide)
+    for e in lessons.guide:
+        whole, nearer = e.target.others[: -len(e.target.others) // 2], e.target.others[len(e.target.others) // 2 :]
+        assert len(whole) == len(nearer)
+        assert set(whole) <= set(ids) - {tuple(e.tokens)}
+        assert e.target.words not in nearer
     with pytest.raises(UsageError, match="no column"):
         Means.examples(model, TrainingData(data, column, "mening", "means", 0))
     with pytest.raises(CtrlgenError, match="holds no text that fits"):
@@ -152,6 +167,17 @@ def test_texts_are_drawn_to_what_another_says(taught: Generator) -> None:
 def test_what_is_no_text(taught: Generator, value: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         the(taught).parse(value)
+
+
+def test_a_text_is_told_from_ones_that_differ_in_one_place(taught: Generator) -> None:
+    own = ("the", "cat", "sees", "a", "dog", ".")
+    neighbours = the(taught).neighbours(own)
+    assert neighbours
+    assert own not in neighbours
+    assert all(len(changes(own, other)) <= 2 for other in neighbours)
+    codes = the(taught).encode([own, own[:1]], [6, 6])
+    torch.testing.assert_close(codes[0, 0], the(taught).coded([own])[0])
+    torch.testing.assert_close(codes[0, 1], the(taught).coded([neighbours[0]])[0])
 
 
 # The oracle

@@ -182,14 +182,15 @@ def test_a_paraphrase_has_the_structure_of_another_text_that_says_the_same(
     with_codes: Generator, tmp_path: Path
 ) -> None:
     path = tmp_path / "same.jsonl"
-    texts = ("Cotto is a pub by the river .", "By the river is a pub called Cotto .")
-    path.write_text("".join(json.dumps({"meaning": ROWS[0][0], "text": text}) + "\n" for text in texts))
+    texts = ("Cotto is a riverside pub .", "In the riverside area is a pub called Cotto .")
+    other = "By the river is a cheap Italian pub called Cotto ."  # says more, whatever the data say
+    path.write_text("".join(json.dumps({"meaning": ROWS[0][0], "text": text}) + "\n" for text in (*texts, other)))
     plan = Plan(suites=("paraphrase",), data=(str(path),), settings=QUICK)
     results = Evaluation(plan, with_codes, []).run()
     targets = results.asked["paraphrase"].targets
     assert {target.controls[0] for target in targets} == {f"means: {text[:-2]}." for text in texts}
     for target in targets:
-        assert target.references[0] != target.source
+        assert {target.references[0], target.source} == {tuple(text.split()) for text in texts}
         assert target.controls[1].partition(":")[0] in ("pos", "tree")
     row = results.row("paraphrase", "ctrlgen")
     assert row is not None

@@ -13,7 +13,14 @@ from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.language import write_statement
 from ctrlgen.controls.similar import nearest
 from ctrlgen.errors import UsageError
-from ctrlgen.evaluation.from_text.editing import enumerable, other_values, others_kept, source_of, values_of
+from ctrlgen.evaluation.from_text.editing import (
+    enumerable,
+    other_values,
+    others_kept,
+    source_of,
+    values_of,
+    values_read,
+)
 from ctrlgen.evaluation.from_text.task import Figures
 from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.systems import Draft, Ours, System
@@ -29,24 +36,19 @@ AT_A_TIME = 16  # texts whose structure is read together
 
 
 class Rewording:
-    """What a text says, in the structure of another that says the same."""
+    """What a text says, in the structure of another that says the same by the data and by the oracles."""
 
     def targets(self, generator: Generator, examples: Sequence[Example], rng: Random) -> Iterator[Target]:
         coding, structures = coding_name(generator), structural(generator)
         groups: dict[tuple[str | None, ...], list[Example]] = defaultdict(list)
         for example, values in zip(examples, values_of(generator, examples, rng), strict=True):
             groups[tuple(values.values())].append(example)
-        pairs = [
-            (example, rng.choice(others))
-            for same in groups.values()
-            for example in same
-            if (others := [other for other in same if other.words != example.words])
-        ]
-        rng.shuffle(pairs)
-        for start in range(0, len(pairs), AT_A_TIME):
-            part = pairs[start : start + AT_A_TIME]
-            columns = [controls_of(generator, name, [other for _, other in part], rng) for name in structures]
-            for (example, other), asked in zip(part, zip(*columns, strict=True), strict=True):
+        sources = [(example, same) for same in groups.values() if len(same) > 1 for example in same]
+        rng.shuffle(sources)
+        for start in range(0, len(sources), AT_A_TIME):
+            pairs = said_twice(generator, sources[start : start + AT_A_TIME], rng)
+            columns = [controls_of(generator, name, [other for _, other in pairs], rng) for name in structures]
+            for (example, other), asked in zip(pairs, zip(*columns, strict=True), strict=True):
                 present = [control for control in asked if control is not None]
                 if present:
                     says = write_statement(coding, detokenize(example.words))
@@ -66,6 +68,21 @@ class Rewording:
             {name.replace("others", "fields"): share for name, share in of_text.items()} | nearness(asked, text)
             for of_text, text in zip(kept, texts, strict=True)
         ]
+
+
+def said_twice(
+    generator: Generator, sources: Sequence[tuple[Example, Sequence[Example]]], rng: Random
+) -> list[tuple[Example, Example]]:
+    """Texts, each with one of those beside it in which the oracles read the same values, where there is such a text."""
+    texts = list(dict.fromkeys(other.words for _, others in sources for other in others))
+    columns = [values_read(generator.controls.classifier(name), texts) for name in enumerable(generator)]
+    read = dict(zip(texts, zip(*columns, strict=True), strict=True))
+    pairs = []
+    for example, others in sources:
+        same = [e for e in others if e.words != example.words and read[e.words] == read[example.words]]
+        if same:
+            pairs.append((example, rng.choice(same)))
+    return pairs
 
 
 class Transfer:
