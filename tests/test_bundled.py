@@ -57,6 +57,19 @@ def test_english_obeys_controls_on_everyday_words() -> None:
         english.request(["mood: purple"])  # no text says its mood, so none can be asked for in words
 
 
+def test_english_reads_trees_and_labels_of_words_that_it_does_not_know() -> None:
+    """Its oracles read new words by their spelling."""
+    english = Generator("english")
+    (control,) = english.request(["tree: (S (NP * *) (VP * (NP * *)) *)"]).controls
+    texts = ["The man opened the door .", "The blorker opened the quixling ."]
+    verdicts = control.classifier.check([text.split() for text in texts], [control.target] * 2)
+    assert [verdict.success for verdict in verdicts] == [True, True]
+    (control,) = english.request(["tense: past"]).controls
+    texts = ["She zorbled the apples .", "She is zorbling the apples ."]
+    verdicts = control.classifier.check([text.split() for text in texts], [control.target] * 2)
+    assert [verdict.success for verdict in verdicts] == [True, False]
+
+
 def test_it_obeys_a_pattern_that_its_unguided_texts_do_not_have(bundled: Generator) -> None:
     """By the lexicon's commonest tag of each word: the oracle need not be installed for this test."""
     request = bundled.request([PATTERN], n=8)
