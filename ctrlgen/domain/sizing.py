@@ -29,8 +29,8 @@ MEASURED_STEPS = 6  # the first of which does not count
 
 # Of the minutes. What is left of the heads' share trains their oracles.
 DENOISER_SHARE, HEADS_SHARE, JUDGING_SHARE = 0.6, 0.2, 0.1
-HEAD_STEP = 0.6  # of the time of a denoiser's step of as many words: one pass without a gradient, or two
-WRITTEN_WORD = 40.0  # of the time of a trained word: some fifty passes, a third of them with a gradient
+HEAD_WORD = 1.5  # of the time of a word that is read: as many passes without a gradient, and the head
+WRITTEN_WORD = 120.0  # of the same: some fifty passes, a third of them with a gradient, and redrafts
 FEWEST_STEPS, FEWEST_JUDGED, MOST_JUDGED = 20, 40, 240
 
 
@@ -50,6 +50,7 @@ class Pace:
     step: float
     validation: float
     words: float  # of an average step
+    read: float  # a word of a held-out text at one noise level, told from all words; a step may sample these
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: i
     heads = HEADS_SHARE * left if labels else 0.0
     denoiser = (DENOISER_SHARE if labels else 1.0 - JUDGING_SHARE) * left
     steps = int((denoiser - pace.beginning - VALIDATIONS * pace.validation) / pace.step)
-    head_steps = int(heads / labels / (HEAD_STEP * pace.step)) if labels else recipe.heads.steps
+    head_steps = int(heads / labels / (HEAD_WORD * pace.read * pace.words)) if labels else recipe.heads.steps
     if steps < FEWEST_STEPS or head_steps < FEWEST_STEPS:
         raise UsageError(f"--minutes {minutes:g} is too little here: {max(0, min(steps, head_steps))} steps; give more")
-    a_text = WRITTEN_WORD * pace.step / pace.words * extent.words / extent.texts
+    a_text = WRITTEN_WORD * pace.read * extent.words / extent.texts
     texts = int(judging / 2 / a_text)
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, texts))
     return replace(with_steps(recipe, steps), heads=HeadsConfig(head_steps, recipe.training.tokens_per_batch, judged))
@@ -158,4 +159,5 @@ def measure(recipe: Recipe) -> Pace:
     # one event a step, then one for the validation after the last
     batches = task.epoch(0)
     words = sum(map(len, task.sentences)) / len(batches)
-    return Pace(beginning, (times[-2] - times[0]) / (len(times) - 2), times[-1] - times[-2], words)
+    step, validation = (times[-2] - times[0]) / (len(times) - 2), times[-1] - times[-2]
+    return Pace(beginning, step, validation, words, validation / max(1, task.validation_words))

@@ -251,6 +251,11 @@ class DenoisingTask:
         dim, spans = recipe.model.embedding_dim, recipe.training.mask_spans
         return draw_noise(batch, length, dim, rng, rate, discrete, spans)
 
+    @property
+    def validation_words(self) -> int:
+        """How many words a validation reads."""
+        return VALIDATION_LEVELS * sum(map(len, self.held_out[:VALIDATION_SENTENCES]))
+
     def observe(self, statistics: Tensor) -> None:
         if isinstance(self.module.schedule, WarpSchedule):
             self.module.schedule.observe(statistics)

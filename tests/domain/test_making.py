@@ -19,7 +19,7 @@ from ctrlgen.training.fit import RESUME
 from ctrlgen.training.recipe import read_recipe
 from ctrlgen.training.shipped import recipe_path
 
-PACE = Pace(beginning=2.0, step=0.05, validation=1.0, words=500.0)
+PACE = Pace(beginning=2.0, step=0.05, validation=1.0, words=500.0, read=0.0001)
 EXTENT = Extent(texts=1000, words=10_000)
 
 
@@ -70,7 +70,7 @@ def test_the_minutes_are_shared_out() -> None:
     shared = share_out(recipe, EXTENT, PACE, 600.0, labels=2, minutes=10)
     denoiser = PACE.beginning + 4 * PACE.validation + shared.training.steps * PACE.step
     assert denoiser == pytest.approx(360, abs=1)
-    assert 2 * shared.heads.steps * PACE.step * sizing.HEAD_STEP == pytest.approx(120, abs=1)
+    assert 2 * shared.heads.steps * PACE.words * PACE.read * sizing.HEAD_WORD == pytest.approx(120, abs=1)
     alone = share_out(recipe, EXTENT, PACE, 600.0, labels=0, minutes=10)
     assert alone.training.steps * PACE.step + 6 == pytest.approx(540, abs=1)
     with pytest.raises(UsageError, match=r"--minutes 0\.1 is too little here"):
