@@ -58,11 +58,11 @@ def step_seconds(recipe: Recipe, words: int) -> tuple[float, int, int]:
         told_apart = len(task.tokenizer)
         if task.tied:
             rng = torch.Generator().manual_seed(0)
-            told_apart = len(task.sampler.draw(task.batches.tokens(task.epoch(0)[0]), rng).ids)
+            told_apart = len(task.sampler.draw(task.batches.tokens(task.steps(0)[0][0]), rng).ids)
         events = itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1)
         marks = [time.perf_counter() for _ in events]
     windows = [b - a for a, b in itertools.pairwise(marks[WARM_UP:])]
-    tokens = max(len(indices) for indices in task.epoch(0)) * len(task.sentences[0])
+    tokens = max(len(indices) for step in task.steps(0) for indices in step) * len(task.sentences[0])
     return median(windows) / STEPS, tokens, told_apart
 
 

@@ -157,7 +157,6 @@ def measure(recipe: Recipe) -> Pace:
         for _ in fit(task, config, Path(directory)):
             times.append(time.monotonic())
     # one event a step, then one for the validation after the last
-    batches = task.epoch(0)
-    words = sum(map(len, task.sentences)) / len(batches)
+    words = sum(map(len, task.sentences)) / len(task.steps(0))
     step, validation = (times[-2] - times[0]) / (len(times) - 2), times[-1] - times[-2]
     return Pace(beginning, step, validation, words, validation / max(1, task.validation_words))

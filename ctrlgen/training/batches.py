@@ -1,4 +1,4 @@
-"""Batches of sentences of one length, with and without the sentences before them."""
+"""Batches of sentences of one length, with and without the sentences before them, and the steps that they make."""
 
 from __future__ import annotations
 
@@ -50,6 +50,28 @@ class LengthBatches:
         if self.context_batches:
             batches += self.shuffled(self.with_context, self.context_width, rng)[: self.context_batches]
         return [batches[i] for i in torch.randperm(len(batches), generator=rng)]
+
+    def steps(self, number: int) -> list[list[list[int]]]:
+        """The batches of an epoch, several to a step where they are small, as few texts have few of each length.
+
+        Which lengths share a step is the same in every epoch.
+        """
+        steps, small = [], []
+        for batch in self.epoch(number):
+            words = len(batch) * len(self.sentences[batch[0]])
+            if batch[0] in self.contexts or 2 * words > self.tokens_per_batch:
+                steps.append([batch])
+            else:
+                small.append((len(self.sentences[batch[0]]), words, batch))
+        room = 0
+        for _, words, batch in sorted(small):
+            if words > room:
+                steps.append([])
+                room = self.tokens_per_batch
+            steps[-1].append(batch)
+            room -= words
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return [steps[i] for i in torch.randperm(len(steps), generator=rng)]
 
     def shuffled(self, by_length: Mapping[int, list[int]], before: int, rng: torch.Generator) -> list[list[int]]:
         """Batches of each length; those with a context in random order, as an epoch takes the first of them."""

@@ -230,8 +230,8 @@ class DenoisingTask:
                     self.sentences.append(ids)
         return contexts
 
-    def epoch(self, number: int) -> list[list[int]]:
-        return self.batches.epoch(number)
+    def steps(self, number: int) -> list[list[list[int]]]:
+        return self.batches.steps(number)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)  # (B, n)

@@ -87,8 +87,8 @@ class Task(Protocol):
         """Called as module(*batch) -> loss (B,), statistics."""
         ...
 
-    def epoch(self, number: int) -> Sequence[Sequence[int]]:
-        """Batches of one epoch; their number is the same in every epoch."""
+    def steps(self, number: int) -> Sequence[Sequence[Sequence[int]]]:
+        """Steps of one epoch, each of batches whose gradients are added; their number is the same in every epoch."""
         ...
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Any, ...], int]:
@@ -148,12 +148,12 @@ def fit(
     step = state.load(directory / RESUME) if resume else 0
     if accelerator.is_main_process:
         keep_metrics(directory / METRICS, step)
-    per_epoch = len(task.epoch(0))
+    per_epoch = len(task.steps(0))
     rows = slice(accelerator.process_index, None, accelerator.num_processes)
     bfloat16 = uses_bfloat16(config, accelerator.device)
     started, tokens_seen, first_step = time.monotonic(), 0, step
     recent = state.recent
-    epoch, order = step // per_epoch, task.epoch(step // per_epoch)
+    epoch, order = step // per_epoch, task.steps(step // per_epoch)
 
     def progress(validation: dict[str, Any] | None = None) -> Progress:
         elapsed = time.monotonic() - started
@@ -168,16 +168,23 @@ def fit(
             between_steps = False
             if epoch != step // per_epoch:
                 epoch = step // per_epoch
-                order = task.epoch(epoch)
-            indices = order[step % per_epoch]
+                order = task.steps(epoch)
+            batches = order[step % per_epoch]
+            texts = sum(map(len, batches))
             rng = torch.Generator().manual_seed(config.seed * 1_000_000_007 + step)
             torch.manual_seed(config.seed * 1_000_000_007 + step)  # dropout
-            batch, tokens = task.batch(indices, rng, rows)
-            batch = on_device(batch, accelerator.device)
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bfloat16):
-                loss, statistics = module(*batch)
-            total = loss.sum() / len(indices)  # this process's share of the batch's mean
-            accelerator.backward(total * accelerator.num_processes)
+            mean = 0.0
+            for indices in batches:
+                batch, tokens = task.batch(indices, rng, rows)
+                batch = on_device(batch, accelerator.device)
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bfloat16):
+                    loss, statistics = module(*batch)
+                total = loss.sum() / texts  # this process's share of the step's mean
+                accelerator.backward(total * accelerator.num_processes)
+                shared = accelerator.reduce(torch.cat([statistics.detach().flatten(), total.detach()[None]]), "sum")
+                task.observe(shared[:-1].view_as(statistics))
+                mean += float(shared[-1])
+                tokens_seen += tokens
             accelerator.clip_grad_norm_(module.parameters(), config.clip)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -185,13 +192,10 @@ def fit(
                 optimizer.step()
                 optimizer.zero_grad()
             update_average(average, task.module, config.ema_decay(step))
-            shared = accelerator.reduce(torch.cat([statistics.detach().flatten(), total.detach()[None]]), "sum")
-            task.observe(shared[:-1].view_as(statistics))
-            recent.append(float(shared[-1]))
+            recent.append(mean)
             if not math.isfinite(recent[-1]):
                 raise CtrlgenError(f"training diverged at step {step}: lower training.lr and training.matrix_lr")
             step += 1
-            tokens_seen += tokens
             if step % config.log_every == 0 or step == config.steps:
                 yield log(accelerator, directory, progress())
             validating = step % config.validate_every == 0 or step == config.steps

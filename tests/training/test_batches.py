@@ -1,6 +1,10 @@
 """Batches of sentences with the sentences before them."""
 
+from itertools import chain
+
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.text.context import context_before
@@ -39,3 +43,20 @@ def test_without_documents_nothing_changes() -> None:
     plain, other = LengthBatches(sentences, 6, 1), LengthBatches(sentences, 6, 1, {}, 5, 0.5)
     assert plain.epoch(3) == other.epoch(3)
     assert torch.equal(plain.tokens([1, 2]), torch.full((2, 5), 3))
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 40), st.integers(0, 5))
+def test_small_batches_share_a_step(lengths: list[int], tokens_per_batch: int, seed: int) -> None:
+    batches = LengthBatches([[0] * length for length in lengths], tokens_per_batch, seed)
+    epochs = [batches.steps(number) for number in range(3)]
+    assert len({len(epoch) for epoch in epochs}) == 1
+    for number, epoch in enumerate(epochs):
+        assert sorted(map(tuple, chain(*epoch))) == sorted(map(tuple, batches.epoch(number)))
+        words = [sum(len(batch) * lengths[batch[0]] for batch in step) for step in epoch]
+        assert all(n <= tokens_per_batch for n, step in zip(words, epoch, strict=True) if len(step) > 1)
+        assert sum(2 * n <= tokens_per_batch for n in words) <= 1
+
+
+def test_a_full_batch_is_a_step() -> None:
+    batches = LengthBatches([[0] * 4 for _ in range(30)], 40, 0)
+    assert sorted(batches.steps(2)) == sorted([batch] for batch in batches.epoch(2))

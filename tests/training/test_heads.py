@@ -32,7 +32,7 @@ def task(toy_model: Path) -> HeadTask:
 
 def test_heads_see_the_denoiser_as_sampling_asks_it(task: HeadTask) -> None:
     """Told of more noise than there is, by less and by more than the default."""
-    (indices,) = task.epoch(0)
+    ((indices,),) = task.steps(0)
     (tokens, _, t, offset, eps, _), count = task.batch(indices, torch.Generator().manual_seed(0), slice(None))
     assert count == tokens.numel()
     offsets = TimeOffsets()
@@ -47,7 +47,7 @@ def test_heads_see_the_denoiser_as_sampling_asks_it(task: HeadTask) -> None:
 
 
 def test_processes_share_a_batch(task: HeadTask) -> None:
-    (indices,) = task.epoch(0)
+    ((indices,),) = task.steps(0)
     (*whole, _), _ = task.batch(indices, torch.Generator().manual_seed(3), slice(None))
     (*half, _), _ = task.batch(indices, torch.Generator().manual_seed(3), slice(1, None, 2))
     assert all(torch.equal(all_rows[1::2], rows) for all_rows, rows in zip(whole, half, strict=True))
@@ -63,7 +63,7 @@ def test_the_same_texts_are_held_out_whatever_the_seed(task: HeadTask) -> None:
     assert [id(e) for e in first.held_out] == [id(e) for e in second.held_out]
     assert len(first.examples) + len(first.held_out) == len(examples)
     assert {tuple(e.tokens) for e in first.held_out}.isdisjoint(tuple(e.tokens) for e in first.examples)
-    assert first.epoch(0) != second.epoch(0)
+    assert first.steps(0) != second.steps(0)
 
 
 def test_what_is_held_out_is_never_augmented(task: HeadTask) -> None:
@@ -101,7 +101,7 @@ def test_a_model_of_fixed_length_shows_heads_what_it_samples() -> None:
     task = HeadTask(model, new_head(model), examples, TrainingConfig(tokens_per_batch=4096))
     assert {len(e.tokens) for e in [*task.examples, *task.held_out]} == {4}
     assert len(task.examples) + len(task.held_out) == 5 * 4 + 5 * 4 * 3
-    (indices,) = task.epoch(0)
+    ((indices,),) = task.steps(0)
     (tokens, encoded, *_), _ = task.batch(indices, torch.Generator().manual_seed(0), slice(None))
     after_end = (tokens == tokenizer.end_id).cumsum(1).bool()
     assert after_end.any(1).all()
