@@ -120,7 +120,12 @@ def recipe_name(given: Mapping[str, Any], extent: Extent, minutes: float | None)
 def steps_for(words: int, pace: Pace) -> int:
     """Training steps for so many words of data: twice as many for four times as much, at most MOST_EPOCHS."""
     wanted = min(MOST_WORDS, max(FEWEST_WORDS, WORDS_AT_A_MILLION * (words / 1e6) ** 0.5))
-    return max(FEWEST_STEPS, round(min(wanted, MOST_EPOCHS * words) / pace.words))
+    return min(most_steps(words, pace), max(FEWEST_STEPS, round(wanted / pace.words)))
+
+
+def most_steps(words: int, pace: Pace) -> int:
+    """What MOST_EPOCHS of so many words take: with more the texts are learned by heart."""
+    return max(FEWEST_STEPS, round(MOST_EPOCHS * words / pace.words))
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
@@ -139,6 +144,7 @@ def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: i
     head_steps = int(heads / labels / (HEAD_WORD * pace.read * pace.words)) if labels else recipe.heads.steps
     if steps < FEWEST_STEPS or head_steps < FEWEST_STEPS:
         raise UsageError(f"--minutes {minutes:g} is too little here: {max(0, min(steps, head_steps))} steps; give more")
+    steps = min(steps, most_steps(extent.words, pace))
     a_text = WRITTEN_WORD * pace.read * extent.words / extent.texts
     texts = int(judging / 2 / a_text)
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, texts))

@@ -91,11 +91,13 @@ class Judged:
         if len(self.losses) >= 2:
             half_at, half = self.losses[(len(self.losses) - 1) // 2]
             last_at, last = self.losses[-1]
-            line = f"more time  held-out loss {half:.2f} after {half_at:,} steps, {last:.2f} after {last_at:,}: "
-            gain = half - last
-            yield line + (
-                f"twice the minutes may give up to {gain:.2f} more" if gain > LITTLE_LOSS else "more give little"
-            )
+            said = f"more time  held-out loss {half:.2f} after {half_at:,} steps, {last:.2f} after {last_at:,}: "
+            if last - half > LITTLE_LOSS:
+                yield f"{said}the texts are being learned by heart, so more rows may help, but more time does not"
+            elif half - last > LITTLE_LOSS:
+                yield f"{said}twice the minutes may give up to {half - last:.2f} more"
+            else:
+                yield f"{said}more give little"
         for name, label in self.labels.items():
             if label.oracle_of_half is None:
                 continue

@@ -67,14 +67,17 @@ def test_steps_grow_with_the_data_and_are_bounded() -> None:
 
 def test_the_minutes_are_shared_out() -> None:
     recipe = read_recipe(recipe_path("small"))
-    shared = share_out(recipe, EXTENT, PACE, 600.0, labels=2, minutes=10)
+    plenty = Extent(texts=20_000, words=200_000)
+    shared = share_out(recipe, plenty, PACE, 600.0, labels=2, minutes=10)
     denoiser = PACE.beginning + 4 * PACE.validation + shared.training.steps * PACE.step
     assert denoiser == pytest.approx(360, abs=1)
     assert 2 * shared.heads.steps * PACE.words * PACE.read * sizing.HEAD_WORD == pytest.approx(120, abs=1)
-    alone = share_out(recipe, EXTENT, PACE, 600.0, labels=0, minutes=10)
+    alone = share_out(recipe, plenty, PACE, 600.0, labels=0, minutes=10)
     assert alone.training.steps * PACE.step + 6 == pytest.approx(540, abs=1)
+    few = share_out(recipe, Extent(texts=100, words=1000), PACE, 600.0, labels=0, minutes=10)
+    assert few.training.steps * PACE.words == 60 * 1000
     with pytest.raises(UsageError, match=r"--minutes 0\.1 is too little here"):
-        share_out(recipe, EXTENT, PACE, 6.0, labels=2, minutes=0.1)
+        share_out(recipe, plenty, PACE, 6.0, labels=2, minutes=0.1)
 
 
 def test_the_sizes_follow_from_the_data_and_the_minutes() -> None:
