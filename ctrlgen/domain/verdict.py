@@ -1,6 +1,7 @@
 """What came of one's own data, in plain words: cost, slips, oracles, and what more time or more rows would give.
 
 Texts are judged beside those that were held out: by a 5-gram model of the training texts, and by each label's oracle.
+Such a model of few texts misses much that a reader sees, so some of the texts are shown.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 VERDICT = "verdict.json"
 MOST_TRAINING, MOST_HUMAN = 50_000, 1000  # texts that the 5-gram model learns, and that it is asked about
+SAMPLES = 6  # texts that people are shown
 FREE_SHARE = 0.25  # of the texts, written without a control
 GOOD_COST, GOOD_SLIPS, GOOD_GAP = 0.35, 0.12, 0.05  # nats a word above human; share of texts; of success below human
 LITTLE_LOSS, LITTLE_ACCURACY = 0.02, 0.01  # gains that promise no more
@@ -64,9 +66,11 @@ class Judged:
     all_obeyed: float | None = None
     labels: dict[str, LabelVerdict] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)  # held-out loss by training step
+    samples: list[str] = field(default_factory=list)  # some of the texts, each behind the labels it was asked for
 
     def lines(self) -> Iterator[str]:
         """What people read."""
+        yield from (f"text       {sample}" for sample in self.samples)
         if self.cost is not None and self.human_cost is not None:
             line = f"cost       {self.cost - self.human_cost:+.2f} nats a word above held-out human text"
             if self.free_cost is not None and self.labels:
@@ -109,7 +113,7 @@ class Judged:
 
     def conclusion(self) -> str:
         missing = self.missing()
-        return f"not there yet: {'; '.join(missing)}" if missing else "usable"
+        return f"not there yet: {'; '.join(missing)}" if missing else "usable, if the texts above read well to you"
 
     def missing(self) -> list[str]:
         """What keeps these texts from being used, in plain words."""
@@ -143,7 +147,7 @@ def judge(recipe: Recipe, directory: Path) -> Judged:
     model = NgramModel(generator.model, Training([split(text) for text in texts]))
     slips = Slips.fit(model, human)
     judged = asked or free
-    found = Judged(len(judged), len(human), losses=losses(directory))
+    found = Judged(len(judged), len(human), losses=losses(directory), samples=list(map(shown_sample, judged[:SAMPLES])))
     if slips is not None and judged:
         known = [words for words in human if words]
         found = Judged(
@@ -151,7 +155,7 @@ def judge(recipe: Recipe, directory: Path) -> Judged:
             mean(model.costs(words_of(free))) if free else None, mean(slips.found(words_of(judged))),
             mean([sample.success is True for sample in asked]) if asked else None,
             {c: judge_label(generator, recipe, c, learned, text_column, human, human_labels, asked) for c in columns},
-            found.losses,
+            found.losses, found.samples,
         )  # fmt: skip
     write_text(directory / VERDICT, json.dumps(asdict(found), indent=2) + "\n")
     return found
@@ -179,6 +183,12 @@ def write(
             requests.append(generator.request(controls, 1, seed + len(requests)))
     free = generator.generate([Request(n=free_count, seed=seed)])
     return free, generator.generate(requests) if requests else []
+
+
+def shown_sample(sample: Sample) -> str:
+    """A text behind what it was asked for."""
+    asked = ", ".join(result.control.text for result in sample.controls)
+    return f"{asked}: {sample.text}" if asked else sample.text
 
 
 def target_of(classifier: Classifier, value: str) -> Any:
