@@ -21,6 +21,7 @@ from ctrlgen.training.heads import Example, Head, mix_layers
 
 BANK = 2048  # training texts among which a text is told apart when it guides
 NOTHING = -1  # instead of a word, behind the last
+RARE_WORDS = 2.0  # how much an unlikely word counts that says much of a feature; 0 would take the mean
 LEAST_UNLIKE = 1e-6  # 1 - cosine of texts that mean the same
 BUCKETS, COMPARED = 1024, 2048  # of words, where texts are compared by them; texts at a time
 SHARPNESS = 10.0  # nats at first between codes that agree and codes that have nothing in common
@@ -100,7 +101,8 @@ class MeansHead(Head):
 
     def reading(self, denoised: Denoised) -> Tensor:
         """What a noised text says. Its length is how sure the guide is. (B, size)"""
-        x = denoised.known_probs @ self.from_words(self.vectors)
+        of_words = RARE_WORDS * self.from_words(self.vectors)  # (V, width)
+        x = (denoised.known_probs @ of_words.exp()).clamp(min=1e-9).log() / RARE_WORDS
         x = x + self.from_trunk(mix_layers(self.layer_mix, denoised))
         return self.noised(self.summary(x, denoised.mask))
 

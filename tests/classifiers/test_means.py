@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from command_line import Outcome, Run
 from toy_grammar import toy_sentences
 
@@ -15,6 +17,7 @@ from ctrlgen.checkpoint import from_pretrained
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.similar import nearest
 from ctrlgen.data.texts import load_data
+from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
@@ -23,7 +26,7 @@ from ctrlgen.text.alignment import changes
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen.training.heads import Example
 from ctrlgen.training.trained import TrainingData
-from ctrlgen_classifiers import means, sentence_encoder
+from ctrlgen_classifiers import means, means_networks, sentence_encoder
 from ctrlgen_classifiers.means import Means
 from ctrlgen_classifiers.means_networks import NOTHING, Meaning, MeansHead, Summary, most_alike, rows_of
 
@@ -61,6 +64,29 @@ def test_a_summary_reads_nothing_beyond_a_texts_end() -> None:
     longer = torch.cat([x, torch.randn(1, 3, 8)], 1)
     mask = torch.arange(8)[None] < 5
     torch.testing.assert_close(summary(longer, mask), summary(x, mask[:, :5]))
+
+
+def test_words_that_are_certain_are_read_as_clean_ones_and_unlikely_ones_still_pull(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    head = MeansHead(torch.randn(20, 5), 6, 1, 8, width=8, size=4)
+    words = torch.tensor([[3, 7, 2]])
+    certain = torch.full((1, 3, 20), -200.0).scatter(2, words[..., None], 0.0)
+
+    def reading(logits: torch.Tensor) -> torch.Tensor:
+        denoised = Denoised(torch.zeros(1, 3, 4), torch.zeros(1), logits, torch.zeros(1, 3, 4), (torch.zeros(1, 3, 8),))
+        return F.normalize(head.reading(denoised), dim=-1)
+
+    torch.testing.assert_close(reading(certain), head.code(words), rtol=1e-4, atol=1e-4)
+    doubted = certain.clone()
+    doubted[0, 1, 5] = math.log(0.01)  # and a word that says much of every feature
+    with torch.no_grad():
+        head.vectors[5] = torch.linalg.lstsq(head.from_words.weight, 3 - head.from_words.bias).solution
+    with torch.no_grad():
+        assert float((reading(doubted) * head.code(words)).sum()) < 0.99
+        monkeypatch.setattr(means_networks, "RARE_WORDS", 1e-3)  # about the mean
+        assert float((reading(doubted) * head.code(words)).sum()) > 0.99
 
 
 def test_a_text_is_told_from_others_but_not_from_its_own_group() -> None:
