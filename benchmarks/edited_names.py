@@ -43,6 +43,8 @@ def main() -> None:
             control = write_statement(options.field, rng.choice(other_values(generator, options.field, value)))
             names.append(name)
             sources.append((text.replace(known, name), control))
+    if not sources:
+        raise SystemExit(f"{options.data}: no text has its {options.name_field} in it and a {options.field}")
     chosen = sorted(rng.sample(range(len(sources)), min(options.limit, len(sources))))
     edits = editor.edit([editor.source(sources[place][0], [sources[place][1]], seed=place) for place in chosen])
     kept = [names[place] in edit.sample.text for place, edit in zip(chosen, edits, strict=True)]

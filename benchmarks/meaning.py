@@ -74,7 +74,8 @@ def between(generator: Generator, options: argparse.Namespace) -> None:
     rows, column = load_data(options.data, options.text_column)
     split, rng = generator.model.tokenizer.split, Random(0)
     unique = list(dict.fromkeys(tuple(split(text)) for text in rows[column]))
-    texts = rng.sample([text for text in unique if len(text) <= generator.model.longest], 4 * options.limit)
+    fitting = [text for text in unique if len(text) <= generator.model.longest]
+    texts = rng.sample(fitting, min(4 * options.limit, len(fitting)))
     oracles = {name: generator.controls.classifier(name) for name in enumerable(generator)}
     read = {name: values_read(oracle, texts) for name, oracle in oracles.items()}
     pairs = []
@@ -87,6 +88,8 @@ def between(generator: Generator, options: argparse.Namespace) -> None:
         if len(common) >= LEAST_COMMON:
             pairs.append((texts[one], texts[one + 1], common))
     pairs = pairs[: options.limit]
+    if not pairs:
+        raise SystemExit(f"{options.data}: no two texts of a pair have {LEAST_COMMON} values in common")
     coding = coding_control(generator.controls).name
     for weight in WEIGHTS:
         requests = []

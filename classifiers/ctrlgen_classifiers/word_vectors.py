@@ -46,8 +46,7 @@ class ModelVectors(nn.Module):
     def known(self) -> tuple[Tensor, Tensor]:
         """Of the vocabulary. (V, d), (V, u)"""
         vectors = self._denoiser[0].vocabulary()
-        device = self.projection.weight.device
-        return vectors.embedding.to(device), vectors.output.to(device)
+        return vectors.embedding, vectors.output
 
     @torch.no_grad()
     def of_new(self, words: Sequence[str]) -> Tensor:
@@ -58,8 +57,9 @@ class ModelVectors(nn.Module):
     def forward(self, ids: Tensor, new: Tensor | None = None) -> Tensor:
         """ids (B, n), from V on those of `new` (k, d + u) -> (B, n, dim)"""
         size = self._denoiser[0].config.vocab_size
-        inside = ids.clamp(max=size - 1)
-        vectors = torch.cat([F.embedding(inside, part) for part in self.known()], -1)
+        embedding, output = self.known()
+        inside = ids.clamp(max=size - 1).to(embedding.device)
+        vectors = torch.cat([F.embedding(inside, part) for part in (embedding, output)], -1).to(ids.device)
         if new is not None:
             vectors = torch.where((ids < size)[..., None], vectors, F.embedding((ids - size).clamp(min=0), new))
         return self.projection(vectors)

@@ -30,7 +30,10 @@ def train_classifier(
         float, typer.Option(min=0.0, help="Of Muon, for matrices of a head's blocks (tree); 0: AdamW.")
     ] = 0.006,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
-    init: Annotated[str | None, typer.Option(help="Start from this model's classifier and its oracle.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from this model's classifier; its oracle stays unless it reads the model's vectors."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
     force: Annotated[bool, typer.Option(help="Replace a classifier of that name.")] = False,
     device: DeviceOption = "auto",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ctrlgen.data.texts import read_split
 from ctrlgen.errors import UsageError
 from ctrlgen.training.denoising import DenoisingTask, HeadsConfig, Recipe
@@ -26,6 +28,7 @@ MOST_EPOCHS = 60
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
 VALIDATIONS, MOST_WARMUP = 4, 100
 MEASURED_STEPS = 6  # the first of which does not count
+READ_LENGTH = 16  # words of a text
 
 # Of the minutes. What is left of the heads' share trains their oracles.
 DENOISER_SHARE, HEADS_SHARE, JUDGING_SHARE = 0.6, 0.2, 0.1
@@ -50,7 +53,7 @@ class Pace:
     step: float
     validation: float
     words: float  # of an average step
-    read: float  # a word of a held-out text at one noise level, told from all words; a step may sample these
+    read: float  # a word at one noise level, told from all words; a step may sample these
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: i
     head_steps = int(heads / labels / (HEAD_WORD * pace.read * pace.words)) if labels else recipe.heads.steps
     if steps < FEWEST_STEPS or head_steps < FEWEST_STEPS:
         raise UsageError(f"--minutes {minutes:g} is too little here: {max(0, min(steps, head_steps))} steps; give more")
-    steps = min(steps, most_steps(extent.words, pace))
+    most = most_steps(extent.words, pace)
+    steps, head_steps = min(steps, most), min(head_steps, most)
     a_text = WRITTEN_WORD * pace.read * extent.words / extent.texts
     texts = int(judging / 2 / a_text)
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, texts))
@@ -165,4 +169,16 @@ def measure(recipe: Recipe) -> Pace:
     # one event a step, then one for the validation after the last
     words = sum(map(len, task.sentences)) / len(task.steps(0))
     step, validation = (times[-2] - times[0]) / (len(times) - 2), times[-1] - times[-2]
-    return Pace(beginning, step, validation, words, validation / max(1, task.validation_words))
+    return Pace(beginning, step, validation, words, reading(task, words))
+
+
+@torch.no_grad()
+def reading(task: DenoisingTask, words: float) -> float:
+    """Seconds that a word takes to be read in a batch of about so many words, told from all words."""
+    loss, rng = task.loss_of_all_words(task.module.denoiser), torch.Generator().manual_seed(0)
+    length = min(READ_LENGTH, task.recipe.model.max_length)
+    tokens = torch.full((max(1, round(words / length)), length), task.tokenizer.unk_id)
+    for _ in range(2):  # the first does not count
+        started = time.monotonic()
+        loss(tokens, *task.draw(tokens, rng).tensors())
+    return (time.monotonic() - started) / tokens.numel()

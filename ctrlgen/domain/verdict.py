@@ -113,7 +113,7 @@ class Judged:
 
     def conclusion(self) -> str:
         missing = self.missing()
-        return f"not there yet: {'; '.join(missing)}" if missing else "usable, if the texts above read well to you"
+        return f"not there yet: {'; '.join(missing)}" if missing else "usable, if the texts read well to you"
 
     def missing(self) -> list[str]:
         """What keeps these texts from being used, in plain words."""
@@ -157,7 +157,7 @@ def judge(recipe: Recipe, directory: Path) -> Judged:
             {c: judge_label(generator, recipe, c, learned, text_column, human, human_labels, asked) for c in columns},
             found.losses, found.samples,
         )  # fmt: skip
-    write_text(directory / VERDICT, json.dumps(asdict(found), indent=2) + "\n")
+    write_text(directory / VERDICT, json.dumps(asdict(found) | {"verdict": found.conclusion()}, indent=2) + "\n")
     return found
 
 

@@ -73,8 +73,8 @@ class LanguageModelTask:
     def ended(self, sentence: Sequence[int]) -> list[int]:
         return [self.tokenizer.end_id, *sentence, self.tokenizer.end_id]
 
-    def steps(self, number: int) -> list[list[list[int]]]:
-        return self.batches.steps(number)
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        return self.batches.steps(epoch)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)  # (B, n)

@@ -51,13 +51,13 @@ class LengthBatches:
             batches += self.shuffled(self.with_context, self.context_width, rng)[: self.context_batches]
         return [batches[i] for i in torch.randperm(len(batches), generator=rng)]
 
-    def steps(self, number: int) -> list[list[list[int]]]:
+    def steps(self, epoch: int) -> list[list[list[int]]]:
         """The batches of an epoch, several to a step where they are small, as few texts have few of each length.
 
-        Which lengths share a step is the same in every epoch.
+        Which lengths share a step is the same in every epoch. Batches with a context stand alone.
         """
         steps, small = [], []
-        for batch in self.epoch(number):
+        for batch in self.epoch(epoch):
             words = len(batch) * len(self.sentences[batch[0]])
             if batch[0] in self.contexts or 2 * words > self.tokens_per_batch:
                 steps.append([batch])
@@ -70,7 +70,7 @@ class LengthBatches:
                 room = self.tokens_per_batch
             steps[-1].append(batch)
             room -= words
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch + 1)
         return [steps[i] for i in torch.randperm(len(steps), generator=rng)]
 
     def shuffled(self, by_length: Mapping[int, list[int]], before: int, rng: torch.Generator) -> list[list[int]]:

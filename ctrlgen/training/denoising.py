@@ -230,8 +230,8 @@ class DenoisingTask:
                     self.sentences.append(ids)
         return contexts
 
-    def steps(self, number: int) -> list[list[list[int]]]:
-        return self.batches.steps(number)
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        return self.batches.steps(epoch)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)  # (B, n)
@@ -251,11 +251,6 @@ class DenoisingTask:
         dim, spans = recipe.model.embedding_dim, recipe.training.mask_spans
         return draw_noise(batch, length, dim, rng, rate, discrete, spans)
 
-    @property
-    def validation_words(self) -> int:
-        """How many words a validation reads."""
-        return VALIDATION_LEVELS * sum(map(len, self.held_out[:VALIDATION_SENTENCES]))
-
     def observe(self, statistics: Tensor) -> None:
         if isinstance(self.module.schedule, WarpSchedule):
             self.module.schedule.observe(statistics)
@@ -269,7 +264,7 @@ class DenoisingTask:
             results["samples"] = self.show(self.model(module))
         if self.held_out:
             device = module.denoiser.device
-            held_out_loss = DenoisingLoss(module.denoiser, self.make_schedule(), self.recipe.diffusion.steps).to(device)
+            held_out_loss = self.loss_of_all_words(module.denoiser)
             rng = torch.Generator().manual_seed(0)
             batches = LengthBatches(self.held_out[:VALIDATION_SENTENCES], 512 if self.tied else 4096, seed=0)
             losses = []
@@ -279,6 +274,10 @@ class DenoisingTask:
                 losses.append(held_out_loss(tokens.to(device), *noise)[0])
             results["validation_loss"] = float(torch.cat(losses).mean())
         return results
+
+    def loss_of_all_words(self, denoiser: Denoiser) -> DenoisingLoss:
+        """The loss with none sampled, under a warp that training has not moved."""
+        return DenoisingLoss(denoiser, self.make_schedule(), self.recipe.diffusion.steps).to(denoiser.device)
 
     def model(self, module: DenoisingLoss) -> DiffusionLM:
         return DiffusionLM(module.denoiser, module.schedule, self.tokenizer, self.recipe.diffusion, self.lengths)

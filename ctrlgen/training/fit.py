@@ -87,8 +87,8 @@ class Task(Protocol):
         """Called as module(*batch) -> loss (B,), statistics."""
         ...
 
-    def steps(self, number: int) -> Sequence[Sequence[Sequence[int]]]:
-        """Steps of one epoch, each of batches whose gradients are added; their number is the same in every epoch."""
+    def steps(self, epoch: int) -> Sequence[Sequence[Sequence[int]]]:
+        """The steps of an epoch, each of batches whose gradients are added; their number is the same in every epoch."""
         ...
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Any, ...], int]:

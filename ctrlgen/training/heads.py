@@ -147,8 +147,8 @@ class HeadTask:
         size = length - len(self.model.tokenizer.opening)
         return self.module.head.encode([e.target for e in examples], [size] * len(examples))
 
-    def steps(self, number: int) -> list[list[list[int]]]:
-        return self.batches.steps(number)
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        return self.batches.steps(epoch)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Any, ...], int]:
         tokens = self.batches.tokens(indices)

@@ -166,13 +166,16 @@ class TrainedClassifier(Classifier, base=True):
         if start is not None:
             cls.refuse_start(start, described, config)
             described |= {key: start.said(key) for key in lessons.networks}
-        head, oracle = cls.make_head(model, described), cls.make_oracle(model, described)
+        try:
+            head, oracle = cls.make_head(model, described), cls.make_oracle(model, described)
+        except ValueError as error:  # what the earlier classifier reads, this model has not
+            if start is None:
+                raise
+            raise CtrlgenError(f"{start.directory}: {error}; train without --init") from error
         if start is None:
             head.count([*lessons.guide, *(lessons.augment(lessons.guide) if lessons.augment else ())])
-        kept = start is not None and (
-            start.config.get("trained_on") == trained_on or not getattr(oracle, "reads_model", False)
-        )
-        if oracle is not None and start is not None and kept:
+        same_model = start is not None and start.config.get("trained_on") == trained_on
+        if oracle is not None and start is not None and (same_model or not getattr(oracle, "reads_model", False)):
             load_head(oracle, start.directory, ORACLE)
         elif oracle is not None:
             measured = yield from cls.train_oracle(model, oracle, lessons, described, config.seed)

@@ -187,3 +187,14 @@ def test_a_model_without_such_vectors_is_told(toy_model: Path, opened: Diffusion
     path.write_text(json.dumps(config))
     with pytest.raises(CtrlgenError, match="not the settings of a label classifier"):
         Label.load(opened, "animal")
+
+
+def test_what_reads_the_vectors_of_a_tied_output_is_no_start_for_another(
+    toy_model: Path, opened: DiffusionLM, tmp_path: Path
+) -> None:
+    assert opened.directory is not None
+    teach(opened, opened.directory)
+    again = dataclasses.replace(BRIEF, init=str(opened.directory / "classifiers" / "animal"))
+    toy = from_pretrained(str(toy_model))
+    with pytest.raises(CtrlgenError, match=r"tied output has vectors of words; train without --init"):
+        list(Label.train(toy, "animal", Dataset.from_list(rows(80)), "text", "animal", again, tmp_path / "again"))

@@ -76,6 +76,7 @@ def test_the_minutes_are_shared_out() -> None:
     assert alone.training.steps * PACE.step + 6 == pytest.approx(540, abs=1)
     few = share_out(recipe, Extent(texts=100, words=1000), PACE, 600.0, labels=0, minutes=10)
     assert few.training.steps * PACE.words == 60 * 1000
+    assert share_out(recipe, Extent(100, 1000), PACE, 600.0, labels=1, minutes=10).heads.steps == few.training.steps
     with pytest.raises(UsageError, match=r"--minutes 0\.1 is too little here"):
         share_out(recipe, plenty, PACE, 6.0, labels=2, minutes=0.1)
 

@@ -13,7 +13,7 @@ def test_a_good_model_is_called_usable_with_what_more_would_give() -> None:
     assert lines[0].startswith("cost       +0.20 nats a word above held-out human text, +0.10 without controls")
     assert "twice the minutes may give up to 0.30 more" in lines[-3]  # 3.1 at step 20, 2.8 at step 40
     assert "85% from 500 rows, 90% from 1,000: twice the rows may give up to 5% more" in lines[-2]
-    assert lines[-1] == "verdict    usable, if the texts above read well to you"
+    assert lines[-1] == "verdict    usable, if the texts read well to you"
     shown = list(replace(GOOD, samples=["act: INFORM: It is 5 pm."]).lines())
     assert shown == ["text       act: INFORM: It is 5 pm.", *lines]
 

@@ -222,8 +222,8 @@ class FinetuningTask:
         self.module = ConditionalLoss(lm)
         self.batches = LengthBatches(joined(self.examples, self.end_id), config.tokens_per_batch, config.seed)
 
-    def steps(self, number: int) -> list[list[list[int]]]:
-        return self.batches.steps(number)
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        return self.batches.steps(epoch)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         tokens = self.batches.tokens(indices)

@@ -220,8 +220,8 @@ class PrefixTask:
         self.batches = LengthBatches([lesson.ids for lesson in self.lessons], config.tokens_per_batch, config.seed)
         self.all_spans = [span for lesson in self.lessons for span in lesson.spans]
 
-    def steps(self, number: int) -> list[list[list[int]]]:
-        return self.batches.steps(number)
+    def steps(self, epoch: int) -> list[list[list[int]]]:
+        return self.batches.steps(epoch)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator, rows: slice) -> tuple[tuple[Tensor, ...], int]:
         seed = int(torch.randint(1 << 31, (1,), generator=rng))

@@ -34,6 +34,8 @@ from ctrlgen.text.tokenizer import detokenize
 
 AT_A_TIME = 16  # texts whose structure is read together
 
+Values = tuple[str | None, ...]  # that the oracles read in a text, one a field or label
+
 
 class Rewording:
     """What a text says, in the structure of another that says the same by the data and by the oracles."""
@@ -45,8 +47,9 @@ class Rewording:
             groups[tuple(values.values())].append(example)
         sources = [(example, same) for same in groups.values() if len(same) > 1 for example in same]
         rng.shuffle(sources)
+        read: dict[Words, Values] = {}
         for start in range(0, len(sources), AT_A_TIME):
-            pairs = said_twice(generator, sources[start : start + AT_A_TIME], rng)
+            pairs = said_twice(generator, sources[start : start + AT_A_TIME], rng, read)
             columns = [controls_of(generator, name, [other for _, other in pairs], rng) for name in structures]
             for (example, other), asked in zip(pairs, zip(*columns, strict=True), strict=True):
                 present = [control for control in asked if control is not None]
@@ -71,12 +74,18 @@ class Rewording:
 
 
 def said_twice(
-    generator: Generator, sources: Sequence[tuple[Example, Sequence[Example]]], rng: Random
+    generator: Generator,
+    sources: Sequence[tuple[Example, Sequence[Example]]],
+    rng: Random,
+    read: dict[Words, Values],
 ) -> list[tuple[Example, Example]]:
-    """Texts, each with one of those beside it in which the oracles read the same values, where there is such a text."""
-    texts = list(dict.fromkeys(other.words for _, others in sources for other in others))
+    """Texts, each with one of those beside it in which the oracles read the same values, where there is such a text.
+
+    read: the values of texts, to which those of others are added.
+    """
+    texts = list({other.words: None for _, others in sources for other in others if other.words not in read})
     columns = [values_read(generator.controls.classifier(name), texts) for name in enumerable(generator)]
-    read = dict(zip(texts, zip(*columns, strict=True), strict=True))
+    read.update(zip(texts, zip(*columns, strict=True), strict=True))
     pairs = []
     for example, others in sources:
         same = [e for e in others if e.words != example.words and read[e.words] == read[example.words]]
