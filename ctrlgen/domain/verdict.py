@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,13 +150,18 @@ def judge(recipe: Recipe, directory: Path) -> Judged:
     found = Judged(len(judged), len(human), losses=losses(directory), samples=list(map(shown_sample, judged[:SAMPLES])))
     if slips is not None and judged:
         known = [words for words in human if words]
-        found = Judged(
-            len(judged), len(known), mean(model.costs(known)), mean(model.costs(words_of(judged))),
-            mean(model.costs(words_of(free))) if free else None, mean(slips.found(words_of(judged))),
-            mean([sample.success is True for sample in asked]) if asked else None,
-            {c: judge_label(generator, recipe, c, learned, text_column, human, human_labels, asked) for c in columns},
-            found.losses, found.samples,
-        )  # fmt: skip
+        found = replace(
+            found,
+            human_texts=len(known),
+            human_cost=mean(model.costs(known)),
+            cost=mean(model.costs(words_of(judged))),
+            free_cost=mean(model.costs(words_of(free))) if free else None,
+            slips=mean(slips.found(words_of(judged))),
+            all_obeyed=mean([sample.success is True for sample in asked]) if asked else None,
+            labels={
+                c: judge_label(generator, recipe, c, learned, text_column, human, human_labels, asked) for c in columns
+            },
+        )
     write_text(directory / VERDICT, json.dumps(asdict(found) | {"verdict": found.conclusion()}, indent=2) + "\n")
     return found
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.generation.guarantee import accepted, free
 from ctrlgen.generation.guidance import MARGIN, Term
-from ctrlgen.generation.reading import STRIDE, Reader
+from ctrlgen.generation.reading import STRIDE, Reader, log_p_of
 
 LEAST_GAIN = 3.0  # nats
 
@@ -61,7 +61,7 @@ def propose(on_hidden: OnHidden, ids: Tensor, changeable: Tensor) -> tuple[Tenso
         hidden = changeable & (place % STRIDE == first)
         log_p = on_hidden(ids.masked_fill(hidden, NO_WORD))
         most, word = log_p.max(-1)
-        gain = torch.where(hidden, most - log_p.gather(-1, ids[..., None]).squeeze(-1), gain)
+        gain = torch.where(hidden, most - log_p_of(ids, log_p), gain)
         likeliest = torch.where(hidden, word, likeliest)
     greatest = F.max_pool1d(gain, 3, stride=1, padding=1)
     return (gain >= LEAST_GAIN) & (gain == greatest), likeliest

@@ -263,21 +263,24 @@ class DenoisingTask:
         if self.show is not None:
             results["samples"] = self.show(self.model(module))
         if self.held_out:
-            device = module.denoiser.device
-            held_out_loss = self.loss_of_all_words(module.denoiser)
+            loss = self.loss_of_all_words(module.denoiser)
             rng = torch.Generator().manual_seed(0)
             batches = LengthBatches(self.held_out[:VALIDATION_SENTENCES], 512 if self.tied else 4096, seed=0)
             losses = []
             for indices in batches.epoch(0):
                 tokens = batches.tokens(indices).repeat(VALIDATION_LEVELS, 1)
-                noise = [part.to(device) for part in self.draw(tokens, rng).tensors()]
-                losses.append(held_out_loss(tokens.to(device), *noise)[0])
+                losses.append(self.costs(loss, tokens, rng))
             results["validation_loss"] = float(torch.cat(losses).mean())
         return results
 
     def loss_of_all_words(self, denoiser: Denoiser) -> DenoisingLoss:
         """The loss with none sampled, under a warp that training has not moved."""
         return DenoisingLoss(denoiser, self.make_schedule(), self.recipe.diffusion.steps).to(denoiser.device)
+
+    def costs(self, loss: DenoisingLoss, tokens: Tensor, rng: torch.Generator) -> Tensor:
+        """The loss of texts (B, n) at noise that is drawn here, on the denoiser's device. (B,)"""
+        device = loss.denoiser.device
+        return loss(tokens.to(device), *(part.to(device) for part in self.draw(tokens, rng).tensors()))[0]
 
     def model(self, module: DenoisingLoss) -> DiffusionLM:
         return DiffusionLM(module.denoiser, module.schedule, self.tokenizer, self.recipe.diffusion, self.lengths)
