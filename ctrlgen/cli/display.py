@@ -144,7 +144,7 @@ def show_samples(
     out.print(table)
     doubtful = {result.control.statement.name: result.doubtful for result in results if result.doubtful is not None}
     for name, accuracy in doubtful.items():
-        out.print(Text(f"the oracle of {name} is right of {accuracy:.0%} of texts held out", "dim"), soft_wrap=True)
+        out.print(Text(f"the oracle of {name} is right about {accuracy:.0%} of texts held out", "dim"), soft_wrap=True)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
 
