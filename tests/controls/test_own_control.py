@@ -19,7 +19,7 @@ from ctrlgen.training.fit import TrainingConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-control.md"
 CODE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-BRIEF = TrainingConfig(steps=120, tokens_per_batch=512, matrix_lr=0.0, lr=0.01, ema=0.9, validate_every=60)
+BRIEF = TrainingConfig(steps=300, tokens_per_batch=512, matrix_lr=0.0, lr=0.01, ema=0.9, validate_every=60)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_it_is_trained_found_and_guides(reading: type[TrainedClassifier], model_
     for level in ("easy", "hard"):
         samples = generator.generate([generator.request([f"reading: {level}"], n=8)])
         letters[level] = mean(len(word) for sample in samples for word in sample.tokens if word.isalpha())
-    assert letters["easy"] + 0.2 < letters["hard"], letters
+    assert letters["easy"] + 0.5 < letters["hard"], letters
     again = dataclasses.replace(BRIEF, init=str(directory), steps=30)
     *_, last = reading.train(model, "reading", rows, column, None, again, model_copy / "classifiers" / "again")
     assert last.validation is not None
