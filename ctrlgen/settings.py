@@ -132,6 +132,11 @@ class Settings:
         1000.0,
         measured=False,
     )
+    no_slips: bool = setting(
+        False,
+        "Leave out texts with a word that hardly anybody would write there; with --until-success they are drawn again.",
+        measured=False,
+    )
     distinct: bool = setting(
         False, "No two equal texts of a request: the later one is drawn again, or else left out.", measured=False
     )
@@ -149,10 +154,11 @@ class Settings:
     def __post_init__(self) -> None:
         check(self)
         if self.confidence is not None and (
-            self.until_success or self.max_cost is not None or self.distinct or self.scorer is not None
+            self.until_success or self.max_cost is not None or self.no_slips or self.distinct or self.scorer is not None
         ):
             raise UsageError(
-                "confidence is of texts as they are drawn: leave out until-success, max-cost, distinct and scorers"
+                "confidence is of texts as they are drawn: leave out until-success, max-cost, no-slips, distinct and "
+                "scorers"
             )
         if self.guidance.moves_draws and self.sampler != "ancestral":
             raise UsageError("the paper's guidance moves ancestral draws: use it with --sampler ancestral")

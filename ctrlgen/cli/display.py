@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
 MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
+SLIPPED = Text("~", "yellow")  # in place of a tick
+ABOUT_SLIPS = "~ obeys, but hardly anybody would write the underlined word there"
 
 
 def console(file: TextIO) -> Console:
@@ -54,10 +56,15 @@ def html_text(written: Written, failed: Set[int] = frozenset()) -> str:
     )
 
 
-def html_mark(success: bool | None) -> str:
-    """A tick, a cross or a question mark, of class pass, fail or open."""
-    name = {True: "pass", False: "fail", None: "open"}[success]
-    return f"<span class={name}>{MARKS[success].plain}</span>"
+def mark(success: bool | None, slip: bool | None) -> Text:
+    """A tick, a cross or a question mark; a text with a slip gets no tick."""
+    return SLIPPED if success and slip else MARKS[success]
+
+
+def html_mark(success: bool | None, slip: bool | None) -> str:
+    """The same, of class pass, fail or open."""
+    name = "open" if success and slip else {True: "pass", False: "fail", None: "open"}[success]
+    return f"<span class={name}>{mark(success, slip).plain}</span>"
 
 
 def reasons(result: ControlResult) -> list[str]:
@@ -134,7 +141,7 @@ def show_samples(
         marks = []
         for name in names:
             verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
-            marks.append(Text(" ").join(MARKS[verdict] for verdict in verdicts))
+            marks.append(Text(" ").join(mark(verdict, sample.slip) for verdict in verdicts))
         if crowded:
             named = (Text.assemble(mark, f" {name}") for mark, name in zip(marks, names, strict=True) if mark)
             marks = [Text("\n").join(named)]
@@ -145,6 +152,8 @@ def show_samples(
     doubtful = {result.control.statement.name: result.doubtful for result in results if result.doubtful is not None}
     for name, accuracy in doubtful.items():
         out.print(Text(f"the oracle of {name} is right about {accuracy:.0%} of texts held out", "dim"), soft_wrap=True)
+    if any(sample.slip and r.verdict.success for sample in samples for r in sample.controls):
+        out.print(Text(ABOUT_SLIPS, "dim"), soft_wrap=True)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
 
@@ -156,10 +165,13 @@ def show_sentences(text: WrittenText, file: TextIO) -> None:
         obeyed = sum(result.verdict.success is True for result in sample.controls)
         failed = [result for result in sample.controls if result.verdict.success is not True]
         why = "; ".join(": ".join([heading(result), *reasons(result)]) for result in failed)
-        counted = Text.assemble(MARKS[sample.success], f" {obeyed}/{len(sample.controls)}") if sample.controls else ""
+        obeys = Text.assemble(mark(sample.success, sample.slip), f" {obeyed}/{len(sample.controls)}")
         label = f"{number} {planned.speaker}" if planned.speaker else str(number)
-        table.add_row(label, marked_text(sample), counted, Text(why, "dim"))
-    console(file).print(table)
+        table.add_row(label, marked_text(sample), obeys if sample.controls else "", Text(why, "dim"))
+    out = console(file)
+    out.print(table)
+    if any(sample.slip and sample.success for sample in text.sentences):
+        out.print(Text(ABOUT_SLIPS, "dim"), soft_wrap=True)
 
 
 @contextmanager

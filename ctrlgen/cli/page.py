@@ -299,10 +299,12 @@ def edits(found: list[Edited]) -> str:
 
 def item(sample: Sample, more: str = "") -> str:
     controls = "".join(
-        f"<li>{html_mark(result.verdict.success)} <code>{escape(result.control.text)}</code> "
+        f"<li>{html_mark(result.verdict.success, sample.slip)} <code>{escape(result.control.text)}</code> "
         f"{escape('; '.join(reasons(result)))}</li>"
         for result in sample.controls
     )
     cost = f"<li>{sample.cost:.2f} nats a word</li>" if sample.cost is not None else ""
+    if sample.slip and sample.costliest_word is not None:
+        cost += f"<li class=open>hardly anybody would write “{escape(sample.costliest_word.word)}” there</li>"
     left_out = f"<li class=fail>left out: {escape(sample.rejected.why)}</li>" if sample.rejected is not None else ""
     return f"<li><p>{html_text(sample.written, sample.failed)}</p><ul>{controls}{cost}{left_out}{more}</ul></li>"

@@ -30,6 +30,7 @@ BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
 LEFT_OUT = {
     "max_cost": "cost too much",
+    "no_slips": "have a slip",
     "distinct": "equal another",
     "confidence": "are not sure enough",
 }  # in words, by setting
@@ -135,7 +136,12 @@ def tell_confidence(generator: "Generator", requests: Sequence["Request"], setti
 
 def refuse_rejections(settings: Settings, what: str) -> None:
     """Raises UsageError where texts might be left out of what needs all of them."""
-    given = {"max-cost": settings.max_cost, "distinct": settings.distinct or None, "confidence": settings.confidence}
+    given = {
+        "max-cost": settings.max_cost,
+        "no-slips": settings.no_slips or None,
+        "distinct": settings.distinct or None,
+        "confidence": settings.confidence,
+    }
     for option, value in given.items():
         if value is not None:
             raise UsageError(f"--{option} is not for {what}: leave it out")

@@ -14,10 +14,7 @@ import numpy as np
 
 from ctrlgen.evaluation.cost_models import NgramModel
 from ctrlgen.evaluation.targets import Words
-
-SHARE = 0.95  # of human texts that have no slip
-LARGE_VOCABULARY = 5_000  # different words
-FEWEST_TEXTS = 20  # human ones
+from ctrlgen.generation.slips import FEWEST_TEXTS, LARGE_VOCABULARY, SHARE
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from ctrlgen.evaluation.language_model import (
     next_token_costs,
     size_of,
 )
-from ctrlgen.generation.small_lm import vocabulary_fingerprint
+from ctrlgen.generation.slips import SlipBound
+from ctrlgen.generation.small_lm import SmallLM, vocabulary_fingerprint
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
@@ -67,6 +68,7 @@ class LanguageModelTask:
     ):
         self.tokenizer = tokenizer
         self.module = NextWordLoss(lm)
+        self.sentences = sentences
         self.batches = LengthBatches([self.ended(s) for s in sentences], config.tokens_per_batch, config.seed)
         self.held_out = [self.ended(s) for s in held_out]
 
@@ -97,6 +99,28 @@ class LanguageModelTask:
     def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
         assert isinstance(module, NextWordLoss)
         save_lm(module.lm(), directory)
+        learn_slips(
+            directory, self.tokenizer, self.sentences, [row[1:-1] for row in self.held_out], module.trunk.device
+        )
+
+
+def learn_slips(
+    directory: Path,
+    tokenizer: WordTokenizer,
+    training: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]],
+    device: torch.device,
+) -> SlipBound | None:
+    """What counts as a slip under the language model in a directory, written beside it. None where there are too few
+    held-out texts to say."""
+    lm = SmallLM(directory, tokenizer, device)
+    counts = torch.tensor([id for sentence in training for id in sentence]).bincount(minlength=len(tokenizer))
+    end = tokenizer.end_id
+    costs = [lm.nats([end, *sentence, end])[:-1] for sentence in held_out]
+    bound = SlipBound.fit(counts, held_out, costs, tokenizer.unk_id)
+    if bound is not None:
+        bound.save(directory)
+    return bound
 
 
 def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
@@ -107,6 +131,25 @@ def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
     weights = {name: tensor for name, tensor in lm.state_dict().items() if name not in lm._tied_weights_keys}
     save_tensors(directory / WEIGHTS, weights, {"format": "pt"})
     write_text(directory / CONFIG, lm.config.to_json_string())
+
+
+def read_sentences(
+    model: DiffusionLM, data: str, validation: str | None, text_column: str | None, seed: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`."""
+
+    def sentences(source: str) -> list[list[int]]:
+        encoded = model.tokenizer.encode_training(read_texts(source, text_column))
+        return fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, source)
+
+    training = sentences(data)
+    if validation:
+        return training, sentences(validation)[:MOST_HELD_OUT]
+    if len(training) < 20:
+        raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least 20")
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
+    return [training[i] for i in order[count:]], [training[i] for i in order[:count]]
 
 
 def train_lm(
@@ -126,18 +169,7 @@ def train_lm(
     """
     from ctrlgen.training.fit import fit  # only training needs accelerate
 
-    def sentences(source: str) -> list[list[int]]:
-        encoded = model.tokenizer.encode_training(read_texts(source, text_column))
-        return fitting(encoded, 1, model.config.max_length, model.tokenizer.unk_id, source)
-
-    training = sentences(data)
-    held_out = sentences(validation)[:MOST_HELD_OUT] if validation else []
-    if not validation:
-        if len(training) < 20:
-            raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least 20")
-        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed)).tolist()
-        count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
-        held_out, training = [training[i] for i in order[:count]], [training[i] for i in order[count:]]
+    training, held_out = read_sentences(model, data, validation, text_column, config.seed)
     config = replace(config, matrix_lr=0.0)
     torch.manual_seed(config.seed)
     task = LanguageModelTask(

@@ -1,4 +1,5 @@
-"""What finished texts cost, in nats a word, and their costliest word. Costs guide nothing; they may reject.
+"""What finished texts cost, in nats a word, their worst word, and whether it is a slip. Costs guide nothing; they may
+reject.
 
 By the model's own language model where there is one, which takes a hundredth of the time of writing; else by the bound
 on its likelihood, which takes about as long as writing and so has to be asked for.
@@ -11,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.choosing import Texts
 from ctrlgen.generation.jobs import Job
 from ctrlgen.generation.reading import Reader
 from ctrlgen.generation.request import CostlyWord, Rejection, Sample
+from ctrlgen.generation.slips import worst_word
 from ctrlgen.generation.small_lm import SmallLM
 from ctrlgen.generation.workers import Workers
 from ctrlgen.settings import Settings
@@ -40,14 +42,25 @@ class Costs:
     ) -> dict[Job, Sample]:
         """The samples with their costs."""
         asked = settings.cost or settings.max_cost is not None
+        if settings.no_slips and (self.lm is None or self.lm.slips is None):
+            raise UsageError("nothing says what a slip of this model is: `ctrlgen train-lm --only-slips` learns it")
         if self.lm is not None:
-            costs = dict(zip(samples, self.lm.costs([s.tokens for s in samples.values()]), strict=True))
-        elif asked:
-            costs = workers.map(lambda jobs, _: bounds(reader, jobs, texts), list(samples))
-        else:
+            return {job: self.by_lm(self.lm, sample) for job, sample in samples.items()}
+        if not asked:
             return dict(samples)
-        by = DOMAIN_LM if self.lm is not None else BOUND
-        return {job: with_cost(reader, job, sample, costs[job], by) for job, sample in samples.items()}
+        costs = workers.map(lambda jobs, _: bounds(reader, jobs, texts), list(samples))
+        return {job: by_bound(reader, job, sample, costs[job]) for job, sample in samples.items()}
+
+    def by_lm(self, lm: SmallLM, sample: Sample) -> Sample:
+        """The sample with what its words cost under the language model. The end counts as one."""
+        if not sample.tokens:
+            return sample
+        (nats,) = lm.costs([sample.tokens])
+        usual = lm.slips.usual if lm.slips is not None else None
+        worst = worst_word(lm.tokenizer.ids(sample.tokens), nats[:-1], lm.tokenizer.unk_id, usual)
+        slip = worst is not None and worst[1] > lm.slips.bound if lm.slips is not None else None
+        cost = sum(nats) / len(nats)
+        return replace(sample, cost=cost, cost_by=DOMAIN_LM, costliest_word=costly(sample, worst, nats), slip=slip)
 
 
 def bounds(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[list[float]]:
@@ -59,22 +72,24 @@ def bounds(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[list[float
     return [[*row[opening:end], sum(row[end:])] for row, end in zip(rows, ends, strict=True)]
 
 
-def with_cost(reader: Reader, job: Job, sample: Sample, nats: Sequence[float], by: str) -> Sample:
-    """The sample with what its words cost, its end last. The end counts as a word where the model writes one."""
-    words = sample.tokens
-    count = len(words) + (by == DOMAIN_LM)
-    if not words:
+def by_bound(reader: Reader, job: Job, sample: Sample, nats: Sequence[float]) -> Sample:
+    """The sample with what its words add to the bound. The end counts as no word: no model writes it."""
+    if not sample.tokens:
         return sample
     tokenizer = reader.of(job.request).model.tokenizer
-    known = [place for place, word in enumerate(words) if word in tokenizer]
-    place = max(known, key=lambda place: nats[place], default=None)
-    worst = CostlyWord(place, words[place], nats[place]) if place is not None else None
-    return replace(sample, cost=sum(nats) / count, cost_by=by, costliest_word=worst)
+    worst = worst_word(tokenizer.ids(sample.tokens), nats[:-1], tokenizer.unk_id)
+    cost = sum(nats) / len(sample.tokens)
+    return replace(sample, cost=cost, cost_by=BOUND, costliest_word=costly(sample, worst, nats))
+
+
+def costly(sample: Sample, worst: tuple[int, float] | None, nats: Sequence[float]) -> CostlyWord | None:
+    """A sample's worst word as it is told, with its cost."""
+    return None if worst is None else CostlyWord(worst[0], sample.tokens[worst[0]], nats[worst[0]])
 
 
 def with_rejections(samples: Mapping[Job, Sample], settings: Settings) -> dict[Job, Sample]:
     """The samples, of which those say why that cost too much or equal an earlier one of their request."""
-    if settings.max_cost is None and not settings.distinct:
+    if settings.max_cost is None and not settings.no_slips and not settings.distinct:
         return dict(samples)
     first: dict[tuple[int, str], int] = {}
     rejected: dict[Job, Sample] = {}
@@ -83,6 +98,8 @@ def with_rejections(samples: Mapping[Job, Sample], settings: Settings) -> dict[J
         if settings.max_cost is not None and sample.cost is not None and sample.cost > settings.max_cost:
             why = f"costs {sample.cost:.2f} nats a word, more than {settings.max_cost:g}"
             rejection = Rejection("max_cost", why)
+        elif settings.no_slips and sample.slip and sample.costliest_word is not None:
+            rejection = Rejection("no_slips", f"{sample.costliest_word.word!r} is hardly ever written there")
         elif settings.distinct and first.setdefault((job.place, sample.text), job.index) != job.index:
             rejection = Rejection("distinct", f"equals sample {first[job.place, sample.text]}")
         rejected[job] = replace(sample, rejected=rejection)

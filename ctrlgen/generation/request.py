@@ -84,7 +84,7 @@ class ControlResult:
 
 @dataclass(frozen=True)
 class CostlyWord:
-    """The word of a text that costs most: `position` is its place among the tokens, `cost` is in nats."""
+    """The worst word of a text: `position` is its place among the tokens, `cost` is in nats."""
 
     position: int
     word: str
@@ -95,7 +95,7 @@ class CostlyWord:
 class Rejection:
     """Which setting leaves a sample out, and why in words."""
 
-    by: Literal["max_cost", "distinct", "confidence"]
+    by: Literal["max_cost", "no_slips", "distinct", "confidence"]
     why: str
 
 
@@ -113,7 +113,8 @@ class Sample:
     offsets: tuple[tuple[int, int], ...] = ()  # where each token stands in the text; empty is as `write` joins them
     cost: float | None = None  # nats a word; None where it was not measured
     cost_by: str | None = None  # by which model
-    costliest_word: CostlyWord | None = None  # among those that the vocabulary has
+    costliest_word: CostlyWord | None = None  # among those that the vocabulary has, see `slips.worst_word`
+    slip: bool | None = None  # whether hardly anybody would write that word there; None where that was not learned
     rejected: Rejection | None = None
 
     @property
@@ -155,6 +156,7 @@ class Sample:
             "cost": self.cost,
             "cost_by": self.cost_by,
             "costliest_word": asdict(self.costliest_word) if self.costliest_word is not None else None,
+            "slip": self.slip,
             "controls": [result.as_json() for result in self.controls],
         } | ({"rejected": asdict(self.rejected)} if self.rejected is not None else {})
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config, read_weights
 from ctrlgen.controls.registry import user_directory
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.generation.slips import SlipBound
 from ctrlgen.text.tokenizer import WordTokenizer
 
 
@@ -31,6 +32,7 @@ class SmallLM:
         state = read_weights(directory / WEIGHTS)
         self.weights = {name.removeprefix("model."): tensor.to(device) for name, tensor in state.items()}
         self.tokenizer, self.device = tokenizer, device
+        self.slips = SlipBound.load(directory, len(tokenizer))
         try:
             self.layers, self.heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
             self.eps, self.theta = float(config["rms_norm_eps"]), float(config["rope_parameters"]["rope_theta"])

@@ -38,6 +38,7 @@ KEYS = [
     "cost",
     "cost_by",
     "costliest_word",
+    "slip",
     "controls",
 ]
 RECIPE = f"{TINY_RECIPE}steps = 2\n"

@@ -370,7 +370,7 @@ def made_sample(*outcomes: bool | None) -> Sample:
 def test_the_documented_json_form() -> None:
     assert json.dumps(made_sample(False).as_json()) == json.dumps({
         "id": "a1", "index": 0, "text": "a cat", "tokens": ["a", "cat"], "seed": 7, "success": False, "score": 0.5,
-        "attempts": 1, "cost": None, "cost_by": None, "costliest_word": None, "controls": [{
+        "attempts": 1, "cost": None, "cost_by": None, "costliest_word": None, "slip": None, "controls": [{
             "control": "length: 1-2", "success": False, "score": 0.5, "detail": "position 1 'a': wanted NOUN, got DET",
         }],
     })  # fmt: skip
@@ -421,6 +421,7 @@ def test_the_json_of_a_real_sample_reads_back(generator: Generator) -> None:
         "cost",
         "cost_by",
         "costliest_word",
+        "slip",
         "controls",
     ]
     assert [list(control) for control in read["controls"]] == [["control", "success", "score", "detail"]]

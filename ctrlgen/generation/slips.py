@@ -1,0 +1,69 @@
+"""Slips of finished texts: words that hardly anybody would write there. The mean cost of a text hides them.
+
+A text has a slip if its worst word, by the model's small language model, is worse than that of 95% of human texts. How
+bad a word is, is what it costs; where the vocabulary is large, what it costs by its frequency alone is taken off, or
+every rare word would be one. `evaluation/slips.py` counts slips by another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ctrlgen.checkpoint import read_weights, save_tensors
+from ctrlgen.errors import CtrlgenError
+
+FILE = "slips.safetensors"  # beside the language model
+SHARE = 0.95  # of human texts that have no slip
+LARGE_VOCABULARY = 5_000  # different words
+FEWEST_TEXTS = 20  # human ones
+
+
+@dataclass(frozen=True)
+class SlipBound:
+    """What counts as a slip."""
+
+    usual: Tensor  # (V,), what each word costs by its frequency, 0 where the vocabulary is small: nats
+    bound: float  # nats
+
+    @classmethod
+    def fit(
+        cls, counts: Tensor, human: Sequence[Sequence[int]], costs: Sequence[Sequence[float]], unknown: int
+    ) -> SlipBound | None:
+        """Of human texts and what their words cost; `counts` (V,) of each word in the training texts. None where there
+        are too few human texts to say what is rare among them."""
+        usual = torch.zeros(len(counts))
+        if len(counts) > LARGE_VOCABULARY:
+            usual = -((counts + 1) / (counts.sum() + len(counts))).log()
+        found = [worst_word(ids, nats, unknown, usual) for ids, nats in zip(human, costs, strict=True)]
+        worst = torch.tensor([nats for _, nats in filter(None, found)])
+        return cls(usual, worst.quantile(SHARE).item()) if len(worst) >= FEWEST_TEXTS else None
+
+    def save(self, directory: Path) -> None:
+        save_tensors(directory / FILE, {"usual": self.usual.half(), "bound": torch.tensor(self.bound)})
+
+    @classmethod
+    def load(cls, directory: Path, words: int) -> SlipBound | None:
+        """That of the language model of this many words in a directory; None where it has none."""
+        if not (directory / FILE).exists():
+            return None
+        tensors = read_weights(directory / FILE)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        if shapes != {"usual": (words,), "bound": ()} or not all(t.isfinite().all() for t in tensors.values()):
+            raise CtrlgenError(f"{directory / FILE}: does not fit the language model")
+        return cls(tensors["usual"], tensors["bound"].item())
+
+
+def worst_word(
+    ids: Sequence[int], nats: Sequence[float], unknown: int, usual: Tensor | None = None
+) -> tuple[int, float] | None:
+    """The place of the word that costs most beyond what is `usual`, and how much more: nats. Words with the id
+    `unknown` are not judged; None where there are no others."""
+    known = [(place, cost) for place, (id, cost) in enumerate(zip(ids, nats, strict=True)) if id != unknown]
+    if usual is not None:
+        known = [(place, cost - usual[ids[place]].item()) for place, cost in known]
+    return max(known, key=lambda found: found[1], default=None)
