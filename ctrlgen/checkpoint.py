@@ -25,6 +25,7 @@ from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
 from ctrlgen.files import atomic_file, from_json, make_directory, write_text
+from ctrlgen.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
 from ctrlgen.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
@@ -37,12 +38,17 @@ MEASURED = "measured.json"  # the success of each control, as `ctrlgen eval --up
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise process. `steps` is the number of discrete times of the `mse` objective."""
+    """The noise process, forth and back. `steps` is the number of discrete times of the `mse` objective."""
 
     schedule: str = "warp"
     min_noise: float = 0.25  # sigma/alpha at the clean end, warp only
     max_noise: float = 30.0
     steps: int = 2000
+    temperature: float = 1.2  # of the words of x0_hat in sampling, unless the settings give another
+
+    def __post_init__(self) -> None:
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature = {self.temperature} must be from {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}")
 
 
 @dataclass

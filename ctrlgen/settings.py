@@ -22,6 +22,7 @@ Selection = Literal["score", "mbr"]
 Window = tuple[float, float]
 Scorer = Callable[[Sequence[str]], Sequence[float]]  # texts to numbers, of which more is better
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1000.0
 MOST_SAMPLES = 1_000_000  # of one request
 REDRAWS_OF_EQUALS = 10  # of a text that an earlier one of its request equals
 MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
@@ -84,7 +85,12 @@ class Settings:
     steps: int = setting(24, "Denoising steps.", 1, 100_000)
     sampler: SamplerName = setting("ancestral", "How x_t walks to x_0.")
     eta: float = setting(0.0, "Noise of ddim: 0 none, 1 as ancestral.", 0.0, 1.0)
-    temperature: float = setting(1.2, "Lower: likelier words; higher: more varied texts.", 0.01, 1000.0)
+    temperature: float | None = setting(
+        None,
+        "Lower: likelier words; higher: more varied texts. [default: the model's own]",
+        MIN_TEMPERATURE,
+        MAX_TEMPERATURE,
+    )
     last_temperature: float = setting(
         0.0, "At which the last step draws its words, jointly; 0 chooses the likeliest text.", 0.0, 1000.0
     )

@@ -46,6 +46,8 @@ class Predictor:
     def __init__(self, reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None):
         self.reader, self.batch, self.settings, self.observe = reader, batch, settings, observe
         self.model, self.guidance, self.noise = reader.model, settings.guidance, batch.noise()
+        own = self.model.diffusion.temperature
+        self.temperature = own if settings.temperature is None else settings.temperature
         network = reader.denoiser
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
@@ -102,7 +104,7 @@ class Predictor:
             logits = KeptWords(self.choose(terms, denoised.logits)).pin(logits)
         x0_hat = denoised.x0_hat
         if model.config.objective == "ce":
-            x0_hat = (logits / self.settings.temperature).softmax(-1) @ self.reader.embeddings
+            x0_hat = (logits / self.temperature).softmax(-1) @ self.reader.embeddings
         x0_hat = x0_hat + shift
         if self.settings.clamp:
             x0_hat = clamp(x0_hat, self.reader.embeddings)

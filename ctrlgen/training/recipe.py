@@ -114,7 +114,10 @@ def build(kind: type, values: dict[str, Any], where: str) -> Any:
         if name not in values:
             raise UsageError(f"{where}: {name} is missing")
     numbers = {key: float(value) if hints[key] is float else value for key, value in values.items()}
-    return kind(**numbers)
+    try:
+        return kind(**numbers)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def fits(value: Any, hint: Any) -> bool:

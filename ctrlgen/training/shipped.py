@@ -45,6 +45,7 @@ MEANINGS = {
         "min_noise": "σ/α at the clean end, for warp; multiply by √(d / 16) for another d",
         "max_noise": "σ/α at the noisy end, for warp",
         "steps": "discrete times, for the objective mse",
+        "temperature": "at which texts are drawn unless told otherwise; lower: likelier, higher: more varied",
     },
     "training": {
         "steps": "training steps; the learning rate falls to zero at the last",

@@ -99,7 +99,7 @@ def starting_model(init: str | None, model: Mapping[str, Any], diffusion: Diffus
         {"model": sizes, "diffusion": asdict(start.diffusion)}, {"model": model, "diffusion": asdict(diffusion)}
     )
     free = ["dropout"] if start.opens or model["output"] == "full" else ["dropout", *TIED]
-    changed = [key for key in changed if key not in [f"model.{key}" for key in free]]
+    changed = [key for key in changed if key not in ["diffusion.temperature", *(f"model.{key}" for key in free)]]
     if changed:
         raise UsageError(f"{init}: cannot start from it: the recipe says another {', '.join(changed)}")
     return start

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from toy_grammar import TAG_OF, toy_sentences
 
-from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM
+from ctrlgen.checkpoint import DiffusionConfig, DiffusionLM, from_pretrained
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
@@ -25,7 +25,7 @@ from ctrlgen.diffusion.losses import bound_by_word
 from ctrlgen.diffusion.samplers import Prediction, SeededNoise
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.diffusion.seeds import SEED_STRIDE
-from ctrlgen.errors import UsageError
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation import denoising, drawing, workers
 from ctrlgen.generation import jobs as job_module
 from ctrlgen.generation.batch import Batch
@@ -270,6 +270,28 @@ def test_what_no_oracle_judged_is_not_drawn_again(generator: Generator, monkeypa
 
 
 # Lengths
+
+
+def test_a_model_has_a_temperature_of_its_own(generator: Generator, model_copy: Path) -> None:
+    config = json.loads((model_copy / "config.json").read_text())
+    config["diffusion"]["temperature"] = 0.3
+    (model_copy / "config.json").write_text(json.dumps(config))
+    cold = Generator(str(model_copy))
+
+    def texts(of: Generator, settings: Settings = QUICK) -> list[str]:
+        return [sample.text for sample in of.generate([of.request([], n=12)], settings)]
+
+    assert texts(cold) == texts(generator, replace(QUICK, temperature=0.3)) != texts(generator)
+    assert texts(cold, replace(QUICK, temperature=1.2)) == texts(generator)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, 1e9, "warm"])
+def test_a_temperature_that_cannot_be_is_refused(temperature: object, model_copy: Path) -> None:
+    config = json.loads((model_copy / "config.json").read_text())
+    config["diffusion"]["temperature"] = temperature
+    (model_copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CtrlgenError, match="not a ctrlgen model"):
+        from_pretrained(str(model_copy))
 
 
 def test_lengths_follow_the_training_texts(generator: Generator) -> None:

@@ -96,6 +96,7 @@ def test_each_mistake_is_named(tables: dict[str, object], parts: list[str]) -> N
         (data(diffusion={"schedule": "warped"}), "'warped'"),
         (data(diffusion={"min_noise": 2.0, "max_noise": 1.0}), "2.0 and 1.0"),
         (data(diffusion={"steps": 0}), "steps"),
+        (data(diffusion={"temperature": 0}), "temperature"),
         (data(training={"steps": 0}), "steps"),
         (data(training={"tokens_per_batch": 0}), "tokens_per_batch"),
         (data(training={"log_every": 0}), "log_every"),
