@@ -26,6 +26,7 @@ from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError
 
 NOISE = 2.0  # sigma/alpha at which heads are read
+NEW_WORD = "zorblax"
 TOLERANCE = 1e-3  # nats; filling a batch up may change the order of sums
 NONSENSE = ("", " ", "☃", "@", '"', "(", "no such value", "0", "-1", "1e999", "a" * 2000)
 
@@ -126,6 +127,14 @@ def check_guide(classifier: Classifier, model: DiffusionLM, target: Any, lengths
         part = classifier.log_prob(denoise(model, x_t[-1:].detach(), lengths[-1:]), take_rows(encoded, rows))
         close(log_p[-1:], part, "an encoding's rows cannot be taken apart")
         check_words(classifier, denoised, encoded)
+        if model.opens:
+            wider = model.with_words({NEW_WORD: None})
+            check_words(classifier, denoise(wider, x_t.detach(), lengths), encoded)
+            try:
+                with_new = classifier.log_prob(denoise(wider, x_t.detach(), lengths), encoded)
+            except RuntimeError as error:
+                raise AssertionError(f"log_prob() fails where a request has a new word: {error}") from error
+            assert with_new.shape == (count,), "log_prob() of a request with a new word has another shape"
 
 
 def check_words(classifier: Classifier, denoised: Denoised, encoded: Any) -> None:

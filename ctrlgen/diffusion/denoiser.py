@@ -119,14 +119,16 @@ class Denoised:
         """
         if self.neighbours is None:
             return self.probs
-        known, new = self.probs.split([self.neighbours.shape[1], self.neighbours.shape[0]], -1)
-        return known + new @ self.neighbours
+        with torch.autocast(self.logits.device.type, enabled=False):  # in float32, as logits are
+            known, new = self.probs.split([self.neighbours.shape[1], self.neighbours.shape[0]], -1)
+            return known + new @ self.neighbours
 
     def for_new_words(self, table: Tensor) -> Tensor:
         """Probabilities of each word of the trained vocabulary, (V, c), with those of its neighbours for new words."""
         if self.neighbours is None:
             return table
-        return torch.cat([table, self.neighbours @ table])
+        with torch.autocast(table.device.type, enabled=False):
+            return torch.cat([table, self.neighbours @ table])
 
 
 class Context(NamedTuple):
@@ -255,7 +257,7 @@ class Denoiser(nn.Module):
         logits = self.word_logits(x_t, log_snr, hidden[-1], words)
         with torch.autocast(x_t.device.type, enabled=False):
             x0_hat = logits.softmax(-1) @ embeddings
-        neighbours = self.neighbours() if self.new_words else None
+            neighbours = self.neighbours() if self.new_words else None
         return Denoised(x_t, log_snr, logits, x0_hat, hidden, lengths, neighbours)
 
     def hidden_states(

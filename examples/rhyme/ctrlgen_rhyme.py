@@ -35,7 +35,7 @@ class Rhyme(Classifier):
 
     def log_prob(self, denoised, rhyming):
         """log(p(it stands at the end) + p(a mark stands there, and it before))."""
-        p, rows, last = denoised.probs, torch.arange(len(rhyming)), denoised.lengths - 1
+        p, rows, last = denoised.known_probs, torch.arange(len(rhyming)), denoised.lengths - 1
         at_end, before = p[rows, last], p[rows, (last - 1).clamp(min=0)]  # (B, V)
         closed = (at_end * self.marks).sum(-1) * (before * rhyming).sum(-1) * (last > 0)
         return ((at_end * rhyming).sum(-1) + closed).clamp(min=1e-9).log()
