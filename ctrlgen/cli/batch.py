@@ -112,7 +112,7 @@ def job(generator: Generator, lines: Sequence[Written], options: SamplingOptions
     parts = {
         "requests": requests,
         "settings": [dataclasses.asdict(dataclasses.replace(settings, scorer=None)), options.scorer],
-        "models": [weights_fingerprint(generator.model), classifiers],
+        "models": [weights_fingerprint(generator.model), generator.model.diffusion.temperature, classifiers],
     }
     return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for key, value in parts.items()}
 

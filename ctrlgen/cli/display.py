@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 120  # where output goes to a file or a pipe
 MARKS = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("?", "yellow")}
 SLIPPED = Text("~", "yellow")  # in place of a tick
-ABOUT_SLIPS = "~ obeys, but hardly anybody would write the underlined word there"
+ABOUT_SLIPS = "~ obeys, but hardly anybody would write such a word there"
 
 
 def console(file: TextIO) -> Console:
@@ -72,6 +72,13 @@ def reasons(result: ControlResult) -> list[str]:
     if result.explanation:
         return [str(part) for part in result.explanation]
     return [result.verdict.detail] if result.verdict.detail else []
+
+
+def slip_of(sample: Sample) -> list[str]:
+    """The word that is a slip, where a tick would stand but for it."""
+    word = sample.costliest_word
+    ticked = any(result.verdict.success for result in sample.controls)
+    return [f"~ {word.word!r} at position {word.position + 1}"] if sample.slip and ticked and word is not None else []
 
 
 def heading(result: ControlResult) -> str:
@@ -129,7 +136,7 @@ def show_samples(
         table.add_column(title, overflow="fold")
     unchecked = dict.fromkeys(r.verdict.detail for r in results if r.verdict.success is None and r.verdict.detail)
     details = [
-        [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)]
+        [said for r in sample.controls if r.verdict.detail not in unchecked for said in reasons(r)] + slip_of(sample)
         for sample in samples
     ]
     redrawn = any(sample.attempts > 1 for sample in samples)
@@ -143,7 +150,7 @@ def show_samples(
             verdicts = [r.verdict.success for r in sample.controls if heading(r) == name]
             marks.append(Text(" ").join(mark(verdict, sample.slip) for verdict in verdicts))
         if crowded:
-            named = (Text.assemble(mark, f" {name}") for mark, name in zip(marks, names, strict=True) if mark)
+            named = (Text.assemble(shown, f" {name}") for shown, name in zip(marks, names, strict=True) if shown)
             marks = [Text("\n").join(named)]
         draws = [str(sample.attempts)] if redrawn else []
         cells = [column[row] for column in more.values()]
@@ -164,7 +171,8 @@ def show_sentences(text: WrittenText, file: TextIO) -> None:
     for number, (planned, sample) in enumerate(zip(text.plan.sentences, text.sentences, strict=True), 1):
         obeyed = sum(result.verdict.success is True for result in sample.controls)
         failed = [result for result in sample.controls if result.verdict.success is not True]
-        why = "; ".join(": ".join([heading(result), *reasons(result)]) for result in failed)
+        said = [": ".join([heading(result), *reasons(result)]) for result in failed] + slip_of(sample)
+        why = "; ".join(said)
         obeys = Text.assemble(mark(sample.success, sample.slip), f" {obeyed}/{len(sample.controls)}")
         label = f"{number} {planned.speaker}" if planned.speaker else str(number)
         table.add_row(label, marked_text(sample), obeys if sample.controls else "", Text(why, "dim"))

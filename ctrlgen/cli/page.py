@@ -45,7 +45,8 @@ HIGHEST = {  # what one visitor may ask of the machine that serves everybody
 EMPTY = '<p class="emerging"></p>'
 INTRODUCTION = """# ctrlgen
 Write text under control. One control a line; a line may begin with `not` and end with a weight, `@2`. Words that failed
-a control are red; the ticks come from oracles that never guide."""
+a control are red; the ticks come from oracles that never guide. A `~` stands
+for a tick where a text obeys but has a word that hardly anybody would write there."""
 SAVE = """(html) => {
     const page = new DOMParser().parseFromString(html ?? "", "text/html");
     const texts = [...page.querySelectorAll(".samples > li > p, p.emerging")].map((text) => text.textContent.trim());
@@ -171,7 +172,8 @@ def build(generator: Generator) -> gradio.Blocks:
                     n = gradio.Slider(1, MOST_TEXTS, 4, step=1, label="Texts")
                     seed = gradio.Number(0, precision=0, label="Seed")
                 with gradio.Accordion("How to sample", open=False):
-                    fields = [field_of(one) for one in SETTINGS.values()]
+                    usual = {"strength": Guidance().scale, "temperature": generator.model.diffusion.temperature}
+                    fields = [field_of(one, usual.get(one.name, one.default)) for one in SETTINGS.values()]
             with gradio.Column():
                 with gradio.Row():
                     start = gradio.Button("Write", variant="primary")
@@ -188,20 +190,19 @@ def build(generator: Generator) -> gradio.Blocks:
     return page
 
 
-def field_of(one: Setting) -> Any:
-    """The component in which a setting is given."""
+def field_of(one: Setting, usual: Any) -> Any:
+    """The component in which a setting is given, with its usual value."""
     label: dict[str, Any] = {"label": one.name.replace("_", " ").capitalize(), "info": one.help}
     if one.type is bool:
-        return gradio.Checkbox(one.default, **label)
+        return gradio.Checkbox(usual, **label)
     if one.choices:
-        return gradio.Dropdown(list(one.choices), value=one.default, **label)
+        return gradio.Dropdown(list(one.choices), value=usual, **label)
     if one.type == Window:
-        return gradio.Textbox("{:g}:{:g}".format(*one.default), **label)
-    if one.default is None and one.name != "strength":
+        return gradio.Textbox("{:g}:{:g}".format(*usual), **label)
+    if usual is None:
         return gradio.Number(None, **label)
-    default = Guidance().scale if one.default is None else one.default
     most = min(one.most, HIGHEST.get(one.name, one.most))
-    return gradio.Slider(one.least, most, default, step=1 if one.number is int else 0.05, **label)
+    return gradio.Slider(one.least, most, usual, step=1 if one.number is int else 0.05, **label)
 
 
 def value_of(one: Setting, given: Any) -> Any:

@@ -22,7 +22,11 @@ def train_lm(
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue a run that was interrupted.")] = False,
     only_slips: Annotated[
-        bool, typer.Option(help="Only learn which words are slips, for the language model that is there.")
+        bool,
+        typer.Option(
+            help="Only learn which words are slips, for the language model that is there. It must not have read the "
+            "held-out texts."
+        ),
     ] = False,
     force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
     device: DeviceOption = "auto",
@@ -34,7 +38,7 @@ def train_lm(
     from ctrlgen.checkpoint import CONFIG, from_pretrained
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
-    from ctrlgen.errors import CtrlgenError, UsageError
+    from ctrlgen.errors import UsageError
     from ctrlgen.evaluation.train_language_model import learn_slips, read_sentences
     from ctrlgen.evaluation.train_language_model import train_lm as run
     from ctrlgen.generation.small_lm import lm_directories
@@ -43,14 +47,13 @@ def train_lm(
     cpu = find_device(device).type == "cpu"
     loaded = from_pretrained(model)
     if only_slips:
-        own = [out] if out is not None else lm_directories(loaded)
-        directory = next((path.resolve() for path in own if (path / CONFIG).exists()), None)
-        if directory is None:
-            raise UsageError("there is no language model yet: leave out --only-slips")
+        directory = out or lm_directories(loaded)[0]
+        if not (directory / CONFIG).exists():
+            raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
+        if resume or force:
+            raise UsageError("--only-slips trains nothing: leave out --resume and --force")
         training, held_out = read_sentences(loaded, data, validation, text_column, seed)
         bound = learn_slips(directory, loaded.tokenizer, training, held_out, loaded.device)
-        if bound is None:
-            raise CtrlgenError(f"only {len(held_out)} held-out texts: too few to say what is rare among them")
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)
         return

@@ -46,6 +46,7 @@ def describe(model: DiffusionLM, plan: Plan, asked: Mapping[str, Asked], cost_mo
         "model": {
             "name": model.directory.name if model.directory else None,
             "weights": weights_fingerprint(model),
+            "temperature": model.diffusion.temperature,
             "classifiers": {name: fingerprint(at, "*.*") for name, at in trained_classifiers(model).items()},
         },
         "plan": written,

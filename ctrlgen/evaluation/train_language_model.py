@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from ctrlgen.evaluation.language_model import (
     next_token_costs,
     size_of,
 )
-from ctrlgen.generation.slips import SlipBound
+from ctrlgen.generation.slips import FEWEST_TEXTS, SlipBound
 from ctrlgen.generation.small_lm import SmallLM, vocabulary_fingerprint
 
+log = logging.getLogger(__name__)
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
 
@@ -68,7 +70,6 @@ class LanguageModelTask:
     ):
         self.tokenizer = tokenizer
         self.module = NextWordLoss(lm)
-        self.sentences = sentences
         self.batches = LengthBatches([self.ended(s) for s in sentences], config.tokens_per_batch, config.seed)
         self.held_out = [self.ended(s) for s in held_out]
 
@@ -99,9 +100,6 @@ class LanguageModelTask:
     def save(self, module: nn.Module, directory: Path, validation: dict[str, Any]) -> None:
         assert isinstance(module, NextWordLoss)
         save_lm(module.lm(), directory)
-        learn_slips(
-            directory, self.tokenizer, self.sentences, [row[1:-1] for row in self.held_out], module.trunk.device
-        )
 
 
 def learn_slips(
@@ -110,16 +108,20 @@ def learn_slips(
     training: Sequence[Sequence[int]],
     held_out: Sequence[Sequence[int]],
     device: torch.device,
-) -> SlipBound | None:
-    """What counts as a slip under the language model in a directory, written beside it. None where there are too few
-    held-out texts to say."""
+) -> SlipBound:
+    """What counts as a slip under the language model in a directory, written beside it.
+
+    Raises CtrlgenError where there are too few held-out texts to say.
+    """
     lm = SmallLM(directory, tokenizer, device)
     counts = torch.tensor([id for sentence in training for id in sentence]).bincount(minlength=len(tokenizer))
     end = tokenizer.end_id
     costs = [lm.nats([end, *sentence, end])[:-1] for sentence in held_out]
     bound = SlipBound.fit(counts, held_out, costs, tokenizer.unk_id)
-    if bound is not None:
-        bound.save(directory)
+    if bound is None:
+        found = f"{len(held_out)} held-out texts are too few, {FEWEST_TEXTS} are needed"
+        raise CtrlgenError(f"{found}; --validation gives more")
+    bound.save(directory)
     return bound
 
 
@@ -145,8 +147,8 @@ def read_sentences(
     training = sentences(data)
     if validation:
         return training, sentences(validation)[:MOST_HELD_OUT]
-    if len(training) < 20:
-        raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least 20")
+    if len(training) < FEWEST_TEXTS:
+        raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least {FEWEST_TEXTS}")
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed)).tolist()
     count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
     return [training[i] for i in order[count:]], [training[i] for i in order[:count]]
@@ -178,3 +180,7 @@ def train_lm(
     texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
     made_of = {"texts": texts, "size": size_of(model.tokenizer), "vocabulary": vocabulary_fingerprint(model.tokenizer)}
     yield from fit(task, config, directory, resume=resume, fingerprint=made_of, cpu=cpu)
+    try:
+        learn_slips(directory, model.tokenizer, training, held_out, model.device)
+    except CtrlgenError as error:
+        log.warning("no text will be said to have a slip: %s", error)

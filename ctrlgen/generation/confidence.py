@@ -169,7 +169,7 @@ class Confidence:
         of_model = [entry for entry in of_kind if self.is_of_model(entry["made_with"])]
         if not of_model:
             raise UsageError(f"--confidence: what was learned of {kind!r} is of other weights; learn it again")
-        asked, usual = as_json(settings), as_json(Settings())
+        asked, usual = as_json(settings, self.model), as_json(Settings(), self.model)
         for entry in of_model:
             if usual | entry["settings"] == asked:  # a setting that came later had its default
                 return Scored(tuple(entry["scores"]), tuple(map(bool, entry["obeyed"])))
@@ -189,7 +189,7 @@ class Confidence:
         roots = classifier_roots(self.model)
         if not roots:
             raise CtrlgenError("the model must be saved before anything can be learned of it")
-        made = {"settings": as_json(settings), "made_with": made_with(self.model)}
+        made = {"settings": as_json(settings, self.model), "made_with": made_with(self.model)}
         added = [
             {"kind": kind, **made, "scores": list(of.scores), "obeyed": list(map(int, of.obeyed))}
             for kind, of in learned.items()
@@ -205,8 +205,10 @@ class Confidence:
         return roots[0] / FILE
 
 
-def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings on which texts depend, as JSON has them."""
+def as_json(settings: Settings, model: DiffusionLM) -> dict[str, Any]:
+    """The settings on which a model's texts depend, as JSON has them."""
+    if settings.temperature is None:
+        settings = replace(settings, temperature=model.diffusion.temperature)
     of = {one.name: settings.guidance if one.of_guidance else settings for one in SETTINGS.values() if one.measured}
     values = {name: getattr(owner, SETTINGS[name].field) for name, owner in of.items()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -8,7 +8,7 @@ on its likelihood, which takes about as long as writing and so has to be asked f
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ctrlgen.checkpoint import DiffusionLM
@@ -38,29 +38,41 @@ class Costs:
             log.warning("%s; texts have no cost: train it again with `ctrlgen train-lm --force`", error)
 
     def measured(
-        self, reader: Reader, workers: Workers, samples: Mapping[Job, Sample], texts: Texts, settings: Settings
+        self,
+        reader: Reader,
+        workers: Workers,
+        samples: Mapping[Job, Sample],
+        texts: Texts,
+        given: Mapping[Job, Collection[int]],
+        settings: Settings,
     ) -> dict[Job, Sample]:
-        """The samples with their costs."""
+        """The samples with their costs. `given`: the places of words that the user wrote, which are no slips."""
         asked = settings.cost or settings.max_cost is not None
-        if settings.no_slips and (self.lm is None or self.lm.slips is None):
-            raise UsageError("nothing says what a slip of this model is: `ctrlgen train-lm --only-slips` learns it")
         if self.lm is not None:
-            return {job: self.by_lm(self.lm, sample) for job, sample in samples.items()}
+            return {job: by_lm(self.lm, sample, given[job]) for job, sample in samples.items()}
         if not asked:
             return dict(samples)
         costs = workers.map(lambda jobs, _: bounds(reader, jobs, texts), list(samples))
-        return {job: by_bound(reader, job, sample, costs[job]) for job, sample in samples.items()}
+        return {job: by_bound(reader, job, sample, costs[job], given[job]) for job, sample in samples.items()}
 
-    def by_lm(self, lm: SmallLM, sample: Sample) -> Sample:
-        """The sample with what its words cost under the language model. The end counts as one."""
-        if not sample.tokens:
-            return sample
-        (nats,) = lm.costs([sample.tokens])
-        usual = lm.slips.usual if lm.slips is not None else None
-        worst = worst_word(lm.tokenizer.ids(sample.tokens), nats[:-1], lm.tokenizer.unk_id, usual)
-        slip = worst is not None and worst[1] > lm.slips.bound if lm.slips is not None else None
-        cost = sum(nats) / len(nats)
-        return replace(sample, cost=cost, cost_by=DOMAIN_LM, costliest_word=costly(sample, worst, nats), slip=slip)
+    def refuse(self, settings: Settings) -> None:
+        """Raises UsageError where nothing says which texts to leave out."""
+        if settings.no_slips and self.lm is None:
+            raise UsageError("no-slips needs a language model of the model's words: `ctrlgen train-lm` makes one")
+        if settings.no_slips and self.lm is not None and self.lm.slips is None:
+            raise UsageError("nothing says what a slip of this model is: `ctrlgen train-lm --only-slips` learns it")
+
+
+def by_lm(lm: SmallLM, sample: Sample, given: Collection[int]) -> Sample:
+    """The sample with what its words cost under the language model. The end counts as one."""
+    if not sample.tokens:
+        return sample
+    (nats,) = lm.costs([sample.tokens])
+    usual = lm.slips.usual if lm.slips is not None else None
+    worst = worst_word(lm.tokenizer.ids(sample.tokens), nats[:-1], lm.tokenizer.unk_id, usual, given)
+    slip = None if lm.slips is None else worst is not None and worst[1] > lm.slips.bound
+    cost = sum(nats) / len(nats)
+    return replace(sample, cost=cost, cost_by=DOMAIN_LM, costliest_word=costly(sample, worst, nats), slip=slip)
 
 
 def bounds(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[list[float]]:
@@ -72,12 +84,12 @@ def bounds(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[list[float
     return [[*row[opening:end], sum(row[end:])] for row, end in zip(rows, ends, strict=True)]
 
 
-def by_bound(reader: Reader, job: Job, sample: Sample, nats: Sequence[float]) -> Sample:
+def by_bound(reader: Reader, job: Job, sample: Sample, nats: Sequence[float], given: Collection[int]) -> Sample:
     """The sample with what its words add to the bound. The end counts as no word: no model writes it."""
     if not sample.tokens:
         return sample
     tokenizer = reader.of(job.request).model.tokenizer
-    worst = worst_word(tokenizer.ids(sample.tokens), nats[:-1], tokenizer.unk_id)
+    worst = worst_word(tokenizer.ids(sample.tokens), nats[:-1], tokenizer.unk_id, given=given)
     cost = sum(nats) / len(sample.tokens)
     return replace(sample, cost=cost, cost_by=BOUND, costliest_word=costly(sample, worst, nats))
 
@@ -88,7 +100,7 @@ def costly(sample: Sample, worst: tuple[int, float] | None, nats: Sequence[float
 
 
 def with_rejections(samples: Mapping[Job, Sample], settings: Settings) -> dict[Job, Sample]:
-    """The samples, of which those say why that cost too much or equal an earlier one of their request."""
+    """The samples, of which those say why that cost too much, have a slip or equal an earlier one of their request."""
     if settings.max_cost is None and not settings.no_slips and not settings.distinct:
         return dict(samples)
     first: dict[tuple[int, str], int] = {}

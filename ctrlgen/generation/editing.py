@@ -26,7 +26,7 @@ from ctrlgen.generation.judging import words_of
 from ctrlgen.generation.proposals import Template, clauses, deletions, drafts, exchanges, glued, insertions, rewritings
 from ctrlgen.generation.request import Sample, Watch
 from ctrlgen.settings import Settings
-from ctrlgen.text.alignment import changed, changes, selections, written
+from ctrlgen.text.alignment import changed, changes, common_words, selections, written
 from ctrlgen.text.tokenizer import WordTokenizer
 
 REWRITING_STEPS, DRAFT_STEPS = 1 / 4, 1 / 2  # of those of a text without a source
@@ -211,7 +211,8 @@ class Editor:
         """The oracles' and the guides' opinion of texts, which are written as their sources are."""
         jobs = {task: replace(task.job(words), attempt=attempt) for task, words in texts.items()}
         ids = {job: ids_of(self.generator.reader, job) for job in jobs.values()}
-        samples = self.generator.judge(ids, settings)
+        given = {jobs[task]: {j for _, j in common_words(task.source.words, words)} for task, words in texts.items()}
+        samples = self.generator.judge(ids, settings, given)
         as_given = {task: written(task.source.text, task.source.pieces, words) for task, words in texts.items()}
         return {
             task: replace(samples[job], text=as_given[task].text, offsets=as_given[task].offsets)

@@ -6,9 +6,10 @@ requests -> jobs (one candidate each) -> batches of like length and controls -> 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from threading import Event, Lock
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -87,9 +88,11 @@ class Generator:
     ) -> list[Sample]:
         """Samples in request order. A seed gives the same text whatever else is drawn with it.
 
-        Those that `max_cost`, `distinct` or `confidence` leave out are among them, and say why: `Sample.rejected`.
+        Those that `max_cost`, `no_slips`, `distinct` or `confidence` leave out are among them, and say why:
+        `Sample.rejected`.
         """
         thresholds = self.thresholds(requests, settings)
+        self.costs.refuse(settings)
         draws = Draws(self.model, requests, settings.candidates)
         texts, samples = self.answer(draws.first(), settings, watch)
         samples = with_rejections(samples, settings)
@@ -125,9 +128,14 @@ class Generator:
             texts = redraft(self.reader, self.workers, texts, write, settings.redrafts)
         return texts, self.judge(texts, settings)
 
-    def judge(self, texts: Texts, settings: Settings) -> dict[Job, Sample]:
-        """The samples of finished texts, with verdicts, scores and costs."""
-        return self.costs.measured(self.reader, self.workers, judge(self.reader, texts), texts, settings)
+    def judge(
+        self, texts: Texts, settings: Settings, given: Mapping[Job, Collection[int]] = MappingProxyType({})
+    ) -> dict[Job, Sample]:
+        """The samples of finished texts, with verdicts, scores and costs. `given`: the places of a text's words that
+        the user wrote, where no template says so."""
+        samples = judge(self.reader, texts)
+        given = {job: given.get(job, job.given) for job in samples}
+        return self.costs.measured(self.reader, self.workers, samples, texts, given, settings)
 
     def draw(self, jobs: Sequence[Job], settings: Settings, watch: Watch | None) -> dict[Job, list[int]]:
         """The word ids of every job."""

@@ -41,6 +41,13 @@ class Job:
         return self.request.controls
 
     @property
+    def given(self) -> frozenset[int]:
+        """Places of the words that a template gives."""
+        if self.request.template is None:
+            return frozenset()
+        return frozenset(place for place, word in enumerate(self.kept) if word is not None)
+
+    @property
     def noise_seed(self) -> int:
         return self.seed + self.candidate * SEED_STRIDE
 

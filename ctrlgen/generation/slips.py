@@ -1,13 +1,13 @@
 """Slips of finished texts: words that hardly anybody would write there. The mean cost of a text hides them.
 
-A text has a slip if its worst word, by the model's small language model, is worse than that of 95% of human texts. How
-bad a word is, is what it costs; where the vocabulary is large, what it costs by its frequency alone is taken off, or
-every rare word would be one. `evaluation/slips.py` counts slips by another model.
+A text has a slip if its worst word, by the model's small language model, is worse than that of 95% of human texts. A
+word is as bad as it is costly; where the vocabulary is large, what it costs by its frequency alone is taken off, or
+every rare word would be one. `evaluation/slips.py` counts slips, and ends of texts among them, by another model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class SlipBound:
         return cls(usual, worst.quantile(SHARE).item()) if len(worst) >= FEWEST_TEXTS else None
 
     def save(self, directory: Path) -> None:
-        save_tensors(directory / FILE, {"usual": self.usual.half(), "bound": torch.tensor(self.bound)})
+        save_tensors(directory / FILE, {"usual": self.usual, "bound": torch.tensor(self.bound)})
 
     @classmethod
     def load(cls, directory: Path, words: int) -> SlipBound | None:
@@ -59,11 +59,14 @@ class SlipBound:
 
 
 def worst_word(
-    ids: Sequence[int], nats: Sequence[float], unknown: int, usual: Tensor | None = None
+    ids: Sequence[int],
+    nats: Sequence[float],
+    unknown: int,
+    usual: Tensor | None = None,
+    given: Collection[int] = (),
 ) -> tuple[int, float] | None:
     """The place of the word that costs most beyond what is `usual`, and how much more: nats. Words with the id
-    `unknown` are not judged; None where there are no others."""
-    known = [(place, cost) for place, (id, cost) in enumerate(zip(ids, nats, strict=True)) if id != unknown]
-    if usual is not None:
-        known = [(place, cost - usual[ids[place]].item()) for place, cost in known]
-    return max(known, key=lambda found: found[1], default=None)
+    `unknown` and those at the places `given` are not judged; None where there are no others."""
+    judged = [place for place, id in enumerate(ids) if id != unknown and place not in given]
+    more = [nats[place] - (0.0 if usual is None else usual[ids[place]].item()) for place in judged]
+    return max(zip(judged, more, strict=True), key=lambda found: found[1], default=None)

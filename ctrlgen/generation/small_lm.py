@@ -7,6 +7,7 @@ takes longer than writing a few texts. `evaluation/language_model.py` trains it 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.generation.slips import SlipBound
 from ctrlgen.text.tokenizer import WordTokenizer
 
+log = logging.getLogger(__name__)
+
 
 class SmallLM:
     """p(word | words before). <end> stands in front of a text and ends it."""
@@ -32,7 +35,7 @@ class SmallLM:
         state = read_weights(directory / WEIGHTS)
         self.weights = {name.removeprefix("model."): tensor.to(device) for name, tensor in state.items()}
         self.tokenizer, self.device = tokenizer, device
-        self.slips = SlipBound.load(directory, len(tokenizer))
+        self.slips: SlipBound | None = None
         try:
             self.layers, self.heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
             self.eps, self.theta = float(config["rms_norm_eps"]), float(config["rope_parameters"]["rope_theta"])
@@ -45,7 +48,16 @@ class SmallLM:
     def of(cls, model: DiffusionLM) -> SmallLM | None:
         """The language model of this model's words, None where it has none."""
         directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
-        return None if directory is None else cls(directory, model.tokenizer, model.device)
+        if directory is None:
+            return None
+        lm = cls(directory, model.tokenizer, model.device)
+        try:
+            lm.slips = SlipBound.load(directory, len(model.tokenizer))
+        except CtrlgenError as error:
+            log.warning(
+                "%s; no text is said to have a slip: learn it again with `ctrlgen train-lm --only-slips`", error
+            )
+        return lm
 
     def costs(self, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Nats of each word of each text, and of its end behind them. A word that it does not know counts as <unk>."""

@@ -313,7 +313,7 @@ def train(
             "sentences": len(task.sentences),
             "texts": task.texts_fingerprint(),
             "model": asdict(recipe.model),
-            "diffusion": asdict(recipe.diffusion),
+            "diffusion": {key: of for key, of in asdict(recipe.diffusion).items() if key != "temperature"},
         }
         yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of, cpu=cpu)
         if recipe.training.init is not None:

@@ -41,6 +41,7 @@ def visitor(address: str, source: str = "127.0.0.1") -> httpx.Client:
 def asking(controls: str, n: int = 4, **settings: Any) -> dict[str, Any]:
     defaults = {name: one.default for name, one in SETTINGS.items()} | {
         "strength": 8.0,
+        "temperature": 1.2,
         "window": "0:1",
         "backward": "0:1",
     }

@@ -36,6 +36,7 @@ def answers(client: Client, controls: str, template: str = "", n: int = 2, sourc
     given = [one.default for one in SETTINGS.values()]
     given[list(SETTINGS).index("steps")] = 8
     given[list(SETTINGS).index("strength")] = 8.0
+    given[list(SETTINGS).index("temperature")] = 1.2
     given[list(SETTINGS).index("window")] = given[list(SETTINGS).index("backward")] = "0:1"
     job = client.submit(controls, template, n, 5, *given, source, api_name="/write")
     job.result(timeout=120)
