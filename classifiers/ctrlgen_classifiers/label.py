@@ -33,6 +33,7 @@ from ctrlgen_classifiers.label_networks import CleanClassifier, Frequencies, Lab
 from ctrlgen_classifiers.labelled import (
     ABSENT,
     MIN_COUNT,
+    MIN_TEXTS,
     OPEN,
     Row,
     Values,
@@ -78,6 +79,7 @@ class Label(TrainedClassifier):
     suite: ClassVar[str | None] = "field"
     enumerable: ClassVar[bool] = True
     learns_column: ClassVar[bool] = True
+    fewest_texts: ClassVar[int] = MIN_TEXTS
     task: ClassVar[str | None] = "semantic content"
     may_be_absent: ClassVar[bool] = False  # whether not being mentioned is a value of its own
 

@@ -109,14 +109,16 @@ def show_samples(
     file: TextIO,
     texts: Sequence[Text] | None = None,
     more: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    costs: bool = False,
 ) -> None:
     """A table of texts; with controls, a tick or a cross for each and what failed; `more` columns by their titles.
 
-    Controls that would take more than half of the width share a column. Costs are in nats a word.
+    Without controls there are texts alone, but for their `costs` where these are asked for. Controls that would take
+    more than half of the width share a column. Costs are in nats a word.
     """
     samples, out = list(samples), console(file)
     texts = [marked_text(sample) for sample in samples] if texts is None else texts
-    if not any(sample.controls for sample in samples):
+    if not costs and not any(sample.controls for sample in samples):
         for sample in samples:
             if file.isatty():
                 out.print(marked_text(sample), soft_wrap=True)

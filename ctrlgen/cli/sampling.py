@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
 LEFT_OUT = {
-    "max_cost": "cost too much",
-    "no_slips": "have a slip",
-    "distinct": "equal another",
-    "confidence": "are not sure enough",
+    "max_cost": "too costly",
+    "no_slips": "with a slip",
+    "distinct": "equal to another",
+    "confidence": "not sure enough",
 }  # in words, by setting
 
 
@@ -105,7 +105,7 @@ def answer(
             else:
                 from ctrlgen.cli.display import show_samples
 
-                show_samples([sample for sample in samples if sample.rejected is None], file)
+                show_samples([sample for sample in samples if sample.rejected is None], file, costs=settings.cost)
     conclude(tally, options, settings)
 
 
@@ -194,9 +194,8 @@ class Tally:
 
     def line(self, most: int) -> str:
         """One line on a run that drew each sample up to `most` times."""
-        still = (
-            f"{self.failed} of {self.samples} samples still fail after {most} draws" if self.failed else "none fails"
-        )
+        still = f"{self.failed} of {self.samples} samples still fail after {most} draws" if self.failed else ""
+        still = still or ("none fails" if not self.rejected else "none of those that are returned fails")
         said = f"{still}; {self.draws} draws in all"
         if not self.unjudged:
             return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,10 +100,17 @@ def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: floa
     elif resume and minutes is None:  # of a run before there were kept recipes
         plan = make_recipe({}, "options", given)
     else:
-        prepare_directory(out, resume)
-        check_labels(make_recipe({}, "options", given).data)
-        sized = size(given, minutes, len(given.get("data.labels", ())))
-        keep_recipe(sized.recipe, out)
+        is_new = not out.exists()
+        try:
+            prepare_directory(out, resume)
+            check_labels(make_recipe({}, "options", given).data)
+            sized = size(given, minutes, len(given.get("data.labels", ())))
+            keep_recipe(sized.recipe, out)
+        except BaseException:
+            if is_new:
+                with suppress(OSError):
+                    out.rmdir()
+            raise
         tell(sized, out, minutes)
         return sized.recipe
     check_labels(plan.data)

@@ -59,7 +59,8 @@ def kind_for_labels() -> type[TrainedClassifier]:
 
 
 def check_labels(data: DataConfig) -> None:
-    """Raises UsageError, before anything is trained, where a column is missing or cannot name a control."""
+    """Raises UsageError, before anything is trained, where a column is missing, cannot name a control, or has too few
+    texts."""
     if not data.labels:
         return
     kind = kind_for_labels()
@@ -69,6 +70,13 @@ def check_labels(data: DataConfig) -> None:
         if column == texts:
             raise UsageError(f"the column {shown(column)} cannot hold both the texts and their labels")
         check_new_name(column, kind.kind)
+        labelled = {text for text, label in zip(rows[texts], read_labels(rows, column), strict=True) if text and label}
+        kept = [text for text in labelled if not is_held_out(text, data.held_out)]
+        if len(kept) < kind.fewest_texts:
+            raise UsageError(
+                f"{data.train}: only {len(kept)} different texts to learn {shown(column)} from: at least "
+                f"{kind.fewest_texts} are needed"
+            )
 
 
 def make(

@@ -23,7 +23,7 @@ from ctrlgen.evaluation.cost_models import NgramModel
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.slips import Slips
 from ctrlgen.evaluation.targets import Words
-from ctrlgen.files import read_lines, write_text
+from ctrlgen.files import from_json, read_lines, write_text
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request, Sample
 from ctrlgen.training.denoising import Recipe
@@ -130,6 +130,14 @@ class Judged:
             elif label.obeyed < label.oracle - GOOD_GAP:
                 found.append(f"{name} is obeyed less often than human texts are read right")
         return found
+
+
+def earlier_conclusion(directory: Path | None) -> str | None:
+    """What the verdict on a model says, None where there is none."""
+    try:
+        return str(from_json((directory / VERDICT).read_text(encoding="utf-8"))["verdict"]) if directory else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def judge(recipe: Recipe, directory: Path) -> Judged:

@@ -18,7 +18,7 @@ from ctrlgen.checkpoint import DiffusionLM, from_pretrained
 from ctrlgen.controls.contradiction import refuse_impossible
 from ctrlgen.controls.registry import Controls
 from ctrlgen.controls.template import new_words, parse_template
-from ctrlgen.errors import briefly
+from ctrlgen.errors import UsageError, briefly, shown
 from ctrlgen.generation.choosing import Texts, choose, redraft
 from ctrlgen.generation.confidence import Confidence, Threshold, with_thresholds
 from ctrlgen.generation.costs import Costs, to_redraw, with_rejections
@@ -59,6 +59,8 @@ class Generator:
         A template such as `The Vaults ___ near Café Adriatic .` has its blanks filled. `before`: the sentences before
         the text, which a model with a context reads and others do not.
         """
+        if isinstance(controls, str):
+            raise UsageError(f"controls are a list of texts: [{shown(controls)}]")
         check_counts(n, seed)
         earlier = [tuple(self.model.tokenizer.split(text)) for text in before if self.model.context]
         words = self.new_words(controls, template, earlier) if self.model.opens else {}
@@ -91,6 +93,8 @@ class Generator:
         Those that `max_cost`, `no_slips`, `distinct` or `confidence` leave out are among them, and say why:
         `Sample.rejected`.
         """
+        if isinstance(requests, Request):
+            raise UsageError("generate() takes a list of requests: [request]")
         thresholds = self.thresholds(requests, settings)
         self.costs.refuse(settings)
         draws = Draws(self.model, requests, settings.candidates)

@@ -24,7 +24,7 @@ from ctrlgen.controls.registry import find_trained, oracle_accuracy, weights_fin
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.text.tokenizer import WordTokenizer
-from ctrlgen.training.heads import Augment, Example, Head, Start, load_head, starting_point, train_head
+from ctrlgen.training.heads import FEWEST_TEXTS, Augment, Example, Head, Start, load_head, starting_point, train_head
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,6 +63,7 @@ class TrainedClassifier(Classifier, base=True):
     """A classifier whose `log_prob` is a trained head's."""
 
     learns_column: ClassVar[bool] = False  # whether any column of labels can be learned, which then names the control
+    fewest_texts: ClassVar[int] = FEWEST_TEXTS  # different ones, that it is trained on
     trained_as: ClassVar[str | None] = None  # the kind in config.json, where kinds share a training; else its own
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from command_line import Run, exit_code
 from toy_grammar import toy_meaning, toy_sentences
 
 from ctrlgen.domain.augmenting import Augmented, Augmenter, ranked
+from ctrlgen.domain.verdict import VERDICT
 from ctrlgen.generation.generator import Generator
 
 NOUNS = ("cat", "dog", "house", "river")
@@ -25,8 +27,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(data: Path, toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy model with a control `subject`."""
-    import shutil
-
     directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("augmenting") / "toy"))
     command = ["label", "--model", str(directory), "--data", str(data), "--label-column", "subject"]
     assert exit_code("train-classifier", *command, "--name", "subject", "--steps", "20") == 0
@@ -69,6 +69,16 @@ def test_texts_are_new_and_as_many_for_each_label_and_the_same_after_a_stop(
     assert len(calls) == 3 + len(NOUNS) - 2  # two requests were answered before the stop
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["stopped.csv", "whole.csv"]
+
+
+def test_a_model_that_is_not_there_yet_is_told(data: Path, model: Path, tmp_path: Path, ctrlgen: Run) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    (copy / VERDICT).write_text('{"verdict": "not there yet: 90% of the texts have a slip"}')
+    options = ("--label-column", "subject", "--per-label", 1, "--out", tmp_path / "a.csv")
+    written = ctrlgen("augment", "-m", copy, "--data", data, *options)
+    assert "warning: the verdict on this model is not there yet" in written.err
+    (copy / VERDICT).write_text('{"verdict": "usable"}')
+    assert "the verdict on this model" not in ctrlgen("augment", "-m", copy, "--data", data, *options).err
 
 
 def test_copies_are_left_out(data: Path, model: Path) -> None:

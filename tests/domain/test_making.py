@@ -159,4 +159,15 @@ def test_mistakes_are_named_before_anything_is_trained(
     assert refused.code in (1, 2)
     assert said in refused.err
     assert len(refused.err.splitlines()) == 1
-    assert not list((tmp_path / "o").glob("*"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_too_few_labelled_texts_are_told_before_anything_is_trained(tmp_path: Path, ctrlgen: Run) -> None:
+    """Equal texts are one."""
+    path = tmp_path / "few.jsonl"
+    rows = [{"text": f"the cat sees dog number {n % 30} .", "mood": "ab"[n % 2]} for n in range(300)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = ctrlgen("train", "--data", path, "--label-column", "mood", "--steps", 2, "--out", tmp_path / "o")
+    assert refused.code == 2
+    assert "different texts to learn 'mood' from: at least 40 are needed" in refused.err
+    assert not (tmp_path / "o").exists()

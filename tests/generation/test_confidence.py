@@ -128,7 +128,7 @@ def test_texts_that_score_low_are_held_back(model_copy: Path, ctrlgen: Run) -> N
         sample.text for sample in samples if (sample.score or 0.0) > limit
     ]
     assert "of held-out targets of these kinds 60% are returned" in found.err
-    assert "4 of 8 samples are left out: 4 are not sure enough" in found.err
+    assert "4 of 8 samples are left out: 4 not sure enough" in found.err
     refused = ctrlgen("generate", *model, "-c", "not " + PATTERN, "--confidence", 0.95)
     assert refused.code == 2
     assert "nothing was learned of 'not pos'" in refused.err

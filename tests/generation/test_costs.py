@@ -125,7 +125,7 @@ def test_the_command_line_leaves_out_and_says_so(with_lm: Path, tmp_path: Path, 
     limit = sorted(costs)[3]
     found = ctrlgen("generate", *model, "-n", 8, "--json", "--max-cost", limit)
     assert [answer["cost"] for answer in found.answers] == [c for c in costs if c <= limit]
-    assert "4 of 8 samples are left out: 4 cost too much" in found.err
+    assert "4 of 8 samples are left out: 4 too costly" in found.err
     batch = tmp_path / "batch.jsonl"
     batch.write_text('{"n": 8}\n{"n": 2, "seed": 3}\n')
     ctrlgen("generate", *model, "--batch", batch, "--out", tmp_path / "out.jsonl", "--max-cost", limit)
@@ -133,6 +133,14 @@ def test_the_command_line_leaves_out_and_says_so(with_lm: Path, tmp_path: Path, 
     assert [a["cost"] for a in answers if a["seed"] == a["index"]] == [c for c in costs if c <= limit]
     assert not (tmp_path / "out.jsonl.partial").exists()
     assert all("rejected" not in answer for answer in answers)
+
+
+def test_costs_are_shown_without_controls_where_asked_for(with_lm: Path, ctrlgen: Run) -> None:
+    model = ("--model", with_lm, "--steps", 4, "--corrections", 0)
+    assert "cost" not in ctrlgen("generate", *model).out
+    heading, row = ctrlgen("generate", *model, "--cost").out.splitlines()[:2]
+    assert heading.split() == ["text", "cost"]
+    float(row.split()[-1])
 
 
 @pytest.mark.parametrize("option", [["--max-cost", "2"], ["--distinct"]])

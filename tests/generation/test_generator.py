@@ -272,6 +272,13 @@ def test_what_no_oracle_judged_is_not_drawn_again(generator: Generator, monkeypa
 # Lengths
 
 
+def test_a_list_is_asked_for_where_there_is_one_thing(generator: Generator) -> None:
+    with pytest.raises(UsageError, match="controls are a list of texts"):
+        generator.request("pos: DET NOUN")
+    with pytest.raises(UsageError, match="a list of requests"):
+        generator.generate(generator.request([]))  # type: ignore[arg-type]
+
+
 def test_a_model_has_a_temperature_of_its_own(generator: Generator, model_copy: Path) -> None:
     config = json.loads((model_copy / "config.json").read_text())
     config["diffusion"]["temperature"] = 0.3
