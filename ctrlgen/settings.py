@@ -52,7 +52,7 @@ class Guidance:
         "gradient", "How to steer; paper is Diffusion-LM's, published that of its code.", name="guidance"
     )
     strength: float | None = setting(
-        None, "How hard controls pull; 0 is unguided. (default: 8 for gradient, else 1)", 0.0, 1000.0
+        None, "How hard controls pull; 0 is unguided. By default 8 for gradient, else 1.", 0.0, 1000.0
     )
     window: Window = setting((0.0, 1.0), "FROM:TO, the noise levels at which controls act: 0 is noise, 1 text.")
     backward: Window = setting(
@@ -87,7 +87,7 @@ class Settings:
     eta: float = setting(0.0, "Noise of ddim: 0 none, 1 as ancestral.", 0.0, 1.0)
     temperature: float | None = setting(
         None,
-        "Lower: likelier words; higher: more varied texts. (default: the model's own)",
+        "Lower: likelier words; higher: more varied texts. By default the model's own.",
         MIN_TEMPERATURE,
         MAX_TEMPERATURE,
     )

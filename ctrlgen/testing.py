@@ -128,13 +128,21 @@ def check_guide(classifier: Classifier, model: DiffusionLM, target: Any, lengths
         close(log_p[-1:], part, "an encoding's rows cannot be taken apart")
         check_words(classifier, denoised, encoded)
         if model.opens:
-            wider = model.with_words({NEW_WORD: None})
-            check_words(classifier, denoise(wider, x_t.detach(), lengths), encoded)
-            try:
-                with_new = classifier.log_prob(denoise(wider, x_t.detach(), lengths), encoded)
-            except RuntimeError as error:
-                raise AssertionError(f"log_prob() fails where a request has a new word: {error}") from error
-            assert with_new.shape == (count,), "log_prob() of a request with a new word has another shape"
+            check_new_word(classifier, model.with_words({NEW_WORD: None}), target, x_t.detach(), lengths)
+
+
+def check_new_word(
+    classifier: Classifier, wider: DiffusionLM, target: Any, x_t: Tensor, lengths: Sequence[int]
+) -> None:
+    """A request may have words that the vocabulary lacks: `wider` has one."""
+    classifier, denoised = classifier.for_model(wider), denoise(wider, x_t, lengths)
+    encoded = encode(classifier, [target] * len(lengths), lengths, wider.device)
+    try:
+        log_p = classifier.log_prob(denoised, encoded)
+    except RuntimeError as error:
+        raise AssertionError(f"log_prob() fails where a request has a new word: {error}") from error
+    assert log_p.shape == (len(lengths),), "log_prob() of a request with a new word has another shape"
+    check_words(classifier, denoised, encoded)
 
 
 def check_words(classifier: Classifier, denoised: Denoised, encoded: Any) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctrlgen.diffusion.bert import BertDenoiser
 from ctrlgen.diffusion.denoiser import Denoised, Denoiser
 from ctrlgen.training.heads import Example, Head, mix_layers
+
+if TYPE_CHECKING:
+    from ctrlgen.diffusion.bert import AnyDenoiser
 
 BANK = 2048  # training texts among which a text is told apart when it guides
 NOTHING = -1  # instead of a word, behind the last
@@ -176,7 +179,7 @@ class MeansHead(Head):
         return [[word for word in row if word != NOTHING] for row in bank[best].tolist()]
 
 
-def vectors_of_words(denoiser: Denoiser | BertDenoiser) -> Tensor:
+def vectors_of_words(denoiser: AnyDenoiser) -> Tensor:
     """What a denoiser knows of its words: their embeddings, and what its output knows them by. (V, k)"""
     embeddings = denoiser.embeddings()
     if isinstance(denoiser, Denoiser) and denoiser.config.objective == "ce":

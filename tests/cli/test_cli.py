@@ -84,6 +84,22 @@ for arguments in (["--help"], ["generate", "--help"], ["infill", "-h"], ["import
     assert "train-classifier" in done.stdout
 
 
+@pytest.mark.parametrize("control", ["length: 5", "food: Italian", "span: NP 1-2"])
+def test_texts_are_written_without_what_takes_seconds_to_import(control: str) -> None:
+    """transformers' networks, datasets and accelerate are for training and for published checkpoints."""
+    script = f"""
+import sys
+from ctrlgen.cli import main
+try:
+    main(["generate", "-c", {control!r}, "--steps", "2", "--redrafts", "0"])
+except SystemExit as stopped:
+    assert not stopped.code
+print({{"transformers", "datasets", "accelerate", "sklearn"}} & set(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
 def test_what_import_offers() -> None:
     import ctrlgen
 

@@ -210,7 +210,13 @@ def test_training_learns_the_grammar(trained: tuple[Path, list[Progress]]) -> No
 
 def test_what_is_written(trained: tuple[Path, list[Progress]]) -> None:
     lm = trained[0] / "lm"
-    assert {path.name for path in lm.iterdir()} == {CONFIG, WEIGHTS, "metrics.jsonl", "resume.safetensors"}
+    assert {path.name for path in lm.iterdir()} == {
+        CONFIG,
+        WEIGHTS,
+        "metrics.jsonl",
+        "resume.safetensors",
+        "slips.safetensors",
+    }
     config = json.loads((lm / CONFIG).read_text())
     assert (config["model_type"], config["dtype"], config["tie_word_embeddings"]) == ("llama", "float16", True)
     assert (lm / WEIGHTS).stat().st_size < 2.2 * sum(
@@ -326,7 +332,12 @@ def test_the_command_writes_beside_the_model_and_asks_before_it_replaces(
     assert code == 0
     assert err.endswith(f"language model written to {model_copy / 'lm'}\n")
     assert "validation cost" in err
-    assert {path.name for path in (model_copy / "lm").iterdir()} == {CONFIG, WEIGHTS, "metrics.jsonl"}
+    assert {path.name for path in (model_copy / "lm").iterdir()} == {
+        CONFIG,
+        WEIGHTS,
+        "metrics.jsonl",
+        "slips.safetensors",
+    }
     assert not (model_copy / ".lm.partial").exists()
     first = LanguageModel.load(from_pretrained(str(model_copy))).costs(TEXTS)
     message = f"ctrlgen: {model_copy / 'lm'}: already holds a language model; use --force or choose another --out\n"
