@@ -7,6 +7,7 @@ standard error.
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import logging
 import re
@@ -72,6 +73,9 @@ def find_file(source: str) -> Path | None:
         raise CtrlgenError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if kind_of(path) is not None or not HUB_ID.fullmatch(source) or source.startswith("."):
         raise CtrlgenError(f"{source}: no such file")
+    meant = sorted(str(file) for file in path.parent.glob(f"{glob.escape(path.name)}.*") if kind_of(file) is not None)
+    if meant:  # rather than wait for the hub
+        raise CtrlgenError(f"{source}: no such file. Did you mean {listed(meant)}?")
     return None
 
 

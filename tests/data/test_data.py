@@ -210,6 +210,13 @@ def test_anything_else_is_a_hub_id(
     assert column == "text"
 
 
+def test_a_name_without_its_ending_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets.csv").write_text("text\nhello\n")
+    with pytest.raises(CtrlgenError, match=r"^tickets: no such file. Did you mean tickets.csv\?$"):
+        load_data("tickets")
+
+
 def test_an_unreachable_hub_id_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(path: str, split: str) -> datasets.Dataset:
         raise ConnectionError("Couldn't reach the Hub\nwith a long story")
