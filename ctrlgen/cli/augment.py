@@ -44,14 +44,13 @@ def augment(
             "makes one"
         )
     from ctrlgen.domain.augmenting import Augmenter
-    from ctrlgen.domain.verdict import earlier_conclusion
+    from ctrlgen.domain.verdict import earlier_doubt
     from ctrlgen.files import atomic_file
     from ctrlgen.generation.generator import Generator
 
     generator = Generator(model, find_device(device))
-    conclusion = earlier_conclusion(generator.model.directory)
-    if conclusion is not None and not conclusion.startswith("usable"):
-        print(f"ctrlgen: warning: the verdict on this model is {conclusion}", file=sys.stderr)
+    if doubt := earlier_doubt(generator.model.directory):
+        print(f"ctrlgen: warning: the verdict on this model is {doubt}", file=sys.stderr)
     augmenter = Augmenter(generator, data, text_column, label_column)
     requests = augmenter.requests(per_label, seed)
     job = {

@@ -161,7 +161,7 @@ def show_samples(
     doubtful = {result.control.statement.name: result.doubtful for result in results if result.doubtful is not None}
     for name, accuracy in doubtful.items():
         out.print(Text(f"the oracle of {name} is right about {accuracy:.0%} of texts held out", "dim"), soft_wrap=True)
-    if any(sample.slip and r.verdict.success for sample in samples for r in sample.controls):
+    if any(map(slip_of, samples)):
         out.print(Text(ABOUT_SLIPS, "dim"), soft_wrap=True)
     for hint in unchecked:  # the same for every sample, so it is said once
         out.print(Text(f"? {hint}", "dim"), soft_wrap=True)
@@ -180,7 +180,7 @@ def show_sentences(text: WrittenText, file: TextIO) -> None:
         table.add_row(label, marked_text(sample), obeys if sample.controls else "", Text(why, "dim"))
     out = console(file)
     out.print(table)
-    if any(sample.slip and sample.success for sample in text.sentences):
+    if any(map(slip_of, text.sentences)):
         out.print(Text(ABOUT_SLIPS, "dim"), soft_wrap=True)
 
 

@@ -194,8 +194,9 @@ class Tally:
 
     def line(self, most: int) -> str:
         """One line on a run that drew each sample up to `most` times."""
-        still = f"{self.failed} of {self.samples} samples still fail after {most} draws" if self.failed else ""
-        still = still or ("none fails" if not self.rejected else "none of those that are returned fails")
+        still = "none of those that are returned fails" if self.rejected else "none fails"
+        if self.failed:
+            still = f"{self.failed} of {self.samples} samples still fail after {most} draws"
         said = f"{still}; {self.draws} draws in all"
         if not self.unjudged:
             return said

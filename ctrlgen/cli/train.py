@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +87,7 @@ def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: floa
 
     Raises UsageError where its columns of labels cannot become controls.
     """
+    from ctrlgen.directories import claimed
     from ctrlgen.domain.making import RECIPE, check_labels, keep_recipe, kept_recipe
     from ctrlgen.domain.sizing import size
     from ctrlgen.training.fit import prepare_directory
@@ -100,17 +100,11 @@ def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: floa
     elif resume and minutes is None:  # of a run before there were kept recipes
         plan = make_recipe({}, "options", given)
     else:
-        is_new = not out.exists()
-        try:
+        with claimed(out):
             prepare_directory(out, resume)
             check_labels(make_recipe({}, "options", given).data)
             sized = size(given, minutes, len(given.get("data.labels", ())))
             keep_recipe(sized.recipe, out)
-        except BaseException:
-            if is_new:
-                with suppress(OSError):
-                    out.rmdir()
-            raise
         tell(sized, out, minutes)
         return sized.recipe
     check_labels(plan.data)

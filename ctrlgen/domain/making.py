@@ -64,17 +64,17 @@ def check_labels(data: DataConfig) -> None:
     if not data.labels:
         return
     kind = kind_for_labels()
-    rows, texts = load_data(data.train, data.text_column)
+    rows, texts = split_rows(data, held_out=False)
     for column in data.labels:
         find_text_column(rows.column_names, column, data.train)
         if column == texts:
             raise UsageError(f"the column {shown(column)} cannot hold both the texts and their labels")
         check_new_name(column, kind.kind)
-        labelled = {text for text, label in zip(rows[texts], read_labels(rows, column), strict=True) if text and label}
-        kept = [text for text in labelled if not is_held_out(text, data.held_out)]
-        if len(kept) < kind.fewest_texts:
+        pairs = zip(rows[texts], read_labels(rows, column), strict=True)
+        labelled = {text.strip() for text, label in pairs if isinstance(text, str) and label}
+        if len(labelled) < kind.fewest_texts:
             raise UsageError(
-                f"{data.train}: only {len(kept)} different texts to learn {shown(column)} from: at least "
+                f"{data.train}: only {len(labelled)} different texts to learn {shown(column)} from: at least "
                 f"{kind.fewest_texts} are needed"
             )
 

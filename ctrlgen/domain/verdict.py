@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 VERDICT = "verdict.json"
+USABLE = "usable"  # with which a good verdict begins
 MOST_TRAINING, MOST_HUMAN = 50_000, 1000  # texts that the 5-gram model learns, and that it is asked about
 SAMPLES = 6  # texts that people are shown
 FREE_SHARE = 0.25  # of the texts, written without a control
@@ -113,7 +114,7 @@ class Judged:
 
     def conclusion(self) -> str:
         missing = self.missing()
-        return f"not there yet: {'; '.join(missing)}" if missing else "usable, if the texts read well to you"
+        return f"not there yet: {'; '.join(missing)}" if missing else f"{USABLE}, if the texts read well to you"
 
     def missing(self) -> list[str]:
         """What keeps these texts from being used, in plain words."""
@@ -132,12 +133,13 @@ class Judged:
         return found
 
 
-def earlier_conclusion(directory: Path | None) -> str | None:
-    """What the verdict on a model says, None where there is none."""
+def earlier_doubt(directory: Path | None) -> str | None:
+    """What the verdict on a model says, where that is not that it is usable."""
     try:
-        return str(from_json((directory / VERDICT).read_text(encoding="utf-8"))["verdict"]) if directory else None
+        said = str(from_json((directory / VERDICT).read_text(encoding="utf-8"))["verdict"]) if directory else USABLE
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return None if said.startswith(USABLE) else said
 
 
 def judge(recipe: Recipe, directory: Path) -> Judged:

@@ -57,9 +57,11 @@ class Costs:
 
     def refuse(self, settings: Settings) -> None:
         """Raises UsageError where nothing says which texts to leave out."""
-        if settings.no_slips and self.lm is None:
+        if not settings.no_slips:
+            return
+        if self.lm is None:
             raise UsageError("no-slips needs a language model of the model's words: `ctrlgen train-lm` makes one")
-        if settings.no_slips and self.lm is not None and self.lm.slips is None:
+        if self.lm.slips is None:
             raise UsageError("nothing says what a slip of this model is: `ctrlgen train-lm --only-slips` learns it")
 
 

@@ -162,6 +162,16 @@ def test_mistakes_are_named_before_anything_is_trained(
     assert not (tmp_path / "o").exists()
 
 
+def test_texts_that_are_numbers_are_too_few_and_no_traceback(tmp_path: Path, ctrlgen: Run) -> None:
+    path = tmp_path / "numbers.jsonl"
+    path.write_text('{"text": 5, "mood": "a"}\n' * 60)
+    options = ("--text-column", "text", "--label-column", "mood", "--steps", 2, "--out", tmp_path / "o")
+    refused = ctrlgen("train", "--data", path, *options)
+    assert refused.code == 2
+    assert "only 0 different texts" in refused.err
+    assert not (tmp_path / "o").exists()
+
+
 def test_too_few_labelled_texts_are_told_before_anything_is_trained(tmp_path: Path, ctrlgen: Run) -> None:
     """Equal texts are one."""
     path = tmp_path / "few.jsonl"
