@@ -168,11 +168,13 @@ class DenoisingTask:
                 start_from_neighbours(denoiser.words, self.sentences)
         if start is not None:
             take_weights(denoiser, start)
+        if training.learn != "all" and not self.tied:
+            raise UsageError(f'training.learn = "{training.learn}" needs model.output = "tied"')
         if training.learn == "pieces":
-            if not self.tied:
-                raise UsageError('training.learn = "pieces" needs model.output = "tied"')
             denoiser.requires_grad_(False).words.pieces.requires_grad_(True)
             denoiser.words.fix()
+        elif training.learn == "network":
+            denoiser.words.requires_grad_(False)
         if training.compile:
             torch.fx.experimental._config.use_duck_shape = False  # a length equal to a width is no rule
             for module in denoiser.blocks if self.tied else [denoiser]:
@@ -318,7 +320,7 @@ def train(
         yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of, cpu=cpu)
         if recipe.training.init is not None:
             earlier = from_pretrained(recipe.training.init)
-            if recipe.training.learn == "pieces":
+            if recipe.training.learn != "all":
                 take_over_classifiers(earlier, directory)
             elif left := trained_classifiers(earlier):
                 again = f"ctrlgen train-classifier KIND --model {directory} --init {recipe.training.init}"

@@ -53,7 +53,7 @@ class TrainingConfig:
     mask_spans: int = 1  # the most spans of such a sentence
     sampled_words: int = 0  # words that a batch is told apart from, beside its own; 0 is all (tied output only)
     own_dropout: float = 0.1  # share of the words that do without their own vector (tied output only)
-    learn: Literal["all", "pieces"] = "all"  # `pieces`: how words are spelled, everything else stays (tied output only)
+    learn: Literal["all", "network", "pieces"] = "all"  # without, or of, the words' vectors (tied output only)
     counted_vectors: bool = False  # words start from counts of the words beside them (tied output only)
     context_share: float = 0.1  # share of the batches that have earlier sentences in front, from data.documents
     seed: int = 0
