@@ -147,9 +147,9 @@ class MeansHead(Head):
 
     @property
     def bank_codes(self) -> Tensor:
-        """Codes of the bank's texts, made once, in float32 whoever asks first. (BANK or fewer, size)"""
+        """Codes of the bank's texts, made once. (BANK or fewer, size)"""
         if self._bank_codes is None or self._bank_codes.device != self.bank.device:
-            with torch.no_grad(), torch.autocast(self.bank.device.type, enabled=False):
+            with torch.no_grad():
                 self._bank_codes = self.code(self.bank[self.bank[:, 0] != NOTHING])
         return self._bank_codes
 

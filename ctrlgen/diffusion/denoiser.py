@@ -119,16 +119,14 @@ class Denoised:
         """
         if self.neighbours is None:
             return self.probs
-        with torch.autocast(self.logits.device.type, enabled=False):  # in float32, as logits are
-            known, new = self.probs.split([self.neighbours.shape[1], self.neighbours.shape[0]], -1)
-            return known + new @ self.neighbours
+        known, new = self.probs.split([self.neighbours.shape[1], self.neighbours.shape[0]], -1)
+        return known + new @ self.neighbours
 
     def for_new_words(self, table: Tensor) -> Tensor:
         """Probabilities of each word of the trained vocabulary, (V, c), with those of its neighbours for new words."""
         if self.neighbours is None:
             return table
-        with torch.autocast(table.device.type, enabled=False):
-            return torch.cat([table, self.neighbours @ table])
+        return torch.cat([table, self.neighbours @ table])
 
 
 class Context(NamedTuple):

@@ -1,9 +1,15 @@
 """Which device there is, which floating-point numbers it has, and which of them it multiplies fast."""
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
 
 from ctrlgen.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def has_fast_bfloat16(device: torch.device | str) -> bool:
@@ -16,6 +22,16 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
 def autocast(device: torch.device) -> torch.autocast:
     """Within it matrix products run in bfloat16 where that is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
+
+
+def fast(network: Callable[P, R], device: torch.device) -> Callable[P, R]:
+    """The same network in autocast. What is computed from its answer, a gradient as well, stays in float32."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with autocast(device):
+            return network(*args, **kwargs)
+
+    return call
 
 
 def precise(x: Tensor) -> Tensor:

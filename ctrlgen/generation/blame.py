@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
-from ctrlgen.diffusion.precision import autocast
+from ctrlgen.diffusion.precision import fast
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.generation.guidance import Term, joint_log_prob
 
@@ -33,8 +33,7 @@ def blame(model: DiffusionLM, ids: Tensor, lengths: Tensor | None, terms: Sequen
         alpha, _ = alpha_sigma(log_snr[0])
         with torch.enable_grad():
             x_t = (alpha * x_0).requires_grad_(True)
-            with autocast(ids.device):
-                denoised = model.denoiser(x_t, log_snr, lengths=lengths)
+            denoised = fast(model.denoiser, ids.device)(x_t, log_snr, lengths=lengths)
             (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
         taken -= (gradient * x_t.detach()).sum(-1) / len(NOISES)
     if lengths is not None:

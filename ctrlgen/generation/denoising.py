@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.diffusion.denoiser import Denoised
-from ctrlgen.diffusion.precision import autocast
 from ctrlgen.diffusion.process import q_sample
 from ctrlgen.diffusion.rounding import clamp
 from ctrlgen.diffusion.samplers import Prediction, Refine, make_sampler
@@ -84,15 +83,14 @@ class Predictor:
             previous, self.order = previous.rows(self.order), None
         self_condition = previous.x0_hat if previous is not None else None
         given = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
-        with autocast(model.device):
-            if self.observe is not None:
-                more = {"log_snr": given, "self_condition": self_condition, "lengths": self.batch.lengths}
-                self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
-            embeddings = self.reader.embeddings if model.config.objective == "mse" else None
-            skip = None if self.backward(log_snr) else self.reader.embeddings
-            denoised, shift = steer(
-                self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings, skip
-            )
+        if self.observe is not None:
+            more = {"log_snr": given, "self_condition": self_condition, "lengths": self.batch.lengths}
+            self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
+        embeddings = self.reader.embeddings if model.config.objective == "mse" else None
+        skip = None if self.backward(log_snr) else self.reader.embeddings
+        denoised, shift = steer(
+            self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings, skip
+        )
         final = bool(log_snr == last)
         if final:
             refuse_not_finite(denoised.logits)
@@ -139,8 +137,7 @@ class Predictor:
         cleaner = int((self.log_snrs > log_snr).sum())  # levels
         if not terms or (self.guidance.method == "published" and cleaner + 1 < PUBLISHED_UNGUIDED):
             return x_s
-        with autocast(self.model.device):
-            return refine(self.denoiser, x_s, mean, variance, log_snr[None], lengths, terms, self.guidance)
+        return refine(self.denoiser, x_s, mean, variance, log_snr[None], lengths, terms, self.guidance)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.losses import bound_by_word
-from ctrlgen.diffusion.precision import autocast
+from ctrlgen.diffusion.precision import autocast, fast
 from ctrlgen.diffusion.samplers import SeededNoise
 from ctrlgen.generation.guidance import Term, condition_words, joint_log_prob
 from ctrlgen.generation.kept import KeptWords
@@ -65,15 +65,14 @@ class Reader:
     def denoiser(self) -> Callable[..., Denoised]:
         """The model's denoiser, which knows the words before the texts."""
         network = self.model.denoiser
-        return network if self.context is None else partial(network, context=self.context)
+        return fast(network if self.context is None else partial(network, context=self.context), self.model.device)
 
     @torch.no_grad()
     def clean(self, ids: Tensor, lengths: Tensor | None) -> Denoised:
         """What the denoiser says of texts without noise."""
         least_noise = self.model.schedule.log_snr(torch.zeros(1)).to(ids.device)
         x_0 = self.model.denoiser.embed(ids)
-        with autocast(ids.device):
-            return self.model.denoiser(x_0, least_noise, x_0, lengths=lengths)
+        return fast(self.model.denoiser, ids.device)(x_0, least_noise, x_0, lengths=lengths)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, lengths: Tensor | None, terms: Sequence[Term] = ()) -> Tensor:
@@ -81,9 +80,7 @@ class Reader:
         noisiest = self.model.schedule.log_snr(torch.ones(1)).to(ids.device)
         noise = self.embeddings.new_zeros(*ids.shape, self.embeddings.shape[1])
         denoiser = KeptWords(ids).conditioned(self.denoiser, self.embeddings)
-        with autocast(ids.device):
-            denoised = denoiser(noise, noisiest, lengths=lengths)
-        denoised = condition_words(denoised, terms)
+        denoised = condition_words(denoiser(noise, noisiest, lengths=lengths), terms)
         return (denoised.logits.float() + self.forbidden).log_softmax(-1)
 
     def given_others(self, ids: Tensor, lengths: Tensor | None) -> Tensor:

@@ -66,14 +66,6 @@ def test_a_summary_reads_nothing_beyond_a_texts_end() -> None:
     torch.testing.assert_close(summary(longer, mask), summary(x, mask[:, :5]))
 
 
-def test_codes_of_the_bank_are_float32_also_where_products_are_bfloat16() -> None:
-    head = MeansHead(torch.randn(20, 5), 6, 1, 8, width=8, size=4)
-    head.bank[0, :2] = torch.tensor([3, 7])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert head.bank_codes.dtype == torch.float32
-    torch.testing.assert_close(head.bank_codes, head.code(head.bank[:1]))
-
-
 def test_words_that_are_certain_are_read_as_clean_ones_and_unlikely_ones_still_pull(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -134,14 +134,6 @@ def test_a_new_word_reads_as_its_neighbours_to_heads_that_came_before_it(tied: D
     assert plain.for_new_words(table) is table
 
 
-def test_heads_read_new_words_in_float32_also_where_products_are_bfloat16(tied: Denoiser) -> None:
-    wider = tied.with_words(["pub", "Marcel"])
-    with torch.autocast("cpu", torch.bfloat16):
-        denoised = wider(torch.randn(2, 6, 4), torch.tensor([0.5]))
-        assert denoised.known_probs.dtype == denoised.for_new_words(torch.rand(11, 3)).dtype == torch.float32
-    assert denoised.known_probs.dtype == torch.float32
-
-
 def test_a_new_word_may_stand_for_a_known_one(tied: Denoiser) -> None:
     wider = tied.with_words(["Chez", "Marcel"], [WORDS.index("pub"), NO_ROW])
     known, new = wider.embeddings()[WORDS.index("pub")], wider.embeddings()[11:]

@@ -8,8 +8,10 @@ from ctrlgen.controls.template import NO_WORD
 from ctrlgen.diffusion import precision
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.generation.batch import Batch
+from ctrlgen.generation.blame import blame
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.jobs import Draws
+from ctrlgen.settings import Guidance, Settings
 
 
 def test_the_network_runs_in_bfloat16_and_the_guides_do_not(
@@ -37,6 +39,9 @@ def test_the_network_runs_in_bfloat16_and_the_guides_do_not(
     assert torch.equal(joint, generator.reader.controls(ids, None, batch.terms)[:, 0])
     generator.reader.hidden(ids, None, batch.terms)
     generator.reader.bound(ids, None)
+    blame(generator.model, ids, None, batch.terms)
+    generator.generate([request], Settings(steps=3))
+    generator.generate([request], Settings(steps=3, guidance=Guidance(method="paper")))
     assert set(in_network) == {True}
     assert set(in_guide) == {False}
 
