@@ -188,7 +188,8 @@ class Classifier(ABC):
         return None
 
     def parts_of(self, target: Any) -> Sequence[Any]:
-        """Smaller targets, all of which a text with this one has: `--explain` names those that it lacks."""
+        """Smaller targets, one at least, all of which a text with this one has: `--explain` names those that it lacks,
+        and `--guidance published` takes the mean over them."""
         return [target]
 
     def contradiction(self, target: Any, other: Classifier, others_target: Any) -> str | None:

@@ -46,7 +46,9 @@ class Batch(Generic[J]):
             impossible = self.impossible(controls) if negated else None
             automata = automata_of(controls)
             weight = said.weight * own
-            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible, automata))
+            counts = [len(control.classifier.parts_of(target)) for target in targets]
+            parts = torch.tensor(counts, device=self.model.device)
+            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible, automata, parts))
         return terms
 
     def impossible(self, controls: Sequence[Control]) -> Tensor | None:

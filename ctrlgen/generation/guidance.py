@@ -45,12 +45,14 @@ class Term:
     window: tuple[float, float] = (0.0, 1.0)
     impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
     automata: tuple[Automaton, ...] | None = None  # one a row, where the control is a matter of the words alone
+    parts: Tensor | None = None  # (B,): of how many parts each target is; None where each is one
 
     def rows(self, rows: Tensor) -> Term:
         """The term of these rows (M,) of its batch."""
         impossible = None if self.impossible is None else self.impossible[rows]
         automata = None if self.automata is None else tuple(self.automata[row] for row in rows.tolist())
-        return replace(self, encoded=take_rows(self.encoded, rows), impossible=impossible, automata=automata)
+        parts, encoded = None if self.parts is None else self.parts[rows], take_rows(self.encoded, rows)
+        return replace(self, encoded=encoded, impossible=impossible, automata=automata, parts=parts)
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
@@ -226,11 +228,13 @@ def published_loss(
 ) -> Tensor:
     """-mean_i log p(c_i | x) + lambda |x - mean|^2 / sigma, as the original's code has it.
 
-    The mean is taken over a control's labels c_i (of places, spans or fields); sigma is the standard deviation of the
-    draw. lambda depends on the kind of control (Li et al. 2022, appendix); of several kinds the largest is taken.
+    The mean is taken over a control's labels c_i: the parts of its target, as the tags of a pattern or the constituents
+    of a tree. sigma is the standard deviation of the draw. lambda depends on the kind of control (Li et al. 2022,
+    appendix); of several kinds the largest is taken.
     """
     control = torch.zeros_like(offset[:, 0, 0])  # (B,)
     for term in terms:
-        control = control + term.weight / term.encoded[0].numel() * term.log_prob(denoised)
+        mean = term.log_prob(denoised) / (1 if term.parts is None else term.parts)
+        control = control + term.weight * mean
     fluency = max(term.classifier.published_fluency for term in terms)
     return fluency * offset.square().sum() / variance.sqrt() - control.sum()

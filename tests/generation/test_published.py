@@ -47,6 +47,11 @@ def block(tmp_path: Path) -> Generator:
     return imported(tmp_path / "block", padding_mode="block")
 
 
+@pytest.fixture(scope="module")
+def e2e() -> Generator:
+    return Generator("e2e")
+
+
 def batch_of(generator: Generator, request: Request) -> Batch[Any]:
     return Batch(generator.model, Draws(generator.model, [request]).first())
 
@@ -188,7 +193,7 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
     gradient, mean, start = torch.randn(3, 1, 4, 2)
     classifier: Any = Linear(gradient)
     classifier.published_fluency = classifier_kinds()[kind].published_fluency
-    term, variance = Term(classifier, torch.zeros(1, 5)), torch.tensor(0.04)
+    term, variance = Term(classifier, torch.zeros(1, 7), parts=torch.tensor([5])), torch.tensor(0.04)
 
     def denoiser(x: Tensor, log_snr: Tensor, lengths: Any = None) -> Denoised:
         return Denoised(x, log_snr, x, x, ())
@@ -199,6 +204,26 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
         slope = 2 * coefficient * (x - mean) / 0.2 - gradient / 5
         x = x - 0.1 * slope.sign()
     torch.testing.assert_close(moved, x)
+
+
+@pytest.mark.parametrize(
+    ("control", "parts"),
+    [
+        ("pos: DT NN VBZ *", 3),
+        ("span: NP 1-2, VP 3-7", 2),
+        ("tree: (S (NP * *) (VP serves (NP * *)) .)", 6),  # constituents and words
+        ("words: cheap", 1),
+        ("food: Japanese", 1),
+        ("like: It is cheap .", 1),
+    ],
+)
+def test_published_guidance_takes_the_mean_over_a_targets_parts(e2e: Generator, control: str, parts: int) -> None:
+    request = e2e.request([control, "length: 9"] if "words" in control else [control])
+    (term, *_) = Batch(e2e.model, Draws(e2e.model, [request]).first()).terms
+    assert term.parts is not None
+    assert term.parts.tolist() == [parts]
+    (sample,) = e2e.generate([request], Settings(steps=11, guidance=Guidance("published")))
+    assert sample.text
 
 
 def test_published_guidance_leaves_the_last_ten_steps_alone(pad: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
