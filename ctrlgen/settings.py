@@ -30,13 +30,22 @@ STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0, "published": 1.0}  # o
 
 
 def setting(
-    default: Any, help: str, least: float = -math.inf, most: float = math.inf, name: str = "", measured: bool = True
+    default: Any,
+    help: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    name: str = "",
+    measured: bool = True,
+    edits: bool = True,
+    rejects: str = "",
 ) -> Any:
     """A field that is a setting. `name` is what users call it, if not as the field. Not `measured`: no part of `eval`,
-    since an oracle would choose the texts that it judges, or since it changes no text.
+    since an oracle would choose the texts that it judges, or since it changes no text. `edits`: whether edits know it.
+    `rejects`: what the texts are that it leaves out, in words.
     """
-    extra = {"help": help, "least": least, "most": most, "name": name, "measured": measured}
-    return field(default=default, metadata=extra)
+    extra = {"help": help, "least": least, "most": most, "name": name, "measured": measured, "edits": edits}
+    return field(default=default, metadata=extra | {"rejects": rejects})
 
 
 @dataclass(frozen=True)
@@ -98,15 +107,22 @@ class Settings:
         -1.0, "Added to the log-SNR that the denoiser is given; below 0 it writes likelier texts.", -20.0, 20.0
     )
     restart: float = setting(
-        0.5, "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.", 0.0, 1.0
+        0.5,
+        "The time t to which ancestral sampling goes back once, with 40% of the steps; 0 never.",
+        0.0,
+        1.0,
+        edits=False,
     )
-    corrections: int = setting(3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000)
+    corrections: int = setting(
+        3, "Sweeps over the finished text that replace words the others make unlikely.", 0, 1000, edits=False
+    )
     redrafts: int = setting(
         2,
         "Write a text anew where two of its words are too unlikely beside the others, at most so often; the better is "
         "kept.",
         0,
         10,
+        edits=False,
     )
     infilling: Infilling = setting(
         "conditioned",
@@ -115,9 +131,11 @@ class Settings:
     clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = setting(1, "Draw this many, keep the best by the model's score.", 1, 10_000)
-    select: Selection = setting("score", "How to choose among candidates.")
+    select: Selection = setting("score", "How to choose among candidates.", edits=False)
     scorer: Scorer | None = None  # of Python and `--scorer` alone, since it is code
-    particles: int = setting(8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False)
+    particles: int = setting(
+        8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False, edits=False
+    )
     until_success: int = setting(
         0,
         "Draw again what an oracle rejects, at most this often. The oracle then chooses the texts, so its verdicts "
@@ -137,14 +155,22 @@ class Settings:
         0.0,
         1000.0,
         measured=False,
+        edits=False,
+        rejects="too costly",
     )
     no_slips: bool = setting(
         False,
         "Leave out texts with a word that hardly anybody would write there; with --until-success they are drawn again.",
         measured=False,
+        edits=False,
+        rejects="with a slip",
     )
     distinct: bool = setting(
-        False, "No two equal texts of a request: the later one is drawn again, or else left out.", measured=False
+        False,
+        "No two equal texts of a request: the later one is drawn again, or else left out.",
+        measured=False,
+        edits=False,
+        rejects="equal to another",
     )
     confidence: float | None = setting(
         None,
@@ -152,16 +178,17 @@ class Settings:
         0.01,
         0.999,
         measured=False,
+        edits=False,
+        rejects="not sure enough",
     )
     explain: bool = setting(
-        False, "Of each part that failed: when it was lost, and to which other control.", measured=False
+        False, "Of each part that failed: when it was lost, and to which other control.", measured=False, edits=False
     )
 
     def __post_init__(self) -> None:
         check(self)
-        if self.confidence is not None and (
-            self.until_success or self.max_cost is not None or self.no_slips or self.distinct or self.scorer is not None
-        ):
+        others = set(rejecting(self)) - {"confidence"}
+        if self.confidence is not None and (others or self.until_success or self.scorer is not None):
             raise UsageError(
                 "confidence is of texts as they are drawn: leave out until-success, max-cost, no-slips, distinct and "
                 "scorers"
@@ -187,6 +214,8 @@ class Setting:
     least: float
     most: float
     measured: bool
+    edits: bool
+    rejects: str
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -243,7 +272,7 @@ def settings_of(owner: type) -> dict[str, Setting]:
     found = [
         Setting(
             of.metadata["name"] or of.name, of.name, owner is Guidance, types[of.name], of.default,
-            *(of.metadata[key] for key in ("help", "least", "most", "measured")),
+            *(of.metadata[key] for key in ("help", "least", "most", "measured", "edits", "rejects")),
         )
         for of in dataclasses.fields(owner)
         if of.metadata
@@ -255,6 +284,12 @@ def check(given: Settings | Guidance) -> None:
     """Raises UsageError naming the first setting whose value is out of bounds."""
     for one in (settings_of(Settings) if isinstance(given, Settings) else settings_of(Guidance)).values():
         one.check(getattr(given, one.field))
+
+
+def rejecting(settings: Settings) -> list[str]:
+    """The settings, by name, because of which texts may be left out."""
+    given = [one for one in settings_of(Settings).values() if one.rejects]
+    return [one.name for one in given if getattr(settings, one.field) not in (None, False)]
 
 
 SETTINGS = settings_of(Settings) | settings_of(Guidance)

@@ -13,7 +13,6 @@ from ctrlgen.cli.sampling import (
     Tally,
     conclude,
     output,
-    refuse_rejections,
     with_sampling_options,
     write_lines,
 )
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 3  # rows in an error
 
 
-@with_sampling_options
+@with_sampling_options(lambda one: one.edits)
 def edit(
     options: SamplingOptions,
     settings: Settings,
@@ -48,9 +47,8 @@ def edit(
         raise UsageError("--text-column is a column of --data: give --data as well")
     if not options.control:
         raise UsageError("say what to change: -c CONTROL")
-    if settings.explain or options.scorer is not None:
-        raise UsageError("--explain and --scorer are for texts that are written from noise: leave them out")
-    refuse_rejections(settings, "texts that are given")
+    if options.scorer is not None:
+        raise UsageError("--scorer is for texts that are written from noise: leave it out")
     start_oracles(options.control)  # what is no control is refused before torch is imported
     with output(options.out) as file:
         from ctrlgen.cli.common import find_device

@@ -18,7 +18,7 @@ from ctrlgen.files import to_json
 from ctrlgen.settings import Settings
 
 
-@with_settings(measured=True)
+@with_settings(lambda one: one.measured)
 def evaluate(
     settings: Settings,
     model: ModelOption = "e2e",

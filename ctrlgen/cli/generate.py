@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctrlgen.cli.batch import answer_batch
-from ctrlgen.cli.sampling import SamplingOptions, answer, refuse_rejections, with_sampling_options
+from ctrlgen.cli.sampling import SamplingOptions, answer, with_sampling_options
 from ctrlgen.errors import UsageError
-from ctrlgen.settings import Settings
+from ctrlgen.settings import Settings, rejecting
 
 if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
     from ctrlgen.generation.request import Request
 
 
-@with_sampling_options
+@with_sampling_options()
 def generate(
     options: SamplingOptions,
     settings: Settings,
@@ -52,7 +52,8 @@ def generate(
     if share:
         if batch is not None:
             raise UsageError("--share is of the -n texts of one request: leave out --batch")
-        refuse_rejections(settings, "a set with --share")
+        if rejects := rejecting(settings):
+            raise UsageError(f"--{rejects[0].replace('_', '-')} is not for a set with --share: leave it out")
         answer_shares(options, settings, share)
         return
     if batch is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@with_sampling_options
+@with_sampling_options()
 def infill(
     options: SamplingOptions,
     settings: Settings,

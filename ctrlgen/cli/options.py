@@ -14,12 +14,11 @@ from ctrlgen.settings import SETTINGS, Setting, Settings, Window, change
 PANEL = "How to sample"
 
 
-def with_settings(measured: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Of a command whose first argument is `settings`, the command that has an option for each of them.
-
-    With `measured` only for those that an evaluation may use.
-    """
-    chosen = [one for one in SETTINGS.values() if one.measured or not measured]
+def with_settings(
+    known: Callable[[Setting], bool] = lambda one: True,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Of a command whose first argument is `settings`, the command that has an option for each that it knows."""
+    chosen = [one for one in SETTINGS.values() if known(one)]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]

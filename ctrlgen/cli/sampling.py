@@ -18,9 +18,8 @@ from ctrlgen.cli.common import DeviceOption, ModelOption, find_device
 from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import Forecast, waiting
 from ctrlgen.controls.oracles import start_oracles
-from ctrlgen.errors import UsageError
 from ctrlgen.files import to_json
-from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, Settings
+from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, SETTINGS, Setting, Settings
 
 if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
 
 BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
-LEFT_OUT = {
-    "max_cost": "too costly",
-    "no_slips": "with a slip",
-    "distinct": "equal to another",
-    "confidence": "not sure enough",
-}  # in words, by setting
 
 
 @dataclass(frozen=True)
@@ -59,20 +52,27 @@ class SamplingOptions:
     ] = None
 
 
-def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first arguments are SamplingOptions and Settings, as typer takes it: each option by itself."""
-    shared = inspect.signature(SamplingOptions, eval_str=True).parameters
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+def with_sampling_options(
+    known: Callable[[Setting], bool] = lambda one: True,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Of a command whose first arguments are SamplingOptions and Settings, the command as typer takes it: each option
+    by itself, of the settings those that it knows."""
 
-    @functools.wraps(command)
-    def run(settings: Settings, **given: Any) -> None:
-        options = SamplingOptions(**{name: given.pop(name) for name in shared})
-        command(options, settings, **given)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = inspect.signature(SamplingOptions, eval_str=True).parameters
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
 
-    first = inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY)
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
-    run.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
-    return with_settings()(run)
+        @functools.wraps(command)
+        def run(settings: Settings, **given: Any) -> None:
+            options = SamplingOptions(**{name: given.pop(name) for name in shared})
+            command(options, settings, **given)
+
+        first = inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY)
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+        run.__signature__ = inspect.Signature([first, *parameters])  # type: ignore[attr-defined]
+        return with_settings(known)(run)
+
+    return decorate
 
 
 def answer(
@@ -134,19 +134,6 @@ def tell_confidence(generator: "Generator", requests: Sequence["Request"], setti
         print(f"of held-out targets of these kinds {returned:.0%} are returned", file=sys.stderr)
 
 
-def refuse_rejections(settings: Settings, what: str) -> None:
-    """Raises UsageError where texts might be left out of what needs all of them."""
-    given = {
-        "max-cost": settings.max_cost,
-        "no-slips": settings.no_slips or None,
-        "distinct": settings.distinct or None,
-        "confidence": settings.confidence,
-    }
-    for option, value in given.items():
-        if value is not None:
-            raise UsageError(f"--{option} is not for {what}: leave it out")
-
-
 def conclude(tally: "Tally", options: SamplingOptions, settings: Settings) -> None:
     """Say what became of all samples, where they were drawn until they succeeded."""
     if settings.until_success:
@@ -183,7 +170,7 @@ class Tally:
         for sample in samples:
             self.draws += sample["attempts"]
             if "rejected" in sample:
-                self.rejected[LEFT_OUT[sample["rejected"]["by"]]] += 1
+                self.rejected[SETTINGS[sample["rejected"]["by"]].rejects] += 1
                 continue
             self.samples += 1
             self.failed += sample["success"] is False

@@ -14,7 +14,6 @@ from ctrlgen.cli.sampling import (
     Tally,
     conclude,
     output,
-    refuse_rejections,
     with_sampling_options,
     with_scorer,
     write_lines,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from ctrlgen.generation.writing import WrittenText
 
 
-@with_sampling_options
+@with_sampling_options(lambda one: not one.rejects)
 def write(
     options: SamplingOptions,
     settings: Settings,
@@ -47,7 +46,6 @@ def write(
         raise UsageError("a plan brings its own controls; leave out --control")
     if text_column is not None and corpus is None:
         raise UsageError("--text-column is a column of --corpus: give --corpus as well")
-    refuse_rejections(settings, "the sentences of a plan")
     from ctrlgen.generation.plans import read_plan
 
     read = read_plan(plan)

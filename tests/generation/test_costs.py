@@ -148,3 +148,6 @@ def test_what_needs_every_text_leaves_none_out(option: list[str], ctrlgen: Run) 
     refused = ctrlgen("generate", "-n", 9, "--share", "words: cheap=30%", *option)
     assert refused.code == 2
     assert f"{option[0]} is not for a set with --share" in refused.err
+    refused = ctrlgen("write", "plan.toml", *option)
+    assert refused.code == 2
+    assert f"No such option: {option[0]}" in refused.err
