@@ -8,7 +8,6 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.contradiction import automata_of
 from ctrlgen.controls.encoded import encode
 from ctrlgen.controls.language import Control
@@ -17,21 +16,25 @@ from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.generation.guidance import Term
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords, keep, keep_framed
+from ctrlgen.generation.reading import Reader
 from ctrlgen.text.context import context_before
 
 
 class Batch(Generic[J]):
     """Jobs of one `batch_key` as rows of one batch, filled up to the longest, n words."""
 
-    def __init__(self, model: DiffusionLM, jobs: Sequence[J]):
-        self.model, self.jobs = model, jobs
+    def __init__(self, reader: Reader, jobs: Sequence[J]):
+        """`reader`: that of all texts. The batch's own knows its jobs' new words and the words before its texts."""
+        own = reader.of(jobs[0].request)
+        self.model, self.jobs = own.model, jobs
         self.sizes = [job.length for job in jobs]
-        self.text_sizes = [size - len(model.tokenizer.opening) for size in self.sizes]  # of what controls read
+        self.text_sizes = [size - len(self.model.tokenizer.opening) for size in self.sizes]  # of what controls read
         uneven = len(set(self.sizes)) > 1
-        self.lengths = torch.tensor(self.sizes, device=model.device) if uneven else None  # (B,), None if all are n
+        self.lengths = torch.tensor(self.sizes, device=self.model.device) if uneven else None  # (B,), None if all are n
         self.terms = self.encode()
         self.kept = self.keep()
         self.context = self.read_before()
+        self.reader = own.after(self.context)
 
     def encode(self) -> list[Term]:
         """The controls, each with its targets row by row."""

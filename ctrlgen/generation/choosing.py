@@ -47,8 +47,7 @@ def choose(reader: Reader, workers: Workers, texts: Texts, settings: Settings) -
     else:
 
         def score(jobs: Sequence[Job], stopped: Event) -> list[float]:
-            own = reader.of(jobs[0].request)
-            return candidate_scores(own, Batch(own.model, jobs), texts)
+            return candidate_scores(Batch(reader, jobs), texts)
 
         scores = workers.map(score, list(texts))
     best: dict[tuple[int, int], Job] = {}
@@ -59,10 +58,9 @@ def choose(reader: Reader, workers: Workers, texts: Texts, settings: Settings) -
 
 
 @torch.no_grad()
-def candidate_scores(reader: Reader, batch: Batch[Job], texts: Texts) -> list[float]:
+def candidate_scores(batch: Batch[Job], texts: Texts) -> list[float]:
     """A bound on log p(text) plus the weighted log p(controls | text), for each job of a batch."""
-    ids = batch.fill(texts)
-    reader = reader.after(batch.context)
+    ids, reader = batch.fill(texts), batch.reader
     return (reader.bound(ids, batch.lengths) + reader.joint(ids, batch.lengths, batch.terms)).tolist()
 
 
@@ -103,16 +101,14 @@ def redraft(
 
 def readings(reader: Reader, workers: Workers, texts: Texts) -> dict[Job, Reading]:
     """What the model says of each text."""
-    return workers.map(lambda jobs, _: read_batch(reader.of(jobs[0].request), jobs, texts), list(texts))
+    return workers.map(lambda jobs, _: read_batch(Batch(reader, jobs), texts), list(texts))
 
 
 @torch.no_grad()
-def read_batch(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[Reading]:
+def read_batch(batch: Batch[Job], texts: Texts) -> list[Reading]:
     """The same of the jobs of one batch."""
-    batch = Batch(reader.model, jobs)
-    ids = batch.fill(texts)
-    reader = reader.after(batch.context)
-    chosen = batch.changeable & (ids < reader.model.config.vocab_size)  # a new word is there because it was asked for
+    ids, reader = batch.fill(texts), batch.reader
+    chosen = batch.changeable & (ids < batch.model.config.vocab_size)  # a new word is there because it was asked for
     untypical = reader.typicality(ids, batch.lengths).clamp(max=0.0) * chosen
     worst = untypical.sort(1).values[:, :WORST].sum(1)
     controls = reader.joint(ids, batch.lengths, batch.terms)

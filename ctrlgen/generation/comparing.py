@@ -34,11 +34,10 @@ Beside = tuple[Tensor | None, ...]  # what each group of classifiers reads in a 
 
 def read(reader: Reader, jobs: Sequence[Job]) -> list[tuple[bool, list[float], Beside]]:
     """Of each finished text: whether it obeys, what each word takes from the controls in nats, what else it says."""
-    reader = reader.of(jobs[0].request)
-    batch = Batch(reader.model, jobs)
-    ids = filled(reader, batch)
-    clean = reader.clean(ids, batch.lengths)
-    taken = blame(reader.model, ids, batch.lengths, batch.terms).tolist()
+    batch = Batch(reader, jobs)
+    ids = filled(batch)
+    clean = batch.reader.clean(ids, batch.lengths)
+    taken = blame(batch.model, ids, batch.lengths, batch.terms).tolist()
     rows = zip(obeying(batch, clean, GIVEN_HELD), taken, batch.sizes, read_beside(batch, clean), strict=True)
     return [(obeys, nats[:size], beside) for obeys, nats, size, beside in rows]
 
@@ -48,9 +47,9 @@ def ids_of(reader: Reader, job: Job) -> list[int]:
     return word_ids(complete(job), reader.of(job.request).model.tokenizer)
 
 
-def filled(reader: Reader, batch: Batch[Job]) -> Tensor:
+def filled(batch: Batch[Job]) -> Tensor:
     """The ids of finished texts, filled up with padding. (B, n)"""
-    return batch.fill({job: ids_of(reader, job) for job in batch.jobs})
+    return batch.fill({job: ids_of(batch.reader, job) for job in batch.jobs})
 
 
 def complete(job: Job) -> Words:
@@ -132,9 +131,8 @@ def at_changes(source: Words, words: Words) -> set[int]:
 def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) -> list[tuple[bool, float, float]]:
     """Whether each text obeys, and the sum of log p(controls | text), weighted, log p(source | text) and
     log p(what the source says beside | text), the last by itself as well."""
-    reader = reader.of(jobs[0].request)
-    batch = Batch(reader.model, jobs)
-    clean = reader.clean(filled(reader, batch), batch.lengths)
+    batch = Batch(reader, jobs)
+    clean = batch.reader.clean(filled(batch), batch.lengths)
     log_p = joint_log_prob(batch.terms, clean)
     said = torch.zeros_like(log_p)
     for place, classifier in enumerate(groups(batch)[:-1]):  # the last is nearness to the source
@@ -148,14 +146,13 @@ def likelihoods(reader: Reader, jobs: Sequence[Job], tasks: Mapping[Job, Task]) 
 @torch.no_grad()
 def fits(reader: Reader, jobs: Sequence[Job], hidden: Mapping[Job, Words]) -> list[float]:
     """Mean log p(word | the others) of these words, hidden together where a text is open for them."""
-    reader = reader.of(jobs[0].request)
-    batch = Batch(reader.model, jobs)
+    batch = Batch(reader, jobs)
     assert batch.kept is not None
-    log_p = reader.hidden(batch.kept.ids, batch.lengths)  # (B, n, V)
+    log_p = batch.reader.hidden(batch.kept.ids, batch.lengths)  # (B, n, V)
     found = []
     for row, job in enumerate(jobs):
         places = [place for place, word in enumerate(job.kept) if word is None]
-        ids = word_ids(hidden[job], reader.model.tokenizer)
+        ids = word_ids(hidden[job], batch.model.tokenizer)
         found.append(float(log_p[row, places, ids].mean()))
     return found
 
@@ -163,8 +160,7 @@ def fits(reader: Reader, jobs: Sequence[Job], hidden: Mapping[Job, Words]) -> li
 @torch.no_grad()
 def fluencies(reader: Reader, jobs: Sequence[Job]) -> list[list[float]]:
     """log p(word | the others) of each text's words, 0 for a word that the model does not know."""
-    reader = reader.of(jobs[0].request)
-    batch = Batch(reader.model, jobs)
-    ids = filled(reader, batch)
-    fluent = reader.given_others(ids, batch.lengths)
+    batch = Batch(reader, jobs)
+    ids = filled(batch)
+    fluent = batch.reader.given_others(ids, batch.lengths)
     return [row[:size] for row, size in zip(fluent.tolist(), batch.sizes, strict=True)]

@@ -41,12 +41,11 @@ class Corpus:
             for place, words in enumerate(self.texts)
             if len(words) in lengths
         ]
-        reader = self.generator.reader.of(request)
         found: list[tuple[float, int]] = []
         for batch_jobs in make_batches(jobs):
-            batch = Batch(reader.model, batch_jobs)
-            ids = batch.fill({job: reader.model.tokenizer.ids([w for w in job.kept if w]) for job in batch_jobs})
-            log_p = joint_log_prob(batch.terms, reader.clean(ids, batch.lengths)).tolist()
+            batch = Batch(self.generator.reader, batch_jobs)
+            ids = batch.fill({job: batch.model.tokenizer.ids([w for w in job.kept if w]) for job in batch_jobs})
+            log_p = joint_log_prob(batch.terms, batch.reader.clean(ids, batch.lengths)).tolist()
             found += [(-score, job.place) for score, job in zip(log_p, batch_jobs, strict=True)]
         texts = list(self.texts.values())
         return [texts[place] for _, place in sorted(found)]

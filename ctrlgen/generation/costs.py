@@ -79,10 +79,11 @@ def by_lm(lm: SmallLM, sample: Sample, given: Collection[int]) -> Sample:
 
 def bounds(reader: Reader, jobs: Sequence[Job], texts: Texts) -> list[list[float]]:
     """What each word adds to the bound on each text's -log p, and whatever stands behind the text as one more."""
-    own = reader.of(jobs[0].request)
-    batch, opening = Batch(own.model, jobs), len(own.model.tokenizer.opening)
-    rows = own.word_bounds(batch.fill(texts), batch.lengths).tolist()
-    ends = [opening + len(own.model.tokenizer.decode(texts[job])) for job in jobs]
+    batch = Batch(reader, jobs)
+    tokenizer = batch.model.tokenizer
+    opening = len(tokenizer.opening)
+    rows = batch.reader.word_bounds(batch.fill(texts), batch.lengths).tolist()
+    ends = [opening + len(tokenizer.decode(texts[job])) for job in jobs]
     return [[*row[opening:end], sum(row[end:])] for row, end in zip(rows, ends, strict=True)]
 
 

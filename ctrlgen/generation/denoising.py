@@ -31,7 +31,6 @@ from ctrlgen.generation.guidance import (
 from ctrlgen.generation.jobs import J
 from ctrlgen.generation.kept import KeptWords
 from ctrlgen.generation.particles import Particles
-from ctrlgen.generation.reading import Reader
 from ctrlgen.settings import Settings
 
 RESTART_SHARE = 0.4  # of the steps
@@ -42,19 +41,19 @@ Observe = Callable[[Callable[[Tensor], Denoised], Tensor, float], None]
 class Predictor:
     """The denoiser as a sampler sees it: self-conditioned, steered by the controls, at a temperature."""
 
-    def __init__(self, reader: Reader, batch: Batch[J], settings: Settings, observe: Observe | None = None):
-        self.reader, self.batch, self.settings, self.observe = reader, batch, settings, observe
-        self.model, self.guidance, self.noise = reader.model, settings.guidance, batch.noise()
+    def __init__(self, batch: Batch[J], settings: Settings, observe: Observe | None = None):
+        self.reader, self.batch, self.settings, self.observe = batch.reader, batch, settings, observe
+        self.model, self.guidance, self.noise = batch.model, settings.guidance, batch.noise()
         own = self.model.diffusion.temperature
         self.temperature = own if settings.temperature is None else settings.temperature
-        network = reader.denoiser
+        reader = self.reader
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
-        self.denoiser: Denoise = network
+        self.denoiser: Denoise = reader.denoiser
         if batch.kept is not None and settings.infilling == "replaced":
-            self.denoiser = batch.kept.replaced(network, reader.embeddings, self.log_snrs[0])
+            self.denoiser = batch.kept.replaced(self.denoiser, reader.embeddings, self.log_snrs[0])
         elif batch.kept is not None:
-            self.denoiser = batch.kept.conditioned(network, reader.embeddings)
+            self.denoiser = batch.kept.conditioned(self.denoiser, reader.embeddings)
         self.forbidden = reader.forbidden  # (V,)
         if self.model.fixed_length and any(job.kept for job in batch.jobs):  # where the text ends is given
             in_text = torch.tensor([bool(job.kept) for job in batch.jobs], device=self.model.device)
@@ -83,14 +82,14 @@ class Predictor:
             previous, self.order = previous.rows(self.order), None
         self_condition = previous.x0_hat if previous is not None else None
         given = (log_snr if model.fixed_length else log_snr + self.settings.time_offset)[None]
+        lengths = self.batch.lengths
+        denoiser = partial(self.denoiser, log_snr=given, self_condition=self_condition, lengths=lengths)
         if self.observe is not None:
-            more = {"log_snr": given, "self_condition": self_condition, "lengths": self.batch.lengths}
-            self.observe(partial(self.denoiser, **more), x_t, self.progress(log_snr))
-        embeddings = self.reader.embeddings if model.config.objective == "mse" else None
-        skip = None if self.backward(log_snr) else self.reader.embeddings
+            self.observe(denoiser, x_t, self.progress(log_snr))
         denoised, shift = steer(
-            self.denoiser, x_t, given, self_condition, self.batch.lengths, terms, self.guidance, embeddings, skip
-        )
+            denoiser, x_t, terms, self.guidance, self.reader.embeddings,
+            predicts_x0=model.config.objective == "mse", through_network=self.backward(log_snr),
+        )  # fmt: skip
         final = bool(log_snr == last)
         if final:
             refuse_not_finite(denoised.logits)
@@ -142,7 +141,6 @@ class Predictor:
 
 @torch.no_grad()
 def drafts(
-    reader: Reader,
     batch: Batch[J],
     settings: Settings,
     observe: Observe | None = None,
@@ -152,8 +150,7 @@ def drafts(
 
     `observe` is given the denoiser of each step, x_t and the progress, from 0 to 1. `particles` are the rows' groups.
     """
-    reader = reader.after(batch.context)
-    predictor = Predictor(reader, batch, settings, observe)
+    predictor = Predictor(batch, settings, observe)
     noise = predictor.noise
     moved: Refine | None = predictor.refine if settings.guidance.moves_draws and batch.terms else None
     if particles is not None:
@@ -166,12 +163,12 @@ def drafts(
             if draft.log_snr < last:
                 yield draft.logits.argmax(-1)
         terms = predictor.acting(last)
-        predictor.best = better_draft(reader, best, draft, batch.lengths, terms)
+        predictor.best = better_draft(batch.reader, best, draft, batch.lengths, terms)
         ids = predictor.best.logits.argmax(-1)
         if levels is not predictor.drafts[-1]:
             yield ids
-    sweeps = 0 if published(reader.model, settings) else settings.corrections
-    yield correct(reader, ids, batch.changeable, batch.lengths, terms, sweeps)
+    sweeps = 0 if published(batch.model, settings) else settings.corrections
+    yield correct(batch.reader, ids, batch.changeable, batch.lengths, terms, sweeps)
 
 
 def refuse_not_finite(logits: Tensor) -> None:

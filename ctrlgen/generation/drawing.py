@@ -23,8 +23,8 @@ Rows = list[list[int]]  # word ids of texts
 def draw(reader: Reader, jobs: Sequence[Job], settings: Settings) -> Iterator[tuple[int, Rows]]:
     """After each step, how many words were denoised and the likeliest words so far; the texts of all jobs last."""
     if settings.scorer is None:
-        batch = Batch(reader.model, jobs)
-        for ids in drafts(reader, batch, settings):
+        batch = Batch(reader, jobs)
+        for ids in drafts(batch, settings):
             yield sum(batch.sizes), batch.cut(ids)
         return
     most = max(1, MAX_BATCH_TOKENS // (settings.particles * max(job.length for job in jobs)))
@@ -40,15 +40,15 @@ def draw_particles(reader: Reader, jobs: Sequence[Job], settings: Settings) -> I
     assert settings.scorer is not None
     count = settings.particles
     drawn = [replace(job, candidate=job.candidate * count + k) for job in jobs for k in range(count)]
-    batch = Batch(reader.model, drawn)
+    batch = Batch(reader, drawn)
 
     def texts(ids: Tensor) -> list[str]:
         rows = zip(drawn, batch.cut(ids), strict=True)
-        return [write(words_of(reader, job, row)).text for job, row in rows]
+        return [write(words_of(batch.reader, job, row)).text for job, row in rows]
 
     rngs = [seeded(job.noise_seed) for job in jobs]
     particles = Particles(settings.scorer, count, settings.steps, texts, rngs)
-    for ids in drafts(reader, batch, settings, particles=particles):
+    for ids in drafts(batch, settings, particles=particles):
         yield sum(job.length for job in jobs), batch.cut(ids)[::count]
-    best = particles.best(ids, reader.joint(ids, batch.lengths, batch.terms))
+    best = particles.best(ids, batch.reader.joint(ids, batch.lengths, batch.terms))
     yield 0, [batch.cut(ids)[row] for row in best]

@@ -101,14 +101,13 @@ def explain_batch(
     stopped: Event,
 ) -> list[Explanation]:
     """Draw the texts once more and watch. The parts are of controls at the same position."""
-    reader = reader.of(failed[0].request)
-    batch = Batch(reader.model, failed)
+    batch = Batch(reader, failed)
     position = failed[0].position
     others = list(batch.terms)
     targets = [part.target for part in failed]
-    encoded = encode(others[position].classifier, targets, batch.text_sizes, reader.model.device)
+    encoded = encode(others[position].classifier, targets, batch.text_sizes, batch.model.device)
     term = replace(others.pop(position), encoded=encoded)
-    clean = reader.clean(batch.fill(texts), batch.lengths)
+    clean = batch.reader.clean(batch.fill(texts), batch.lengths)
     explanations = [
         Explanation(part.detail, p, negated=part.controls[position].statement.negated)
         for part, p in zip(failed, term.log_prob(clean).exp().tolist(), strict=True)
@@ -117,7 +116,7 @@ def explain_batch(
         return explanations
     opposition = Opposition(term, others, settings.guidance)
     steps = []
-    for ids in drafts(reader, batch, settings, opposition if others else None):
+    for ids in drafts(batch, settings, opposition if others else None):
         if stopped.is_set():
             return explanations
         steps.append(batch.cut(ids))
@@ -126,7 +125,7 @@ def explain_batch(
         if said[-1] != texts[part]:  # another text: some accelerators do not repeat themselves
             continue
         control = replace(part.controls[position], target=part.target)
-        held = last_held(control, [words_of(reader, part, ids) for ids in said])
+        held = last_held(control, [words_of(batch.reader, part, ids) for ids in said])
         other = opposition.strongest(row, held or 1)
         names = [control.text for control in part.controls if control is not part.controls[position]]
         pulled_by = names[other] if other is not None else None

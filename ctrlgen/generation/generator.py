@@ -148,16 +148,15 @@ class Generator:
 
         def finish(batch_jobs: Sequence[Job], stopped: Event) -> list[list[int]]:
             nonlocal done
-            reader = self.reader.of(batch_jobs[0].request)
             rows: list[list[int]] = []
-            for words, rows in draw(reader, batch_jobs, settings):
+            for words, rows in draw(self.reader, batch_jobs, settings):
                 if stopped.is_set():
                     break
                 with lock:
                     done += words
                     if watch is not None:
                         texts = {
-                            job.index: words_of(reader, job, row)
+                            job.index: words_of(self.reader, job, row)
                             for job, row in zip(batch_jobs, rows, strict=False)
                             if (job.place, job.candidate) == (batch_jobs[0].place, batch_jobs[0].candidate)
                         }

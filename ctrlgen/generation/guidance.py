@@ -108,42 +108,43 @@ def tweedie_shift(gradient: Tensor, log_snr: Tensor, strength: float) -> Tensor:
 
 
 def steer(
-    denoiser: Denoise,
+    denoiser: Callable[[Tensor], Denoised],
     x_t: Tensor,
-    log_snr: Tensor,
-    self_condition: Tensor | None,
-    lengths: Tensor | None,
     terms: Sequence[Term],
     guidance: Guidance,
-    embeddings: Tensor | None = None,
-    skip: Tensor | None = None,
+    embeddings: Tensor,
+    *,
+    predicts_x0: bool = False,
+    through_network: bool = True,
 ) -> tuple[Denoised, Tensor]:
     """One call of the denoiser, steered by `terms`.
 
-    x_t (B, n, d), log_snr (1,), the noise level that the denoiser is given for all rows, at which the gradient is taken
-    and scaled. Returns what the denoiser said, its logits corrected where the method corrects words, and the shift to
-    add to x0_hat (B, n, d). `paper` and `published` steer elsewhere, in `refine`. embeddings (V, d) are those of a
-    denoiser that predicts x_0 and not words: under `exact` its x0_hat moves as the mean embedding of its words does.
-    skip (V, d): the embeddings of a denoiser with a Gaussian skip, through which alone the gradient is then taken.
+    `denoiser` knows all but x_t (B, n, d): the noise level, one for all rows, at which the gradient is scaled as well.
+    Returns what it said, its logits corrected where the method corrects words, and the shift to add to x0_hat
+    (B, n, d). `paper` and `published` steer elsewhere, in `refine`. Where the denoiser predicts x_0 and not words, its
+    x0_hat moves under `exact` as the mean embedding (V, d) of its words does. The gradient is taken through the whole
+    network, or through the Gaussian skip alone.
     """
     if guidance.method != "gradient" or not terms:
         with torch.no_grad():
-            denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
+            denoised = denoiser(x_t)
+            shift = torch.zeros_like(x_t)
             if guidance.method != "exact":
-                return denoised, torch.zeros_like(x_t)
+                return denoised, shift
             conditioned = condition_words(denoised, terms, guidance.scale, every=True)
-            if embeddings is None:
-                return conditioned, torch.zeros_like(x_t)
-            return conditioned, (conditioned.probs - denoised.probs) @ embeddings
-    if skip is not None:
+            if predicts_x0:
+                shift = (conditioned.probs - denoised.probs) @ embeddings
+            return conditioned, shift
+    if through_network:
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_(True)
+            denoised = denoiser(x_t)
+            (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
+    else:
         with torch.no_grad():
-            denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
-        return denoised, tweedie_shift(skip_gradient(denoised, terms, skip), log_snr[0], guidance.scale)
-    with torch.enable_grad():
-        x_t = x_t.detach().requires_grad_(True)
-        denoised = denoiser(x_t, log_snr, self_condition, lengths=lengths)
-        (gradient,) = torch.autograd.grad(joint_log_prob(terms, denoised).sum(), x_t)
-    return detach(denoised), tweedie_shift(gradient, log_snr[0], guidance.scale)
+            denoised = denoiser(x_t)
+        gradient = skip_gradient(denoised, terms, embeddings)
+    return detach(denoised), tweedie_shift(gradient, denoised.log_snr[0], guidance.scale)
 
 
 def skip_gradient(denoised: Denoised, terms: Sequence[Term], embeddings: Tensor) -> Tensor:

@@ -27,9 +27,8 @@ def judge(reader: Reader, texts: Texts) -> dict[Job, Sample]:
     for jobs in make_batches(list(texts)):
         if not jobs[0].controls:
             continue
-        own = reader.of(jobs[0].request)
-        batch = Batch(own.model, jobs)
-        clean = own.clean(batch.fill(texts), batch.lengths)
+        batch = Batch(reader, jobs)
+        clean = batch.reader.clean(batch.fill(texts), batch.lengths)
         for position, term in enumerate(batch.terms):
             controls = [job.controls[position] for job in jobs]
             if not controls[0].judged:

@@ -36,7 +36,7 @@ def reads() -> Generator:
 
 
 def batch_of(generator: Generator, *requests: Request) -> Batch:  # type: ignore[type-arg]
-    return Batch(generator.model, Draws(generator.model, requests).first())
+    return Batch(generator.reader, Draws(generator.model, requests).first())
 
 
 def test_whole_sentences_from_the_text_backwards(reads: Generator) -> None:

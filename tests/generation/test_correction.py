@@ -102,7 +102,7 @@ def test_changes_that_a_guide_minds_are_not_made() -> None:
 
 
 def batch_of(generator: Generator, request: Request) -> Batch[Job]:
-    return Batch(generator.model, Draws(generator.model, [request]).first())
+    return Batch(generator.reader, Draws(generator.model, [request]).first())
 
 
 def corrected(generator: Generator, controls: Sequence[str], *texts: str, sweeps: int = 3) -> list[str]:
@@ -162,10 +162,10 @@ def test_it_can_be_left_out(
 def test_the_last_text_is_the_corrected_one(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of(generator, generator.request([SIMPLE], n=2))
     settings = Settings(steps=8)
-    *_, plain = drafts(generator.reader, batch, replace(settings, corrections=0))
+    *_, plain = drafts(batch, replace(settings, corrections=0))
     given = []
     monkeypatch.setattr(denoising, "correct", lambda reader, ids, *rest: given.append(ids) or ids + 1)
-    steps = list(drafts(generator.reader, batch, settings))
+    steps = list(drafts(batch, settings))
     assert len(steps) == 8
     assert torch.equal(given[0], plain)
     assert torch.equal(steps[-1], plain + 1)

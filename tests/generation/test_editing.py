@@ -119,12 +119,12 @@ def test_words_that_speak_against_a_control_are_to_blame(editor: Editor, texts: 
     text = texts[0]
     words = editor.model.tokenizer.split(text)
     request = editor.generator.request([f"not words: {words[3]}"])
-    batch = Batch(editor.model, [Job(request, 0, 0, 0, 0, len(words), tuple(words))])
-    taken = blame(editor.model, filled(editor.generator.reader, batch), batch.lengths, batch.terms)
+    batch = Batch(editor.generator.reader, [Job(request, 0, 0, 0, 0, len(words), tuple(words))])
+    taken = blame(editor.model, filled(batch), batch.lengths, batch.terms)
     assert taken.shape == (1, len(words))
     assert words[int(taken[0].argmax())] == words[3]
     assert bool((taken >= 0).all())
-    assert not blame(editor.model, filled(editor.generator.reader, batch), None, []).any()
+    assert not blame(editor.model, filled(batch), None, []).any()
 
 
 def test_little_blame_is_none_and_kept_words_have_none() -> None:
@@ -221,8 +221,8 @@ def test_blame_is_finite_where_rows_differ_in_length(editor: Editor, texts: list
         Job(editor.generator.request([f"not words: {words[0]}"]), i, 0, 0, 0, len(words), tuple(words))
         for i, words in enumerate(rows)
     ]
-    batch = Batch(editor.model, jobs)
-    taken = blame(editor.model, filled(editor.generator.reader, batch), batch.lengths, batch.terms)
+    batch = Batch(editor.generator.reader, jobs)
+    taken = blame(editor.model, filled(batch), batch.lengths, batch.terms)
     assert bool(torch.isfinite(taken).all())
     assert not taken[1, 5:].any()
 

@@ -71,7 +71,7 @@ def test_explaining_changes_no_text(generator: Generator, request_at_odds: Reque
 def test_nothing_is_drawn_again_where_all_is_well(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     for module in (explain, drawing):
-        monkeypatch.setattr(module, "drafts", lambda *given: batches.append(given[1]) or drafts(*given))
+        monkeypatch.setattr(module, "drafts", lambda *given: batches.append(given[0]) or drafts(*given))
     (sample,) = generator.generate([generator.request(["pos: * ...", "length: 5"])], EXPLAINED)
     assert sample.success
     assert [result.explanation for result in sample.controls] == [(), ()]

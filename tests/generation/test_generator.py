@@ -50,7 +50,7 @@ def length(text: str) -> Control:
 
 def batch_of(generator: Generator, request: Request) -> Batch[Job]:
     """All samples of a request in one batch."""
-    return Batch(generator.model, Draws(generator.model, [request]).first())
+    return Batch(generator.reader, Draws(generator.model, [request]).first())
 
 
 def tokens(samples: Sequence[Sample]) -> list[list[str]]:
@@ -158,7 +158,7 @@ def test_more_candidates_are_never_less_likely(generator: Generator) -> None:
         jobs = Draws(generator.model, [generator.request([SIMPLE], n=4, seed=20)]).first()
         ids = [generator.model.tokenizer.ids(sample.tokens) for sample in samples]
         finished = dict(zip(jobs, ids, strict=True))
-        return candidate_scores(generator.reader, Batch(generator.model, jobs), finished)
+        return candidate_scores(Batch(generator.reader, jobs), finished)
 
     one, four = scores(1), scores(4)
     assert all(b >= a - 1e-4 for a, b in zip(one, four, strict=True))
@@ -636,23 +636,28 @@ def test_a_restart_starts_from_the_better_draft(generator: Generator, monkeypatc
         denoising, "q_sample", lambda *given: started.append((given, q_sample(*given))) or started[-1][1]
     )
     monkeypatch.setattr(denoising, "better_draft", choose)
-    monkeypatch.setattr(denoising, "steer", lambda *given: said.append(given) or steer(*given))
+    monkeypatch.setattr(denoising, "steer", lambda *given, **more: said.append(given) or steer(*given, **more))
     batch = batch_of(generator, generator.request([SIMPLE], n=3))
-    ids = list(drafts(generator.reader, batch, Settings(steps=10, redrafts=0)))
+    ids = list(drafts(batch, Settings(steps=10, redrafts=0)))
     ((x_0, _, level), x_s), (first, last) = *started, chosen
     assert torch.equal(x_0, first.x0_hat)
     assert level == generator.model.schedule.steps(4, 0.5)[0]
     assert torch.equal(said[6][1], x_s)
-    assert torch.equal(said[6][3], first.x0_hat)
+    assert torch.equal(said[6][0].keywords["self_condition"], first.x0_hat)
     assert len(ids) == 10
     assert torch.equal(ids[5], first.logits.argmax(-1))
     assert torch.equal(ids[-1], last.logits.argmax(-1))
 
 
 def test_the_denoiser_is_told_of_another_level(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    told: list[torch.Tensor] = []
     steer = denoising.steer
-    monkeypatch.setattr(denoising, "steer", lambda *given: told.append(given[2]) or steer(*given))
+
+    def note(denoiser: Any, *given: Any, **more: Any) -> Any:
+        told.append(denoiser.keywords["log_snr"])
+        return steer(denoiser, *given, **more)
+
+    monkeypatch.setattr(denoising, "steer", note)
     settings = Settings(steps=6, redrafts=0, time_offset=-0.7)
     generator.generate([generator.request([SIMPLE])], settings)
     torch.testing.assert_close(torch.cat(told), torch.cat(noise_levels(generator.model, settings)) - 0.7)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,6 +83,11 @@ def noisy(log_snr: float = -0.5) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 4, generator=rng, dtype=torch.float64), torch.full((2,), log_snr, dtype=torch.float64)
 
 
+def at(denoiser: Callable[..., Denoised], log_snr: Tensor, x0_before: Tensor | None = None) -> partial[Denoised]:
+    """The denoiser at a noise level."""
+    return partial(denoiser, log_snr=log_snr, self_condition=x0_before)
+
+
 def tweedie_scale(log_snr: Tensor) -> Tensor:
     alpha, sigma = alpha_sigma(log_snr[0])
     return sigma**2 / alpha
@@ -110,7 +116,7 @@ def test_the_shift_is_tweedies_with_the_gradient_of_finite_differences(model: De
         nudge[index] = step
         nudge = nudge.view_as(x_t)
         expected.view(-1)[index] = (objective(x_t + nudge) - objective(x_t - nudge)) / (2 * step)
-    _, shift = steer(model, x_t, log_snr, x0_before, None, terms, FAINT)
+    _, shift = steer(at(model, log_snr, x0_before), x_t, terms, FAINT, model.embeddings())
     torch.testing.assert_close(shift / (FAINT.strength * tweedie_scale(log_snr)), expected, rtol=1e-6, atol=1e-8)
 
 
@@ -124,11 +130,11 @@ def test_the_gradient_through_the_skip_is_that_of_a_network_which_is_cut(model: 
         said = model(x.detach(), *args, **more)
         return dataclasses.replace(said, logits=said.logits.detach() + skip(x) - skip(x).detach())
 
-    expected, expected_shift = steer(cut, x_t, log_snr, None, None, terms, FAINT)
-    denoised, shift = steer(model, x_t, log_snr, None, None, terms, FAINT, skip=embeddings)
+    expected, expected_shift = steer(at(cut, log_snr), x_t, terms, FAINT, model.embeddings())
+    denoised, shift = steer(at(model, log_snr), x_t, terms, FAINT, embeddings, through_network=False)
     torch.testing.assert_close(denoised.logits, expected.logits)
     torch.testing.assert_close(shift, expected_shift)
-    assert not torch.equal(shift, steer(model, x_t, log_snr, None, None, terms, FAINT)[1])
+    assert not torch.equal(shift, steer(at(model, log_snr), x_t, terms, FAINT, model.embeddings())[1])
 
 
 def test_controls_compose_as_a_sum_in_one_pass(model: Denoiser) -> None:
@@ -136,17 +142,17 @@ def test_controls_compose_as_a_sum_in_one_pass(model: Denoiser) -> None:
     model.register_forward_hook(lambda *_: calls.append(1))
     x_t, log_snr = noisy()
     terms = [some_term(0), some_term(1, negated=True), some_term(2, weight=3.0)]
-    _, together = steer(model, x_t, log_snr, None, None, terms, FAINT)
+    _, together = steer(at(model, log_snr), x_t, terms, FAINT, model.embeddings())
     assert len(calls) == 1
-    singles = [steer(model, x_t, log_snr, None, None, [term], FAINT)[1] for term in terms]
+    singles = [steer(at(model, log_snr), x_t, [term], FAINT, model.embeddings())[1] for term in terms]
     torch.testing.assert_close(together, sum(singles))
     assert all(shift.abs().max() > 0 for shift in singles)
 
 
 def test_a_weight_scales_the_gradient(model: Denoiser) -> None:
     x_t, log_snr = noisy()
-    _, once = steer(model, x_t, log_snr, None, None, [some_term(0)], FAINT)
-    _, thrice = steer(model, x_t, log_snr, None, None, [some_term(0, weight=3.0)], FAINT)
+    _, once = steer(at(model, log_snr), x_t, [some_term(0)], FAINT, model.embeddings())
+    _, thrice = steer(at(model, log_snr), x_t, [some_term(0, weight=3.0)], FAINT, model.embeddings())
     torch.testing.assert_close(thrice, 3.0 * once)
 
 
@@ -164,7 +170,7 @@ def test_exact_guidance_is_bayes_rule(make_model: MakeModel, prior: bool) -> Non
     model = with_a_prior(make_model, prior)
     x_t, log_snr = noisy(log_snr=-1.0)
     terms = [some_term(0), some_term(7)]
-    conditioned, shift = steer(model, x_t, log_snr, None, None, terms, Guidance("exact", strength=1.0))
+    conditioned, shift = steer(at(model, log_snr), x_t, terms, Guidance("exact", strength=1.0), model.embeddings())
     alpha, sigma = alpha_sigma(log_snr[0])
     distances = (x_t[:, :, None] - alpha * model.embeddings()).square().sum(-1)  # (B, n, V)
     p = (model.output.bias - distances / (2 * sigma**2)).exp()
@@ -183,10 +189,10 @@ def test_the_gradient_at_strength_1_gives_the_exact_conditional_mean(
     model = with_a_prior(make_model, prior)
     x_t, log_snr = noisy(log_snr=-1.0)
     term = some_term(0, negated=negated)
-    denoised, shift = steer(model, x_t, log_snr, None, None, [term], Guidance(strength=1.0))
+    denoised, shift = steer(at(model, log_snr), x_t, [term], Guidance(strength=1.0), model.embeddings())
     assert shift.norm(dim=-1).max() < math.sqrt(4) - 1e-6, "the bound on the shift must not act in this test"
     assert shift.norm(dim=-1).min() > 1e-3
-    conditioned, _ = steer(model, x_t, log_snr, None, None, [term], Guidance("exact", strength=1.0))
+    conditioned, _ = steer(at(model, log_snr), x_t, [term], Guidance("exact", strength=1.0), model.embeddings())
     torch.testing.assert_close(denoised.x0_hat + shift, conditioned.probs @ model.embeddings())
 
 
@@ -201,7 +207,7 @@ def test_negating_what_is_certain_stays_finite(model: Denoiser) -> None:
     certain = Term(WordClasses(torch.ones(1, 11, dtype=torch.float64)), torch.zeros(2, 3, dtype=torch.long), 1.0, True)
     x_t, log_snr = noisy()
     assert torch.isfinite(certain.log_prob(model(x_t, log_snr))).all()
-    _, shift = steer(model, x_t, log_snr, None, None, [certain], Guidance())
+    _, shift = steer(at(model, log_snr), x_t, [certain], Guidance(), model.embeddings())
     assert torch.isfinite(shift).all()
 
 
@@ -225,7 +231,7 @@ def test_what_the_length_rules_out_is_avoided_already(model: Denoiser) -> None:
     log_p = term.log_prob(model(x_t, log_snr))
     assert log_p[0] == 0
     assert log_p[1] == some_term(0, negated=True).log_prob(model(x_t, log_snr))[1] < 0
-    denoised, shift = steer(model, x_t, log_snr, None, None, [term], Guidance())
+    denoised, shift = steer(at(model, log_snr), x_t, [term], Guidance(), model.embeddings())
     assert not shift[0].any()
     assert shift[1].any()
     chosen = condition_words(denoised, [term])
@@ -246,8 +252,9 @@ def test_exact_multiplies_controls_to_the_power_of_their_weights(model: Denoiser
 
 def test_exact_without_a_closed_form_says_so(model: Denoiser) -> None:
     term = Term(WithoutClosedForm(torch.ones(1, 11)), torch.zeros(2, 3, dtype=torch.long))
+    x_t, log_snr = noisy()
     with pytest.raises(UsageError, match="classes: has no closed form; use --guidance gradient"):
-        steer(model, *noisy(), None, None, [term], Guidance("exact"))
+        steer(at(model, log_snr), x_t, [term], Guidance("exact"), model.embeddings())
 
 
 @pytest.mark.parametrize("log_snr", [-6.0, 0.0, 3.0])
@@ -271,14 +278,15 @@ def test_without_terms_the_denoiser_speaks_alone(model: Denoiser) -> None:
     x_t, log_snr = noisy()
     alone = model(x_t, log_snr)
     for guidance in (Guidance(), Guidance("exact"), Guidance("paper")):
-        denoised, shift = steer(model, x_t, log_snr, None, None, [], guidance)
+        denoised, shift = steer(at(model, log_snr), x_t, [], guidance, model.embeddings())
         assert torch.equal(denoised.logits, alone.logits)
         assert torch.equal(denoised.x0_hat, alone.x0_hat)
         assert torch.equal(shift, torch.zeros_like(x_t))
 
 
 def test_what_steer_returns_holds_no_graph(model: Denoiser) -> None:
-    denoised, shift = steer(model, *noisy(), None, None, [some_term(0)], Guidance())
+    x_t, log_snr = noisy()
+    denoised, shift = steer(at(model, log_snr), x_t, [some_term(0)], Guidance(), model.embeddings())
     tensors = [denoised.x_t, denoised.logits, denoised.x0_hat, *denoised.hidden, shift]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -348,6 +356,6 @@ def test_a_strong_fluency_term_pulls_towards_the_mean(model: Denoiser) -> None:
 
 def test_the_paper_method_leaves_the_prediction_alone(model: Denoiser) -> None:
     x_t, log_snr = noisy()
-    denoised, shift = steer(model, x_t, log_snr, None, None, [some_term(0)], Guidance("paper"))
+    denoised, shift = steer(at(model, log_snr), x_t, [some_term(0)], Guidance("paper"), model.embeddings())
     assert torch.equal(denoised.x0_hat, model(x_t, log_snr).x0_hat)
     assert torch.equal(shift, torch.zeros_like(x_t))

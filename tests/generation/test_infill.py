@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_no_shift_at_kept_words(make_model: Callable[..., Denoiser]) -> None:
     x_t, log_snr = noisy()
     terms = [Term(Certainty(), torch.zeros(2))]  # type: ignore[arg-type]
     told = KeptWords(IDS).conditioned(model, model.embeddings())
-    _, shift = steer(told, x_t, log_snr, None, None, terms, Guidance())
+    _, shift = steer(partial(told, log_snr=log_snr), x_t, terms, Guidance(), model.embeddings())
     assert (shift.norm(dim=-1) > 0).tolist() == [[False, True, False], [True] * 3]
 
 

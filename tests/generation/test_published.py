@@ -1,6 +1,7 @@
 """Published checkpoints in use: texts between START and END, Diffusion-LM's guidance and infilling, classifiers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def e2e() -> Generator:
 
 
 def batch_of(generator: Generator, request: Request) -> Batch[Any]:
-    return Batch(generator.model, Draws(generator.model, [request]).first())
+    return Batch(generator.reader, Draws(generator.model, [request]).first())
 
 
 def test_texts_are_padded_or_followed_by_the_next(pad: Generator, block: Generator) -> None:
@@ -98,7 +99,8 @@ def test_exact_guidance_moves_x0_as_the_mean_of_its_words(pad: Generator) -> Non
     (term,) = batch_of(pad, pad.request(["words: pub"])).terms
     denoiser, embeddings = pad.model.denoiser, pad.reader.embeddings
     x_t, log_snr = torch.randn(1, PLACES, original.DIM), torch.zeros(1)
-    denoised, shift = steer(denoiser, x_t, log_snr, None, None, [term], Guidance("exact"), embeddings)
+    at_level = partial(denoiser, log_snr=log_snr)
+    denoised, shift = steer(at_level, x_t, [term], Guidance("exact"), embeddings, predicts_x0=True)
     plain = denoiser(x_t, log_snr)
     change = term.classifier.word_log_prob(plain.text, term.encoded)
     assert change is not None
@@ -113,7 +115,7 @@ def test_samples_are_those_of_the_originals_loop(pad: Generator) -> None:
     state, steps = original.make_state(), 10
     words, bias = state["lm_head.weight"], state["lm_head.bias"]
     (job,) = Draws(pad.model, [pad.request([], seed=3)]).first()
-    noise = Batch(pad.model, [job]).noise()
+    noise = Batch(pad.reader, [job]).noise()
     levels = pad.model.schedule.spaced(steps)  # type: ignore[operator]
     alpha_bar = torch.sigmoid(pad.model.schedule.log_snrs)[levels]  # type: ignore[index]
     x = noise()
@@ -219,7 +221,7 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
 )
 def test_published_guidance_takes_the_mean_over_a_targets_parts(e2e: Generator, control: str, parts: int) -> None:
     request = e2e.request([control, "length: 9"] if "words" in control else [control])
-    (term, *_) = Batch(e2e.model, Draws(e2e.model, [request]).first()).terms
+    (term, *_) = Batch(e2e.reader, Draws(e2e.model, [request]).first()).terms
     assert term.parts is not None
     assert term.parts.tolist() == [parts]
     (sample,) = e2e.generate([request], Settings(steps=11, guidance=Guidance("published")))

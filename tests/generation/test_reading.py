@@ -19,7 +19,7 @@ def test_the_network_runs_in_bfloat16_and_the_guides_do_not(
 ) -> None:
     monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
     request = generator.request(["pos: DET NOUN VERB DET NOUN PUNCT"], n=2)
-    batch = Batch(generator.model, Draws(generator.model, [request]).first())
+    batch = Batch(generator.reader, Draws(generator.model, [request]).first())
     (term,) = batch.terms
     in_network, in_guide = [], []
     forward, log_prob = generator.model.denoiser.forward, term.classifier.log_prob

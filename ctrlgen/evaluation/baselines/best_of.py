@@ -175,14 +175,14 @@ def guide_log_probs(
     jobs = {Job(Request(), 0, text, 0, 0, len(ids[text])): ids[text] for text in asking}
 
     def score(read: Sequence[Job], stopped: Event) -> list[dict[Pair, float]]:
-        batch = Batch(model, read)
+        batch = Batch(reader, read)
         clean = reader.clean(batch.fill(jobs), batch.lengths)
         row_of = {job.index: row for row, job in enumerate(read)}
         asked = [replace(job, request=requests[number], place=number) for job in read for number in asking[job.index]]
         found: dict[int, dict[Pair, float]] = {job.index: {} for job in read}
         for part in make_batches(asked):
             rows = torch.tensor([row_of[job.index] for job in part], device=model.device)
-            scores = joint_log_prob(Batch(model, part).terms, take_rows(clean, rows, part[-1].length))
+            scores = joint_log_prob(Batch(reader, part).terms, take_rows(clean, rows, part[-1].length))
             for job, value in zip(part, scores.tolist(), strict=True):
                 found[job.index][job.sample] = value
         return [found[job.index] for job in read]
