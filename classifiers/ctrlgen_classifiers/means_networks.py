@@ -181,10 +181,11 @@ class MeansHead(Head):
 
 def vectors_of_words(denoiser: AnyDenoiser) -> Tensor:
     """What a denoiser knows of its words: their embeddings, and what its output knows them by. (V, k)"""
+    if isinstance(denoiser, Denoiser) and denoiser.config.output == "tied":
+        return denoiser.vocabulary().both.detach()
     embeddings = denoiser.embeddings()
     if isinstance(denoiser, Denoiser) and denoiser.config.objective == "ce":
-        tied = denoiser.config.output == "tied"
-        embeddings = torch.cat([embeddings, denoiser.vocabulary().output if tied else denoiser.output.weight], -1)
+        embeddings = torch.cat([embeddings, denoiser.output.weight], -1)
     return embeddings.detach()
 
 

@@ -316,7 +316,7 @@ class Denoiser(nn.Module):
                 return output + gaussian_word_logits(x_t, self.embeddings(), alpha, sigma)
             point, wide = output.split([self.config.embedding_dim, self.config.output_dim], -1)
             point = point + (alpha / sigma**2)[:, None, None] * x_t
-            return F.linear(torch.cat([point, wide], -1), torch.cat([words.embedding, words.output], -1), words.bias)
+            return F.linear(torch.cat([point, wide], -1), words.both, words.bias)
 
     def widened(
         self,
