@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ctrlgen.automata.automaton import Automaton
 from ctrlgen.controls.classifier import Classifier
-from ctrlgen.controls.encoded import Encoded, take_rows
+from ctrlgen.controls.encoded import Encoded, take_rows, tensors_of
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.diffusion.precision import precise
 from ctrlgen.diffusion.schedule import alpha_sigma
@@ -231,6 +231,7 @@ def published_loss(
     """
     control = torch.zeros_like(offset[:, 0, 0])  # (B,)
     for term in terms:
-        control = control + term.weight / term.encoded[0].numel() * term.log_prob(denoised)
+        labels = tensors_of(term.encoded)[0][0].numel()  # of one target
+        control = control + term.weight / labels * term.log_prob(denoised)
     fluency = max(term.classifier.published_fluency for term in terms)
     return fluency * offset.square().sum() / variance.sqrt() - control.sum()
