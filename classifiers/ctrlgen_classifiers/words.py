@@ -27,7 +27,7 @@ from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.template import Blank, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.patterns.compiling import compile_pattern, leaves
 from ctrlgen_classifiers.patterns.matching import ends, spans
 from ctrlgen_classifiers.patterns.sampled import pattern_of

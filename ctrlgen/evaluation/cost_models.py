@@ -13,7 +13,8 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.kneser_ney import KneserNey
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.generation.small_lm import SmallLM, find_lm
-from ctrlgen.text.tokenizer import UNK, detokenize
+from ctrlgen.text.joining import detokenize
+from ctrlgen.text.tokenizer import UNK
 
 
 class CostModel(Protocol):
