@@ -25,7 +25,7 @@ from ctrlgen.importing import import_checkpoint, save_imported
 from ctrlgen.training.fit import TrainingConfig
 from ctrlgen_classifiers.label import Label
 from ctrlgen_classifiers.pos import Pos
-from ctrlgen_classifiers.tree import Asked
+from ctrlgen_classifiers.tree import EncodedSyntax
 
 PLACES = original.SIDE**2
 TOY_WORDS = sorted({word for words, _ in toy_sentences(600) for word in words})
@@ -189,7 +189,7 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
     gradient, mean, start = torch.randn(3, 1, 4, 2)
     classifier: Any = Linear(gradient)
     classifier.published_fluency = classifier_kinds()[kind].published_fluency
-    encoded = Asked(torch.zeros(1, 5), torch.zeros(1, 2)) if kind == "span" else torch.zeros(1, 5)
+    encoded = EncodedSyntax(torch.zeros(1, 5), torch.zeros(1, 2)) if kind == "span" else torch.zeros(1, 5)
     term, variance = Term(classifier, encoded), torch.tensor(0.04)
 
     def denoiser(x: Tensor, log_snr: Tensor, lengths: Any = None) -> Denoised:
