@@ -19,7 +19,7 @@ from ctrlgen import Editor, Generator
 from ctrlgen.controls.language import write_statement
 from ctrlgen.evaluation.from_text.editing import other_values, values_of
 from ctrlgen.evaluation.targets import read_examples
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 
 def main() -> None:

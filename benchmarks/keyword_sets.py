@@ -17,7 +17,8 @@ from random import Random
 
 from ctrlgen.data.texts import read_texts
 from ctrlgen.generation.generator import Generator
-from ctrlgen.text.tokenizer import WordTokenizer, detokenize
+from ctrlgen.text.joining import detokenize
+from ctrlgen.text.tokenizer import WordTokenizer
 
 FEWEST, MOST = 2, 5
 

@@ -27,7 +27,7 @@ from ctrlgen.controls.similar import codes_of, coding_control
 from ctrlgen.data.labels import read_labels
 from ctrlgen.data.texts import load_data
 from ctrlgen.evaluation.from_text.editing import enumerable, values_read
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.sentence_encoder import is_installed, sentence_codes
 
 CORPUS, QUERIES, FOUND = 4000, 500, 10

@@ -16,7 +16,7 @@ from random import Random
 
 from ctrlgen.data.texts import read_texts
 from ctrlgen.generation.generator import Generator
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 SHORTEST, LONGEST = 5, 25
 

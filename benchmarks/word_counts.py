@@ -19,7 +19,7 @@ from random import Random
 
 from ctrlgen.data.texts import read_texts
 from ctrlgen.generation.generator import Generator
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 FEWEST, MOST = 2, 10
 SENTENCE = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*[.!?]")

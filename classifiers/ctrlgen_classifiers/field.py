@@ -19,7 +19,7 @@ from ctrlgen.controls.language import fold
 from ctrlgen.data.labels import read_labels
 from ctrlgen.data.texts import find_columns
 from ctrlgen.errors import UsageError, did_you_mean
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.label import Label, Target
 from ctrlgen_classifiers.labelled import ABSENT, Row, log
 from ctrlgen_classifiers.patterns.syntax import without_quotes

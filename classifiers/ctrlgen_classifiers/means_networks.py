@@ -27,6 +27,7 @@ NOTHING = -1  # instead of a word, behind the last
 RARE_WORDS = 2.0  # how much an unlikely word counts that says much of a feature; 0 would take the mean
 LEAST_UNLIKE = 1e-6  # 1 - cosine of texts that mean the same
 BUCKETS, COMPARED = 1024, 2048  # of words, where texts are compared by them; texts at a time
+MOST_LIKENED = 2000  # texts with which each is compared by its words
 SHARPNESS = 10.0  # nats at first between codes that agree and codes that have nothing in common
 
 
@@ -181,27 +182,26 @@ class MeansHead(Head):
 
 def vectors_of_words(denoiser: AnyDenoiser) -> Tensor:
     """What a denoiser knows of its words: their embeddings, and what its output knows them by. (V, k)"""
+    if isinstance(denoiser, Denoiser) and denoiser.config.output == "tied":
+        return denoiser.vocabulary().both.detach()
     embeddings = denoiser.embeddings()
     if isinstance(denoiser, Denoiser) and denoiser.config.objective == "ce":
-        tied = denoiser.config.output == "tied"
-        embeddings = torch.cat([embeddings, denoiser.vocabulary().output if tied else denoiser.output.weight], -1)
+        embeddings = torch.cat([embeddings, denoiser.output.weight], -1)
     return embeddings.detach()
 
 
-def most_alike(
-    texts: Sequence[Sequence[int]], groups: Sequence[int], seed: int, pool: int = 2000, count: int = 3
-) -> list[list[int]]:
+def most_alike(texts: Sequence[Sequence[int]], groups: Sequence[int], seed: int, count: int = 3) -> list[list[int]]:
     """For each text the `count` texts of other groups that share the most words with it, rare ones above all.
 
-    Looked for among `pool` of them, by their numbers. Without such negatives whatever tells most texts apart, such as
-    names, would be all that a code holds.
+    Looked for among MOST_LIKENED of them, by their numbers. Without such negatives whatever tells most texts apart,
+    such as names, would be all that a code holds.
     """
     bags = np.zeros((len(texts), BUCKETS), dtype=np.float32)
     for bag, words in zip(bags, texts, strict=True):
         bag[np.asarray(words) % BUCKETS] = 1.0
     bags *= np.log(len(texts) / (1.0 + bags.sum(0)) + 1.0)
     bags /= np.maximum(np.linalg.norm(bags, axis=1, keepdims=True), 1e-6)
-    numbers, chosen = np.asarray(groups), np.random.default_rng(seed).permutation(len(texts))[:pool]
+    numbers, chosen = np.asarray(groups), np.random.default_rng(seed).permutation(len(texts))[:MOST_LIKENED]
     found: list[list[int]] = []
     for start in range(0, len(texts), COMPARED):
         alike = bags[start : start + COMPARED] @ bags[chosen].T

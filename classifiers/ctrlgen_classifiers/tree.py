@@ -74,7 +74,7 @@ class Syntax:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedSyntax:
     """A batch of targets. n words at most."""
 
     chart: Tensor  # asks, see `Labels` (B, n, n)
@@ -259,7 +259,7 @@ class Tree(TrainedClassifier):
             return length == target.length
         return length >= max(c.end for c in target.constituents)
 
-    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> Asked:
+    def encode(self, targets: Sequence[Syntax], lengths: Sequence[int]) -> EncodedSyntax:
         n = max(lengths)
         cells = [[(c.start, c.end, self.labels.asks_for[c.chain]) for c in target.constituents] for target in targets]
         chart = fill_chart(cells, [target.length or 0 for target in targets], n)
@@ -269,11 +269,11 @@ class Tree(TrainedClassifier):
                 if word is not None:
                     row[place] = self.tokenizer.ids([word], whole=place == 0)[0]
         if all(target.tags is None for target in targets):
-            return Asked(chart, words)
+            return EncodedSyntax(chart, words)
         tags = [[0] * n if target.tags is None else target.tags.ids(n) for target in targets]
-        return Asked(chart, words, torch.tensor(tags))
+        return EncodedSyntax(chart, words, torch.tensor(tags))
 
-    def log_prob(self, denoised: Denoised, encoded: Asked) -> Tensor:
+    def log_prob(self, denoised: Denoised, encoded: EncodedSyntax) -> Tensor:
         log_p = self.head.log_prob(denoised, encoded.chart, EMPTY_WEIGHT)
         ids = encoded.words.clamp(min=0)
         log_words = denoised.logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)  # (B, n)

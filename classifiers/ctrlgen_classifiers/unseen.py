@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ctrlgen.automata.automaton import MAX_STATES, Automaton, intersect
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.patterns.compiling import compile_pattern
 from ctrlgen_classifiers.patterns.syntax import Choice, Node, Parser, Pattern, escape, without_quotes
 from ctrlgen_classifiers.words import Wanted, Words

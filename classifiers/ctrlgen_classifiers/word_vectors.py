@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.data.texts import fitting
 from ctrlgen.diffusion.denoiser import Denoiser
+from ctrlgen.diffusion.words import WordVectors
 from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.heads import Example, Target
 
@@ -43,23 +44,21 @@ class ModelVectors(nn.Module):
         self.projection = nn.Linear(model.denoiser.config.embedding_dim + model.denoiser.config.output_dim, dim)
 
     @torch.no_grad()
-    def known(self) -> tuple[Tensor, Tensor]:
-        """Of the vocabulary. (V, d), (V, u)"""
-        vectors = self._denoiser[0].vocabulary()
-        return vectors.embedding, vectors.output
+    def known(self) -> WordVectors:
+        """Of the vocabulary."""
+        return self._denoiser[0].vocabulary()
 
     @torch.no_grad()
     def of_new(self, words: Sequence[str]) -> Tensor:
         """Of words that the vocabulary lacks, by their spelling. (k, d + u)"""
-        vectors = self._denoiser[0].words.of_new(words)
-        return torch.cat([vectors.embedding, vectors.output], -1).to(self.projection.weight.device)
+        return self._denoiser[0].words.of_new(words).both.to(self.projection.weight.device)
 
     def forward(self, ids: Tensor, new: Tensor | None = None) -> Tensor:
         """ids (B, n), from V on those of `new` (k, d + u) -> (B, n, dim)"""
         size = self._denoiser[0].config.vocab_size
-        embedding, output = self.known()
-        inside = ids.clamp(max=size - 1).to(embedding.device)
-        vectors = torch.cat([F.embedding(inside, part) for part in (embedding, output)], -1).to(ids.device)
+        known = self.known()
+        inside = ids.clamp(max=size - 1).to(known.embedding.device)
+        vectors = WordVectors(*(part[inside] for part in known)).both.to(ids.device)
         if new is not None:
             vectors = torch.where((ids < size)[..., None], vectors, F.embedding((ids - size).clamp(min=0), new))
         return self.projection(vectors)
@@ -70,7 +69,7 @@ class AveragedVectors(ModelVectors):
 
     def forward(self, probs: Tensor, new: None = None) -> Tensor:  # type: ignore[override]
         """probs (B, n, V) -> (B, n, dim)"""
-        return self.projection(torch.cat([probs @ part for part in self.known()], -1))
+        return self.projection(probs @ self.known().both)
 
 
 class OwnVectors(nn.Embedding):

@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ctrlgen.automata.automaton import MAX_STATES, Automaton, TooLargeError, intersect, product
-from ctrlgen.automata.recursion import Automata, stack, unpack
+from ctrlgen.automata.recursion import Automata, stack
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Asks, Classifier, Verdict
 from ctrlgen.controls.template import Blank, word_ids
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.patterns.compiling import compile_pattern, leaves
 from ctrlgen_classifiers.patterns.matching import ends, spans
 from ctrlgen_classifiers.patterns.sampled import pattern_of
@@ -60,7 +60,7 @@ class Words(Classifier):
     suite: ClassVar[str | None] = "words"
 
     def __init__(self, model: DiffusionLM):
-        self.tokenizer, self.device = model.tokenizer, model.device
+        self.tokenizer = model.tokenizer
         self.words = WordSets(model.tokenizer, cache(partial(lexicon, model)))
         self.compiled = lru_cache(KEPT_AUTOMATA)(self.compile)
 
@@ -169,18 +169,17 @@ class Words(Classifier):
                 reached = reached | automaton.after_any_word(reached)
         return bool((reached & automaton.accepting).any())
 
-    def encode(self, targets: Sequence[Wanted], lengths: Sequence[int]) -> Tensor:
-        """The automata, packed: one a row."""
-        return stack([self.automaton(target) for target in targets]).pack().to(self.device)
+    def encode(self, targets: Sequence[Wanted], lengths: Sequence[int]) -> Automata:
+        return stack([self.automaton(target) for target in targets])
 
-    def log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
-        automata, _, log_q = read(denoised, encoded)
-        return automata.log_prob(log_q).to(denoised.logits)
+    def log_prob(self, denoised: Denoised, encoded: Automata) -> Tensor:
+        _, log_q = read(denoised, encoded)
+        return encoded.log_prob(log_q).to(denoised.logits)
 
-    def word_log_prob(self, denoised: Denoised, encoded: Tensor) -> Tensor:
+    def word_log_prob(self, denoised: Denoised, encoded: Automata) -> Tensor:
         """log p(target | this word here, the other positions as they are). (B, n, V)"""
-        automata, log_p, log_q = read(denoised, encoded)
-        return automata.word_log_prob(log_p, log_q)
+        log_p, log_q = read(denoised, encoded)
+        return encoded.word_log_prob(log_p, log_q)
 
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Wanted]) -> list[Verdict]:
         if self.tokenizer.truecase:  # expressions see a word as it is inside a sentence
@@ -291,11 +290,10 @@ def literal(pattern: Node) -> tuple[str, ...] | None:
     return words if words and len(words) == len(items) else None
 
 
-def read(denoised: Denoised, encoded: Tensor) -> tuple[Automata, Tensor, Tensor]:
-    """The automata of a batch, and log p of each word (B, n, V) and of each letter (B, n, K)."""
+def read(denoised: Denoised, automata: Automata) -> tuple[Tensor, Tensor]:
+    """log p of each word (B, n, V) and of each letter (B, n, K) of a batch's automata."""
     log_p = denoised.logits.log_softmax(-1)
-    automata = unpack(encoded, log_p.shape[-1])
-    return automata, log_p, automata.letters(log_p, denoised.lengths)
+    return log_p, automata.letters(log_p, denoised.lengths)
 
 
 def lexicon(model: DiffusionLM) -> Readings:

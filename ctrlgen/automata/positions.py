@@ -91,7 +91,7 @@ class Positions:
         for position in last:
             self.follow[position] |= first
 
-    def automaton(self, whole: Part, tests: Booleans, special: Special, limit: int = MAX_STATES) -> Automaton:
+    def automaton(self, whole: Part, tests: Booleans, special: Special) -> Automaton:
         """The minimal automaton of the texts of `whole`, by the subset construction. Raises TooLargeError.
 
         tests (T, V): which words each test holds of.
@@ -111,13 +111,13 @@ class Positions:
                 row.append(number[after])
             rows.append(row)
             if len(states) > MOST_SUBSETS:
-                raise TooLargeError(f"more than {limit} states")
+                raise TooLargeError(f"more than {MAX_STATES} states")
         accepting = np.array([not whole.last.isdisjoint(s) or (whole.empty and s == begin) for s in states])
         written = np.zeros(1 + len(columns), dtype=bool)
         written[np.delete(letter_of, [*special.nothing, special.unknown])] = True
         automaton = Automaton(letter_of, np.array(rows), accepting, written).minimal()
-        if automaton.states > limit:
-            raise TooLargeError(f"more than {limit} states")
+        if automaton.states > MAX_STATES:
+            raise TooLargeError(f"more than {MAX_STATES} states")
         return automaton
 
 

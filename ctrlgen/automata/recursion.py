@@ -99,19 +99,6 @@ class Automata:
             alpha = scatter_logsumexp(moved, self.moves.flatten(1), alpha.shape[1])
         return alphas
 
-    def pack(self) -> Tensor:
-        """Everything in one tensor of a row for each automaton, as `Classifier.encode` returns it."""
-        count = torch.full((len(self.moves), 1), self.moves.shape[2], device=self.moves.device)
-        table = torch.cat([self.moves, self.accepting[..., None].long()], -1)  # (B, S, K + 1)
-        return torch.cat([count, table.flatten(1), self.letter_of], 1)
-
-
-def unpack(packed: Tensor, vocabulary: int) -> Automata:
-    """The inverse of `pack`."""
-    letters = int(packed[0, 0])
-    table = packed[:, 1:-vocabulary].unflatten(1, (-1, letters + 1))
-    return Automata(packed[:, -vocabulary:], table[..., :-1], table[..., -1].bool())
-
 
 def stack(automata: Sequence[Automaton]) -> Automata:
     """Tables of one size; what fills them up is never reached."""

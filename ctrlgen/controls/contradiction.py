@@ -82,7 +82,7 @@ def common_lengths(controls: Sequence[Control], longest: int, template: Template
 
     Raises UsageError naming those that contradict each other.
     """
-    allowed = [(control, allowed_lengths(control, longest)) for control in controls]
+    allowed = [(control, lengths_allowed_by(control, longest)) for control in controls]
     for control, lengths in allowed:
         if not lengths and is_impossible(control):
             raise UsageError(f"no text has {control.text!r}")
@@ -116,7 +116,7 @@ def accepted_lengths(
     return [n for n in lengths if (fills.count(n) if fills is not None else automaton.accepts_length(n))]
 
 
-def allowed_lengths(control: Control, longest: int) -> set[int]:
+def lengths_allowed_by(control: Control, longest: int) -> set[int]:
     """Lengths up to `longest` that one control allows. A negated one forbids lengths only if it is about length."""
     if control.complement and not control.classifier.structural:
         return set(range(1, longest + 1))

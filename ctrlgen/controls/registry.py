@@ -174,6 +174,14 @@ def is_plain(word: str) -> bool:
     return word.isalpha() and word.islower()
 
 
+def name_of(written: str, names: Mapping[str, str]) -> str | None:
+    """The name that is written so, of these with their kinds, or the kind that has still to be trained."""
+    if written in names:
+        return written
+    missing = [kind for kind in classifier_kinds() if kind not in names.values()]
+    return {fold(name): name for name in [*missing, *names]}.get(fold(written))
+
+
 class Controls:
     """Reads controls for one model; each classifier is loaded once."""
 
@@ -181,6 +189,7 @@ class Controls:
         """`narrower`: the controls of the same model with fewer words, whose classifiers are taken over."""
         self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
+        self._names: dict[str, str] | None = None  # as they were last read
         self._hinted = set[str]()
 
     def with_words(self, words: Mapping[str, str | None]) -> Controls:
@@ -214,7 +223,7 @@ class Controls:
         return found
 
     def names(self) -> dict[str, str]:
-        """Every name that can be asked for, with its kind."""
+        """Every name that can be asked for, with its kind, read anew."""
         kinds = classifier_kinds()
         names = {name: name for name, kind in kinds.items() if not kind.trained}
         for name, directory in trained_classifiers(self.model).items():
@@ -223,14 +232,15 @@ class Controls:
 
     def classifier(self, written: str) -> Classifier:
         """The classifier that answers to a name, however it is written. Raises UsageError where there is none."""
-        if self.narrower is not None:
-            if written not in self._loaded:
-                self._loaded[written] = self.narrower.classifier(written).for_model(self.model)
+        if written in self._loaded:
             return self._loaded[written]
-        names, kinds = self.names(), classifier_kinds()
-        missing = [kind for kind in kinds if kind not in names.values()]
-        by_folded = {fold(name): name for name in [*missing, *names]}
-        name = written if written in names else by_folded.get(fold(written))
+        if self.narrower is not None:
+            self._loaded[written] = self.narrower.classifier(written).for_model(self.model)
+            return self._loaded[written]
+        if self._names is None or name_of(written, self._names) is None:  # or trained meanwhile
+            self._names = self.names()
+        names, kinds = self._names, classifier_kinds()
+        name = name_of(written, names)
         if name is None:
             known, hint = listed(sorted(names), 30), did_you_mean(written, names)
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")

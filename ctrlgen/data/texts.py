@@ -34,22 +34,22 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w\[\]:%.+-]+)?")
 log = logging.getLogger(__name__)
 
 
-def load_data(source: str, text_column: str | None = None, split: str = "train") -> tuple[Dataset, str]:
+def load_data(source: str, text_column: str | None = None) -> tuple[Dataset, str]:
     """A dataset and the name of its text column. Every other column is kept as it is; classes have their names.
 
     source: a file by path, `-` for standard input, or a hub id; a part of the latter is chosen by `id:split`.
     Raises CtrlgenError where it cannot be read, UsageError where the column is missing.
     """
-    data = load_rows(source, split)
+    data = load_rows(source)
     return data, find_text_column(data.column_names, text_column, source)
 
 
-def load_rows(source: str, split: str = "train") -> Dataset:
+def load_rows(source: str) -> Dataset:
     """All rows and columns of a source."""
     import datasets
 
     path = find_file(source)
-    data = datasets.Dataset(read_table(path)) if path is not None else load_from_hub(source, split)
+    data = datasets.Dataset(read_table(path)) if path is not None else load_from_hub(source)
     if len(data) == 0:
         raise CtrlgenError(f"{source}: holds no rows")
     return with_class_names(data)
@@ -79,13 +79,13 @@ def find_file(source: str) -> Path | None:
     return None
 
 
-def load_from_hub(source: str, split: str) -> Dataset:
+def load_from_hub(source: str) -> Dataset:
     import datasets
 
     datasets.disable_progress_bars()
     hub_id, _, part = source.partition(":")
     try:
-        return datasets.load_dataset(hub_id, split=part or split)
+        return datasets.load_dataset(hub_id, split=part or "train")
     except Exception as error:  # datasets raises whatever its readers raise
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise CtrlgenError(f"{source}: no file here, and not to be had from the hub: {reason[0]}") from error
@@ -144,11 +144,10 @@ def find_columns(columns: Sequence[str], wanted: str, source: str) -> list[str]:
 def read_texts(
     source: str,
     text_column: str | None = None,
-    split: str = "train",
     leave_out: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """The non-empty texts of a source, in order, without rows whose column has a value that `leave_out` lists."""
-    data, column = load_data(source, text_column, split)
+    data, column = load_data(source, text_column)
     data = remaining(data, leave_out)
     texts = [text.strip() for text in data[column] if isinstance(text, str)]
     texts = [text for text in texts if text]
@@ -161,7 +160,6 @@ def read_texts(
 def read_sentences(
     source: str,
     column: str | None = None,
-    split: str = "train",
     leave_out: Mapping[str, Sequence[str]] | None = None,
 ) -> list[list[str]]:
     """Longer texts as ordered lists of sentences or turns, from a column of lists of strings; empty ones are left out.
@@ -169,7 +167,7 @@ def read_sentences(
     Rows whose column has a value that `leave_out` lists are left out as well.
     Raises CtrlgenError where the column holds something else.
     """
-    data = remaining(load_rows(source, split), leave_out)
+    data = remaining(load_rows(source), leave_out)
     names = data.column_names
     found = find_usual_column(names, SENTENCES_COLUMNS, "sentences", source) if column is None else column
     find_text_column(names, found, source)

@@ -251,7 +251,7 @@ class Denoiser(nn.Module):
         if self.config.objective == "mse":
             x0_hat = self.output(F.layer_norm(hidden[-1], hidden[-1].shape[-1:])).to(embeddings.dtype)
             with torch.autocast(x_t.device.type, enabled=False):
-                return Denoised(x_t, log_snr, rounding_logits(x0_hat, embeddings), x0_hat, hidden, lengths)
+                return Denoised(x_t, log_snr, self.rounding_logits(x0_hat), x0_hat, hidden, lengths)
         logits = self.word_logits(x_t, log_snr, hidden[-1], words)
         with torch.autocast(x_t.device.type, enabled=False):
             x0_hat = logits.softmax(-1) @ embeddings
@@ -316,7 +316,7 @@ class Denoiser(nn.Module):
                 return output + gaussian_word_logits(x_t, self.embeddings(), alpha, sigma)
             point, wide = output.split([self.config.embedding_dim, self.config.output_dim], -1)
             point = point + (alpha / sigma**2)[:, None, None] * x_t
-            return F.linear(torch.cat([point, wide], -1), torch.cat([words.embedding, words.output], -1), words.bias)
+            return F.linear(torch.cat([point, wide], -1), words.both, words.bias)
 
     def widened(
         self,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ctrlgen.diffusion.denoiser import Context, Denoised, Denoiser
 from ctrlgen.diffusion.process import Noise, gaussian_kl, q_sample
-from ctrlgen.diffusion.rounding import rounding_logits
 from ctrlgen.diffusion.schedule import Schedule, alpha_sigma
 from ctrlgen.diffusion.words import NO_ROW, WordVectors
 
@@ -105,7 +104,7 @@ def simple_loss(model: Denoiser, schedule: Schedule, tokens: Tensor, noise: Nois
     x_0_term = (target - denoised.x0_hat).square().mean((1, 2))
     alpha_T, _ = alpha_sigma(schedule.log_snr(torch.ones(())))
     x_T_term = (alpha_T * x_0).square().mean((1, 2))
-    logits = rounding_logits(x_0, model.embeddings())
+    logits = model.rounding_logits(x_0)
     rounding_term = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape).mean(1)
     return x_0_term + x_T_term + rounding_term, log_snr
 

@@ -44,7 +44,7 @@ class Prediction:
 
 
 Predict = Callable[[Tensor, Tensor, "Prediction | None"], Prediction]
-Noise = Callable[[], Tensor]
+DrawNoise = Callable[[], Tensor]
 Refine = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -64,7 +64,7 @@ class SeededNoise:
 
 
 def ancestral(
-    predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise, refine: Refine | None = None
+    predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: DrawNoise, refine: Refine | None = None
 ) -> Iterator[Prediction]:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): x_s is drawn from q(x_s | x_t, x0_hat).
 
@@ -82,7 +82,7 @@ def ancestral(
                 x_t = refine(x_t, mean, variance, log_snr_s)
 
 
-def ddim(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise, eta: float = 0.0) -> Iterator[Prediction]:
+def ddim(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: DrawNoise, eta: float = 0.0) -> Iterator[Prediction]:
     """DDIM (Song et al. 2021, eq. 12 and 16). eta = 0 is deterministic, eta = 1 is ancestral."""
     prediction = None
     for t, log_snr_t in enumerate(log_snrs):
@@ -99,7 +99,7 @@ def ddim(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise, eta: flo
                 x_t = x_t + added * noise()
 
 
-def dpm_solver(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: Noise) -> Iterator[Prediction]:
+def dpm_solver(predict: Predict, x_t: Tensor, log_snrs: Tensor, noise: DrawNoise) -> Iterator[Prediction]:
     """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2), deterministic; the last step is of first order.
 
     Their lambda is half the log-SNR; h is its increase over a step and r the ratio of the last two.
@@ -128,7 +128,7 @@ def make_sampler(
     predict: Predict,
     x_t: Tensor,
     log_snrs: Tensor,
-    noise: Noise,
+    noise: DrawNoise,
     eta: float = 0.0,
     refine: Refine | None = None,
 ) -> Iterator[Prediction]:

@@ -38,12 +38,6 @@ class Schedule(nn.Module):
         t = torch.linspace(start, 0.0, count + 1)[:count]
         return self.log_snr(t)
 
-    def betas(self, count: int) -> Tensor:
-        """The discrete process's variances: beta_i = 1 - alpha_bar_i / alpha_bar_{i-1}, i = 1..count. (count,)"""
-        t = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float64)
-        alpha_bar = torch.sigmoid(self.log_snr(t))
-        return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
-
 
 class AlphaBarSchedule(Schedule):
     """A schedule given as alpha_bar(t) = alpha_t^2."""

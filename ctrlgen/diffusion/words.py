@@ -34,6 +34,11 @@ class WordVectors(NamedTuple):
     output: Tensor  # (K, u)
     bias: Tensor  # (K,), in nats
 
+    @property
+    def both(self) -> Tensor:
+        """(K, d + u)"""
+        return torch.cat([self.embedding, self.output], -1)
+
 
 def shape_of(word: str) -> str:
     """Its capitals, digits and marks, each run as one letter: `Zizzi` is `Xx`, `20th` is `dx`."""

@@ -5,14 +5,16 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import Protocol
 
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation.kneser_ney import KneserNey
-from ctrlgen.evaluation.language_model import CausalLM, LanguageModel
 from ctrlgen.evaluation.novelty import Training
-from ctrlgen.text.tokenizer import UNK, detokenize
+from ctrlgen.generation.small_lm import SmallLM, find_lm
+from ctrlgen.text.joining import detokenize
+from ctrlgen.text.tokenizer import UNK
 
 
 class CostModel(Protocol):
@@ -28,16 +30,16 @@ class CostModel(Protocol):
 class DomainModel:
     """The autoregressive LM that `ctrlgen train-lm` made of the model's domain, over the model's own words.
 
-    Raises CtrlgenError where there is none.
+    Raises CtrlgenError where there is none that fits.
     """
 
     name = "domain LM"
 
     def __init__(self, model: DiffusionLM):
-        self.lm = LanguageModel.load(model)
+        self.lm = SmallLM(find_lm(model), model.tokenizer, model.device)
 
     def costs(self, texts: Sequence[Sequence[str]]) -> list[float]:
-        return self.lm.costs(texts)
+        return [mean(nats) for nats in self.lm.costs(texts)]
 
 
 class NgramModel:
@@ -60,6 +62,8 @@ class NamedModel:
     """Any causal LM by hub id or path, on text as people write it."""
 
     def __init__(self, name: str):
+        from ctrlgen.evaluation.language_model import CausalLM  # transformers takes a while to import
+
         self.name = name
         self.lm = CausalLM.load(name)
 

@@ -119,11 +119,6 @@ class KneserNey:
         ends = np.cumsum([len(words) + 1 for words in sentences])[:-1]
         return np.split(-np.log(self.probabilities(windows)), ends) if len(sentences) else []
 
-    def unigram_costs(self, sentences: Sequence[Sequence[str]]) -> list[Floats]:
-        """What the same words cost by how often they occur: nats, (n + 1,) each. Add-one smoothing."""
-        nats = -np.log((self.frequencies + 1) / (self.frequencies.sum() + self.base))
-        return [nats[[*self.ids(words), END]] for words in sentences]
-
     def ids(self, words: Sequence[str]) -> list[int]:
         return [self.id_of.get(word, UNSEEN) for word in words]
 

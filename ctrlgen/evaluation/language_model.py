@@ -1,7 +1,8 @@
 """Autoregressive language models: a small one of the model's own words, and any causal LM by name.
 
 Both say what a text costs, in nats a token, and guide nothing. The small one is a `transformers` Llama over the
-diffusion model's vocabulary, kept in `lm/` beside the model; it can also be sampled from, word by word.
+diffusion model's vocabulary, kept in `lm/` beside the model; it can also be sampled from, word by word. Where it only
+measures, `generation/small_lm.py` has the same numbers without `transformers`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError, first_line
-from ctrlgen.generation.small_lm import lm_directories, vocabulary_fingerprint
+from ctrlgen.generation.small_lm import find_lm, read_lm_config, vocabulary_fingerprint
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
@@ -48,15 +49,9 @@ class LanguageModel:
     @classmethod
     def load(cls, model: DiffusionLM) -> LanguageModel:
         """The language model trained for this one. Raises CtrlgenError where there is none that fits."""
-        directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
-        if directory is None:
-            where = model.directory.name if model.directory else "this model"
-            raise CtrlgenError(f"{where} has no language model yet: run `ctrlgen train-lm` first")
+        directory = find_lm(model)
         try:
-            config = read_config(directory / CONFIG)
-            own_words = (len(model.tokenizer), vocabulary_fingerprint(model.tokenizer))
-            if (config.get("vocab_size"), config.get("vocabulary")) != own_words:
-                raise CtrlgenError(f"{directory}: is a language model of other words")
+            read_lm_config(directory, model.tokenizer)
             lm = load_causal_lm(str(directory), local_files_only=True)
         except CtrlgenError as error:
             raise CtrlgenError(f"{error}; train it again with `ctrlgen train-lm --force`") from error

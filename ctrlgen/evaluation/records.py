@@ -22,7 +22,7 @@ from ctrlgen.evaluation.targets import Asked
 from ctrlgen.files import append_line, make_directory, read_lines, write_text
 from ctrlgen.generation.request import Request
 from ctrlgen.text import joining
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 RECORDS = "samples.jsonl"
 CHUNK = 64  # targets that are written between two saves

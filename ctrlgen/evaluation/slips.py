@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ctrlgen.evaluation.cost_models import NgramModel
+from ctrlgen.evaluation.kneser_ney import END
 from ctrlgen.evaluation.targets import Words
-from ctrlgen.generation.slips import FEWEST_TEXTS, LARGE_VOCABULARY, SHARE
+from ctrlgen.generation.slips import FEWEST_TEXTS, LARGE_VOCABULARY, SHARE, usual_costs
 
 
 @dataclass(frozen=True)
@@ -51,5 +53,6 @@ def worst_costs(model: NgramModel, texts: Sequence[Words]) -> list[float]:
     words = [model.known(of) for of in texts]
     costs = model.ngrams.costs(words)
     if is_large(model):
-        costs = [nats - usual for nats, usual in zip(costs, model.ngrams.unigram_costs(words), strict=True)]
+        usual = usual_costs(torch.from_numpy(model.ngrams.frequencies).double()).numpy()
+        costs = [nats - usual[[*model.ngrams.ids(of), END]] for nats, of in zip(costs, words, strict=True)]
     return [float(nats.max()) for nats in costs]

@@ -17,7 +17,8 @@ from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, save_tensors
 from ctrlgen.data.texts import fitting, read_texts, texts_fingerprint
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
-from ctrlgen.text.tokenizer import WordTokenizer, detokenize
+from ctrlgen.text.joining import detokenize
+from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
 if TYPE_CHECKING:

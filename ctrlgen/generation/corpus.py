@@ -51,7 +51,7 @@ class Corpus:
         return [texts[place] for _, place in sorted(found)]
 
 
-def nearest(ranked: Sequence[str], used: Set[str], index: int) -> str | None:
+def next_draft(ranked: Sequence[str], used: Set[str], index: int) -> str | None:
     """The draft of text `index`: each text of a plan has another one, and none has one twice."""
     free = [text for text in ranked if text not in used]
     return free[index % len(free)] if free else None

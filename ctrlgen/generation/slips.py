@@ -38,7 +38,7 @@ class SlipBound:
         are too few human texts to say what is rare among them."""
         usual = torch.zeros(len(counts))
         if len(counts) > LARGE_VOCABULARY:
-            usual = -((counts + 1) / (counts.sum() + len(counts))).log()
+            usual = usual_costs(counts)
         found = [worst_word(ids, nats, unknown, usual) for ids, nats in zip(human, costs, strict=True)]
         worst = torch.tensor([nats for _, nats in filter(None, found)])
         return cls(usual, worst.quantile(SHARE).item()) if len(worst) >= FEWEST_TEXTS else None
@@ -56,6 +56,15 @@ class SlipBound:
         if shapes != {"usual": (words,), "bound": ()} or not all(t.isfinite().all() for t in tensors.values()):
             raise CtrlgenError(f"{directory / FILE}: does not fit the language model")
         return cls(tensors["usual"], tensors["bound"].item())
+
+
+def usual_costs(counts: Tensor) -> Tensor:
+    """What each id costs by how often it occurs, with add-one smoothing. (V,) -> nats (V,)
+
+    V is as many ids as there are counts of: here the words of the model, in `evaluation/slips.py` the words of the
+    training texts and the ids of the n-gram model for a start, an end and an unseen word.
+    """
+    return -((counts + 1) / (counts.sum() + len(counts))).log()
 
 
 def worst_word(

@@ -1,7 +1,7 @@
 """The small language model beside a model, in `lm/`: what each word of a text costs.
 
 `ctrlgen train-lm` makes it, a Llama of the model's own words. It is computed here without `transformers`, whose import
-takes longer than writing a few texts. `evaluation/language_model.py` trains it and has the same numbers.
+takes longer than writing a few texts. `evaluation/language_model.py` draws from it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +30,14 @@ class SmallLM:
 
     def __init__(self, directory: Path, tokenizer: WordTokenizer, device: torch.device):
         """Raises CtrlgenError where the directory holds no language model of these words."""
-        config = read_config(directory / CONFIG)
-        if (config.get("vocab_size"), config.get("vocabulary")) != (len(tokenizer), vocabulary_fingerprint(tokenizer)):
-            raise CtrlgenError(f"{directory}: is a language model of other words")
+        config = read_lm_config(directory, tokenizer)
         state = read_weights(directory / WEIGHTS)
         self.weights = {name.removeprefix("model."): tensor.to(device) for name, tensor in state.items()}
         self.tokenizer, self.device = tokenizer, device
         self.slips: SlipBound | None = None
         try:
             self.layers, self.heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+            self.longest = int(config["max_position_embeddings"])  # texts that it learned from, with their <end>
             self.eps, self.theta = float(config["rms_norm_eps"]), float(config["rope_parameters"]["rope_theta"])
             with torch.no_grad():
                 self.logits(torch.tensor([[tokenizer.end_id]], device=device))
@@ -47,7 +47,7 @@ class SmallLM:
     @classmethod
     def of(cls, model: DiffusionLM) -> SmallLM | None:
         """The language model of this model's words, None where it has none."""
-        directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+        directory = lm_directory(model)
         if directory is None:
             return None
         lm = cls(directory, model.tokenizer, model.device)
@@ -119,6 +119,28 @@ def lm_directories(model: DiffusionLM) -> list[Path]:
     if model.directory in bundled_models().values():
         return [user_directory().parent / "lm" / model.directory.name, own]
     return [own]
+
+
+def lm_directory(model: DiffusionLM) -> Path | None:
+    """Where this model's language model lies, None where it has none."""
+    return next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+
+
+def find_lm(model: DiffusionLM) -> Path:
+    """Where this model's language model lies. Raises CtrlgenError where it has none."""
+    directory = lm_directory(model)
+    if directory is None:
+        where = model.directory.name if model.directory else "this model"
+        raise CtrlgenError(f"{where} has no language model yet: run `ctrlgen train-lm` first")
+    return directory
+
+
+def read_lm_config(directory: Path, tokenizer: WordTokenizer) -> dict[str, Any]:
+    """The config.json of a language model. Raises CtrlgenError where it is one of other words than the tokenizer's."""
+    config = read_config(directory / CONFIG)
+    if (config.get("vocab_size"), config.get("vocabulary")) != (len(tokenizer), vocabulary_fingerprint(tokenizer)):
+        raise CtrlgenError(f"{directory}: is a language model of other words")
+    return config
 
 
 def vocabulary_fingerprint(tokenizer: WordTokenizer) -> str:

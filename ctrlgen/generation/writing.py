@@ -16,7 +16,7 @@ import torch
 from ctrlgen.controls.classifier import all_of
 from ctrlgen.controls.language import Control, fold, parse_statement, write_statement
 from ctrlgen.errors import UsageError
-from ctrlgen.generation.corpus import Corpus, nearest
+from ctrlgen.generation.corpus import Corpus, next_draft
 from ctrlgen.generation.edits import near
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.plans import NEAREST, PlannedSentence, TextPlan
@@ -134,7 +134,7 @@ class Writer:
                 request = replace(request, seed=seed + index + place * SENTENCE_STRIDE)
                 draft = sentence.draft
                 if draft == NEAREST:
-                    draft = nearest(self.ranked[place], set(filter(None, text.drafts)), index)
+                    draft = next_draft(self.ranked[place], set(filter(None, text.drafts)), index)
                 text.drafts.append(draft)
                 leaning = () if draft is None else (self.leaning(draft),)
                 requests.append(replace(request, controls=(*request.controls, *leaning)))

@@ -4,7 +4,7 @@ Words are always what a person would write (`The`, `do`, `n't`); ids may be true
 then has the id that it has inside one (`the`), and `decode` gives its capital back. Text that arrives already split
 by spaces (`family - friendly , £ 20 - 25 .`) is trained on as it stands, raw text (`family-friendly, £20-25.`) is
 split as the Penn Treebank does. Either way `split` accepts both, so users can type what they would write, and
-`detokenize` gives back what they would read. docs/text.md has examples.
+`detokenize` (`joining.py`) gives back what they would read. docs/text.md has examples.
 """
 
 import copy
@@ -24,7 +24,6 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
 from ctrlgen.errors import CtrlgenError, first_line
-from ctrlgen.text.joining import detokenize, spacing
 from ctrlgen.text.splitting import (
     OLD_PATTERN,
     PATTERN,
@@ -37,8 +36,6 @@ from ctrlgen.text.splitting import (
     sentence_starts,
     splitter,
 )
-
-__all__ = ["END", "PAD", "SPECIAL", "UNK", "WordTokenizer", "detokenize", "is_split", "sentence_starts", "spacing"]
 
 PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)

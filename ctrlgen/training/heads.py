@@ -121,9 +121,8 @@ class HeadTask:
         examples: Sequence[Example[Any]],
         config: TrainingConfig,
         augment: Augment | None = None,
-        offsets: TimeOffsets = TimeOffsets(),
     ):
-        self.model, self.offsets = model, offsets
+        self.model, self.offsets = model, TimeOffsets()
         examples = [e for e in examples if len(e.tokens) <= model.longest]
         if len({tuple(e.tokens) for e in examples}) < FEWEST_TEXTS:
             raise CtrlgenError(f"fewer than {FEWEST_TEXTS} different usable texts: too few to train a classifier")
@@ -223,7 +222,6 @@ def train_head(
     directory: Path,
     description: dict[str, Any],
     augment: Augment | None = None,
-    offsets: TimeOffsets = TimeOffsets(),
 ) -> Iterator[Progress]:
     """Train a head and leave its files in `directory`. `description` becomes its config.json.
 
@@ -237,8 +235,8 @@ def train_head(
     if start is not None:
         fill(head, start.directory)
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
-    task = HeadTask(model, head, examples, config, augment, offsets)
-    description = description | {"time_offsets": asdict(offsets)}
+    task = HeadTask(model, head, examples, config, augment)
+    description = description | {"time_offsets": asdict(task.offsets)}
     for progress in fit(task, config, directory, cpu=model.device.type == "cpu"):
         if progress.validation and progress.validation is task.best:
             training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths

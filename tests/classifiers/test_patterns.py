@@ -16,7 +16,7 @@ from ctrlgen_classifiers.patterns.syntax import MOST_DEEP, Parser, escape
 from ctrlgen_classifiers.words import Matches, Wanted, Words
 
 TEXT = 'the The cat cats dog runs ran run is cheap well-known ( ) * | ~ / < 3 . , ? " ... a b km/h say Rain rains'
-MODEL: Any = SimpleNamespace(tokenizer=WordTokenizer.train([TEXT], min_count=1), device="cpu")
+MODEL: Any = SimpleNamespace(tokenizer=WordTokenizer.train([TEXT], min_count=1))
 MATCHES, WORDS = Matches(MODEL), Words(MODEL)
 
 
@@ -192,7 +192,7 @@ def test_an_escaped_text_stands_for_itself(text: str) -> None:
 
 def test_a_word_that_came_later_is_a_word_of_patterns() -> None:
     """The vocabulary of one request may have more words than the model was trained with."""
-    wider: Any = SimpleNamespace(tokenizer=MODEL.tokenizer.with_words(["Zog"]), device="cpu")
+    wider: Any = SimpleNamespace(tokenizer=MODEL.tokenizer.with_words(["Zog"]))
     kind = Matches(wider)
     kind.words.readings = lambda: {"NOUN": np.isin(np.arange(len(MODEL.tokenizer)), MODEL.tokenizer.ids(["cat"]))}
     for pattern in ("the (Zog|<NOUN>)", "the zog", "the /Z.*/", "the *"):
@@ -202,7 +202,7 @@ def test_a_word_that_came_later_is_a_word_of_patterns() -> None:
 
 def test_an_expression_sees_a_sentences_first_word_as_it_is_inside() -> None:
     texts = ["The cat sees the dog.", "The dog sees the cat.", "Mary sees the cat.", "Mary sees the dog."]
-    cased: Any = SimpleNamespace(tokenizer=WordTokenizer.train(texts, min_count=1, truecase=True), device="cpu")
+    cased: Any = SimpleNamespace(tokenizer=WordTokenizer.train(texts, min_count=1, truecase=True))
     kind = Matches(cased)
     capital, small = kind.parse("/[A-Z].*/ ..."), kind.parse("/[a-z]+/ ...")
     for text, capitalised in (("The cat sees Mary .", False), ("Mary sees the cat .", True)):

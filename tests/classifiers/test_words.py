@@ -20,7 +20,7 @@ from ctrlgen_classifiers.patterns.compiling import leaves
 from ctrlgen_classifiers.words import Ends, Matches, Starts, Wanted, Words
 
 KINDS = {kind.kind: kind for kind in (Words, Starts, Ends, Matches)}
-MODEL: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b A . a b"], min_count=1), device="cpu")
+MODEL: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b A . a b"], min_count=1))
 VOCABULARY = MODEL.tokenizer.words
 WRITTEN = [i for i, word in enumerate(VOCABULARY) if word not in ("<pad>", "<end>")]  # <unk> counts as some word
 LENGTH = 4
@@ -125,7 +125,7 @@ def test_company_does_not_show_in_the_last_bit() -> None:
         return log_p.detach(), torch.autograd.grad(log_p.sum(), logits)[0]
 
     names = [chr(ord("a") + i) * 2 for i in range(26)] + [chr(ord("a") + i) * 3 for i in range(26)]
-    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train([" ".join(names)], min_count=1), device="cpu")
+    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train([" ".join(names)], min_count=1))
     classifier, small = asked("words: aa bb, cc, dd, ee ff, gg, hh", model)
     _, large = asked(f"not words: {', '.join(names)}", model)
     for seed in range(20):

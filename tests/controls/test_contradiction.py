@@ -136,7 +136,7 @@ def test_a_request_is_refused_before_anything_is_sampled(generator: Generator) -
 @pytest.mark.parametrize("other_place", ["words", "starts", "ends", "matches"])
 def test_a_common_text_is_found_where_there_is_one(place: str, other_place: str) -> None:
     """Against the oracle's verdict on every text of up to four words."""
-    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b x"], min_count=1), device="cpu")
+    model: Any = SimpleNamespace(tokenizer=WordTokenizer.train(["a b x"], min_count=1))
     texts = [text for n in range(5) for text in product("abx", repeat=n)]
     values = ("a", "b a", "a b", "(a|b)* x")
     kinds = {kind.kind: kind(model) for kind in (Words, Starts, Ends, Matches)}

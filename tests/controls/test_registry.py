@@ -168,6 +168,14 @@ def test_each_classifier_is_loaded_once(toy_model: Path) -> None:
     assert controls.classifier("pos") is controls.classifier("POS")
 
 
+def test_what_is_loaded_is_found_without_reading_files(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    controls = Controls(from_pretrained(str(toy_model)))
+    controls.parse(["pos: DET ..."])
+    monkeypatch.setattr(registry, "read_config", None)
+    controls.new_words(["pos: DET ..."])
+    controls.parse(["pos: DET ...", "POS: DET ..."])
+
+
 # Trained classifiers, beside the model
 
 
@@ -187,6 +195,15 @@ def test_a_trained_classifier_is_asked_for_by_its_own_name(model_copy: Path, reg
     assert isinstance(control.classifier, Label)
     with pytest.raises(UsageError, match=r"knows food, pos\. Did you mean food\?"):
         generator.request(["foood: the"])
+
+
+def test_a_classifier_that_is_trained_meanwhile_is_found(model_copy: Path, register: Register) -> None:
+    register(label="stranger:Label")
+    controls = Controls(from_pretrained(str(model_copy)))
+    with pytest.raises(UsageError, match="unknown control 'food': this model knows pos"):
+        controls.parse(["food: the"])
+    add_label(model_copy)
+    assert controls.parse(["food: the"])[0].classifier.kind == "label"
 
 
 def test_one_trained_classifier_may_answer_several_names(model_copy: Path, register: Register) -> None:

@@ -23,7 +23,8 @@ def test_q_sample_is_one_step_noising_iterated(name: str) -> None:
     log_snr = schedule.log_snr(torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64))
     x_0, zero, one = torch.tensor([[[3.0]]]).double(), torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
     mean, variance = q_sample(x_0, zero, log_snr[0]), q_sample(zero, one, log_snr[0]) ** 2
-    for beta, level in zip(schedule.betas(steps), log_snr[1:], strict=True):
+    alpha_bar = torch.sigmoid(log_snr)
+    for beta, level in zip(1 - alpha_bar[1:] / alpha_bar[:-1], log_snr[1:], strict=True):
         mean, variance = (1 - beta).sqrt() * mean, (1 - beta) * variance + beta  # x_t = sqrt(1-beta) x_{t-1} + ...
         torch.testing.assert_close(q_sample(x_0, zero, level), mean)
         torch.testing.assert_close(q_sample(zero, one, level) ** 2, variance)

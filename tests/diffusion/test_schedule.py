@@ -15,6 +15,7 @@ from ctrlgen.diffusion.schedule import (
     SqrtSchedule,
     WarpSchedule,
     alpha_sigma,
+    discrete_betas,
     make_schedule,
 )
 from ctrlgen.errors import UsageError
@@ -69,15 +70,9 @@ def test_the_end_is_pure_noise_and_the_start_is_not(schedule: Schedule) -> None:
     assert alpha[0] > 0.96
 
 
-@pytest.mark.parametrize("schedule", ALL, ids=IDS)
-def test_betas_compose_back_to_alpha_bar(schedule: Schedule) -> None:
-    alpha_bar = torch.sigmoid(schedule.log_snr(grid(100)))
-    torch.testing.assert_close(alpha_bar[0] * (1.0 - schedule.betas(100)).cumprod(0), alpha_bar[1:])
-
-
-@pytest.mark.parametrize(("name", "count"), [("linear", 20), ("linear", 1000), ("cosine", 20), ("cosine", 100)])
+@pytest.mark.parametrize(("name", "count"), [("linear", 100), ("linear", 1000), ("cosine", 20), ("cosine", 100)])
 def test_betas_lie_between_zero_and_one_and_rise(name: str, count: int) -> None:
-    betas = make_schedule(name).betas(count)
+    betas = discrete_betas(name, count)
     assert betas.shape == (count,)
     assert (betas > 0).all()
     assert (betas < 1).all()
@@ -97,7 +92,7 @@ def test_cosine_is_that_of_diffusers() -> None:
     ours = CosineSchedule().alpha_bar(grid(1000)[1:])
     torch.testing.assert_close(ours[:-1], expected[:-1], rtol=1e-3, atol=1e-7)  # theirs is a product in float32
     betas = DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2").betas.double()
-    torch.testing.assert_close(CosineSchedule().betas(100)[1:-1], betas[1:-1], rtol=1e-4, atol=0.0)  # ends are clamped
+    torch.testing.assert_close(discrete_betas("cosine", 100), betas, rtol=1e-4, atol=0.0)
 
 
 def test_linear_is_the_limit_of_diffusers() -> None:
@@ -109,7 +104,7 @@ def test_linear_is_the_limit_of_diffusers() -> None:
 
 def test_linear_betas_are_those_of_ho_et_al() -> None:
     expected = DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear").betas.double()
-    torch.testing.assert_close(LinearSchedule().betas(1000), expected, rtol=0.02, atol=1e-5)
+    torch.testing.assert_close(discrete_betas("linear", 1000), expected)
 
 
 def test_sqrt_is_the_papers_closed_form() -> None:

@@ -24,7 +24,7 @@ from ctrlgen.evaluation.baselines.finetuned import PROMPTS, ConditionalLoss, Fin
 from ctrlgen.evaluation.baselines.fudge import LENGTH_STRENGTH, TAG_STRENGTH, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.baselines.rejection import Rejection
-from ctrlgen.evaluation.baselines.training import Known, constituents
+from ctrlgen.evaluation.baselines.training import Known
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.evaluation.train_language_model import train_lm
 from ctrlgen.generation.generator import Generator
@@ -33,8 +33,6 @@ from ctrlgen_classifiers import pos
 
 SHORT = replace(TRAINING, steps=150, tokens_per_batch=1024, lr=0.005, validate_every=150, log_every=50)
 PATTERN = "pos: DET NOUN VERB DET ADJ NOUN PUNCT"
-SPAN = "NP 1-2, S+VP 3-7"
-TREE = "(TOP (S (NP * *) (S (VP * (NP * * *)))) *)"
 
 
 def toy_tags(texts: Any) -> Iterator[tuple[list[str], list[str]]]:
@@ -234,7 +232,7 @@ def test_a_perfect_prefix_classifier_gives_the_conditional_distribution() -> Non
 def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: LanguageModel) -> None:
     """Word by word with cached states, as with the whole text at once."""
     outputs = Outputs(
-        Known({"pos": "pos", "food": "field"}, {"food": ["Thai", "French"]}, []),
+        Known({"pos": "pos", "food": "field"}, {"food": ["Thai", "French"]}),
         ["DET", "NOUN"],
         ["food"],
         ["NP", "S+VP"],
@@ -277,14 +275,6 @@ def test_what_is_foreseen_when_drawing_is_what_was_trained(toy: Generator, lm: L
             assert float(got) == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_constituents_of_values() -> None:
-    assert set(constituents(SPAN)) == {(0, 2, "NP"), (2, 7, "S+VP")}
-    assert set(constituents(TREE)) == {(0, 6, "S"), (0, 2, "NP"), (2, 6, "S+VP"), (3, 6, "NP")}
-    for wrong in ("(S the *)", "NP one"):
-        with pytest.raises(ValueError, match=r"the|NP one"):
-            list(constituents(wrong))
-
-
 # What is learned
 
 
@@ -320,7 +310,7 @@ def test_prompted_costs_are_those_of_drawing(baselines: dict[str, Any]) -> None:
     """The whole at once, and word by word with cached states."""
     baseline: Finetuned = baselines["finetuned"]
     prompt, text = (
-        baseline.prompts.ids({"words": "river", "pos": "DET NOUN VERB"}),
+        baseline.prompts.ids({"words": ["river"], "pos": ["DET", "NOUN", "VERB"]}),
         baseline.lm.tokenizer.ids(["the", "river"]),
     )
     nats: list[Tensor] = []
@@ -339,10 +329,10 @@ def test_prompted_costs_are_those_of_drawing(baselines: dict[str, Any]) -> None:
 
 
 def test_pieces_of_values() -> None:
-    assert pieces("cheap, St. John's", False) == ["cheap", ",", "St", ".", "John", "'", "s"]
-    assert pieces("(TOP (S (NP * *) *))", True) == ["(TOP(S(NP*", "*)", "*))"]
-    assert pieces("NP 2-3", True) == ["(TOP*", "(NP*", "*))"]
-    assert pieces("NP 2-3, VP 2-4", True) == ["(TOP*", "(VP(NP*", "*)", "*))"]
+    assert pieces("cheap, St. John's") == ["cheap", ",", "St", ".", "John", "'", "s"]
+    assert pieces("(TOP (S (NP * *) *))", [(0, 3, "S"), (0, 2, "NP")]) == ["(TOP(S(NP*", "*)", "*))"]
+    assert pieces("NP 2-3", [(1, 3, "NP")]) == ["(TOP*", "(NP*", "*))"]
+    assert pieces("NP 2-3, VP 2-4", [(1, 3, "NP"), (1, 4, "VP")]) == ["(TOP*", "(VP(NP*", "*)", "*))"]
 
 
 def test_training_is_done_once(

@@ -4,6 +4,8 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from ctrlgen.cli import display
 from ctrlgen.controls import registry
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
+from ctrlgen.evaluation.cost_models import cost_models_of
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
 from ctrlgen.evaluation.train_language_model import save_lm, train_lm
 from ctrlgen.files import atomic_file
@@ -291,6 +294,26 @@ def test_damaged_language_models_are_named_in_one_line(
     assert "\n" not in str(raised.value)
     assert "ctrlgen train-lm" in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_texts_are_measured_without_transformers(saved: DiffusionLM) -> None:
+    (domain,), notes = cost_models_of(saved, None, ())
+    assert (domain.name, notes) == ("domain LM", [])
+    assert domain.costs(TEXTS) == pytest.approx(LanguageModel.load(saved).costs(TEXTS), rel=1e-4)
+    code = (
+        "import sys, ctrlgen.evaluation.cost_models, ctrlgen.domain.verdict; assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["missing", "truncated", "other words", "another layer"])
+def test_without_a_language_model_that_fits_the_cost_is_left_empty(saved: DiffusionLM, name: str) -> None:
+    assert saved.directory is not None
+    DAMAGE[name][0](saved.directory / "lm")
+    cost_models, (note,) = cost_models_of(saved, None, ())
+    assert cost_models == []
+    assert note.startswith("cost under the domain's LM is left empty: ")
+    assert ("\n" not in note, "run `ctrlgen train-lm` first" in note) == (True, name == "missing")
 
 
 def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ctrlgen.errors import CtrlgenError
+from ctrlgen.text.joining import detokenize
 from ctrlgen.text.splitting import OLD_PATTERN, plain, sentence_starts
-from ctrlgen.text.tokenizer import END, PAD, SPECIAL, UNK, WordTokenizer, detokenize, is_split
+from ctrlgen.text.tokenizer import END, PAD, SPECIAL, UNK, WordTokenizer, is_split
 
 SPLIT = [
     "The Vaults is a family - friendly pub near St. James , £ 20 - 25 .",

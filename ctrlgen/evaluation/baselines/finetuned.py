@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctrlgen.checkpoint import DiffusionLM, read_config
+from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
 from ctrlgen.evaluation.baselines.best_of import BestOf, Drawn, Pair, Rank
 from ctrlgen.evaluation.baselines.training import (
@@ -31,7 +32,6 @@ from ctrlgen.evaluation.baselines.training import (
     Follow,
     Known,
     baseline_directory,
-    constituents,
     held_out,
     name_of,
     reading,
@@ -61,18 +61,23 @@ PROMPTS = "prompts.json"
 PIECE = re.compile(r"\w+|[^\w\s]")
 LEAF = re.compile(r"[^*]*\*\)*")  # of a tree, with the brackets around it
 
+Span = tuple[int, int, str]  # first word, word after the last, label
 Prompted = tuple[list[int], list[int]]  # the ids of a prompt, and of its text
 
 
-def pieces(value: str, is_bracketed: bool) -> list[str]:
-    """Words and marks; of constituents, written as a tree, its leaves with their brackets."""
-    if not is_bracketed:
+def pieces(value: str, spans: Sequence[Span] = ()) -> list[str]:
+    """Words and marks; of a value that asks for spans, written as a tree, its leaves with their brackets."""
+    if not spans:
         return PIECE.findall(value)
-    tree = value if value.startswith("(") else write_tree(list(constituents(value)))
+    tree = value if value.startswith("(") else write_tree(spans)
     return [leaf.replace(" ", "") for leaf in LEAF.findall(tree)]
 
 
-def write_tree(spans: Sequence[tuple[int, int, str]]) -> str:
+def spans_of(asks: Asks | None) -> tuple[Span, ...]:
+    return asks.spans if asks is not None else ()
+
+
+def write_tree(spans: Sequence[Span]) -> str:
     """Spans as brackets with open leaves, up to the last word that one of them holds."""
     leaves = []
     for place in range(max(end for _, end, _ in spans)):
@@ -95,18 +100,18 @@ class Prompts:
         seen = Counter(
             piece
             for name, of_texts in corpus.values.items()
-            for value in filter(None, of_texts)
-            for piece in pieces(value, name in known.bracketed)
+            for value, asks in zip(of_texts, corpus.asks[name], strict=True)
+            if value
+            for piece in pieces(value, spans_of(asks))
         )
         others = [piece for piece, _ in seen.most_common() if piece not in tokenizer][:MOST_PIECES]
         names = [f"<{name}>" for name in known.kinds]
         return cls(tokenizer, {piece: len(tokenizer) + i for i, piece in enumerate([*names, *others])}, known)
 
-    def ids(self, controls: Mapping[str, str]) -> list[int]:
-        """Values by control name, in whatever order: here the longest is first, the one that says most of each word."""
-        written = [
-            [*pieces(value, name in self.known.bracketed), f"<{name}>"] for name, value in sorted(controls.items())
-        ]
+    def ids(self, controls: Mapping[str, Sequence[str]]) -> list[int]:
+        """The pieces of values by control name, in whatever order: here the longest is first, the one that says most of
+        each word."""
+        written = [[*of_value, f"<{name}>"] for name, of_value in sorted(controls.items())]
         in_order = chain(*sorted(written, key=len, reverse=True))
         ids = [self.own.get(piece) or self.tokenizer.ids([piece])[0] for piece in in_order]
         return ids + [self.tokenizer.pad_id] * (-len(ids) % PROMPT_STEP)
@@ -140,6 +145,7 @@ class Finetuned(BestOf):
 
     def prompt(self, request: Request, seed: int) -> list[int]:
         values: dict[str, str] = {}
+        spans: dict[str, tuple[Span, ...]] = {}
         length = draw_length(self.generator.model, self.lengths(request), seed)
         for control in request.controls:
             name = name_of(self.generator, control)
@@ -147,7 +153,8 @@ class Finetuned(BestOf):
             if name in self.prompts.known.labels:
                 value = self.prompts.known.value(control, name) or value
             values[name] = f"{values[name]}, {value}" if name in values else value
-        return self.prompts.ids(values)
+            spans[name] = spans.get(name, ()) + spans_of(control.classifier.asks(control.target))
+        return self.prompts.ids({name: pieces(value, spans[name]) for name, value in values.items()})
 
     def draw(self, requests: Sequence[Request], seeds: Sequence[int]) -> list[list[str]]:
         prompts = [self.prompt(request, seed) for request, seed in zip(requests, seeds, strict=True)]
@@ -275,7 +282,7 @@ def make_examples(prompts: Prompts, corpus: Corpus) -> list[Prompted]:
         for _ in range(EXAMPLES):
             count = min(len(by_kind), 1 + (rng.random() < COMPOSED_SHARE))
             names = [rng.choice(by_kind[kind]) for kind in rng.sample(sorted(by_kind), count)]
-            controls = {name: values[name][number] or "" for name in names}
+            controls = {name: pieces(values[name][number] or "", spans_of(corpus.asks[name][number])) for name in names}
             examples.append((prompts.ids(controls), prompts.tokenizer.ids(words)))
     rng.shuffle(examples)
     return examples

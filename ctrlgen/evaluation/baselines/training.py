@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +30,7 @@ MOST_TEXTS = 20_000
 FEWEST_TEXTS = 20
 SEED = 0
 LEARNED_FROM = ("kind", "names", "values", "chains", "oracle")  # of a classifier's config.json; the guide is none of it
-FORMAT = 2  # of what is kept
-BRACKET = re.compile(r"[()]|[^\s()]+")
-SPAN = re.compile(r"(\S+) (\d+)(?:-(\d+))?")
+FORMAT = 3  # of what is kept
 
 Follow = Callable[[Iterable[Progress]], None]  # consumes the events of a training run, and may show them
 Values = dict[str, list[str | None]]  # by the name of a control, its value in each text
@@ -136,14 +133,12 @@ class Known:
 
     kinds: dict[str, str]  # by name
     labels: dict[str, list[str]]
-    bracketed: list[str]  # names of those whose values are constituents
 
     @classmethod
     def of(cls, corpus: Corpus) -> Known:
         kind_of, values = kinds(corpus.generator), corpus.values
         labels = {name: sorted(set(filter(None, of))) for name, of in values.items() if kind_of[name].enumerable}
-        bracketed = [name for name in values if any(asks is not None and asks.spans for asks in corpus.asks[name])]
-        return cls({name: kind_of[name].kind for name in values}, labels, bracketed)
+        return cls({name: kind_of[name].kind for name in values}, labels)
 
     def value(self, control: Control, name: str) -> str | None:
         """A label's value as it was learned, or None."""
@@ -155,36 +150,3 @@ def name_of(generator: Generator, control: Control) -> str:
     """A control's name as the model calls it."""
     names = generator.controls.names()
     return next(name for name in names if generator.controls.classifier(name) is control.classifier)
-
-
-def constituents(value: str) -> Iterator[tuple[int, int, str]]:
-    """(first word, word after the last, labels from the top down joined by +) of brackets, or of `NP 1-2, VP 3-5`.
-
-    Raises ValueError for leaves that are not open.
-    """
-    if not value.startswith("("):
-        for part in value.split(","):
-            found = SPAN.fullmatch(part.strip())
-            if found is None:
-                raise ValueError(part)
-            yield int(found[2]) - 1, int(found[3] or found[2]), found[1]
-        return
-    chains: dict[tuple[int, int], list[str]] = {}
-    opened: list[tuple[str, int]] = []
-    leaves = 0
-    tokens = BRACKET.findall(value)
-    for before, token in zip(["", *tokens], tokens, strict=False):
-        if token == ")":
-            label, start = opened.pop()
-            if label not in ("TOP", "ROOT", ""):
-                chains.setdefault((start, leaves), []).insert(0, label)
-        elif token == "(":
-            opened.append(("", leaves))
-        elif before == "(":
-            opened[-1] = (token, leaves)
-        elif token == "*":
-            leaves += 1
-        else:
-            raise ValueError(token)
-    for (start, end), chain in chains.items():
-        yield start, end, "+".join(chain)

@@ -21,7 +21,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 from ctrlgen.settings import Settings
 from ctrlgen.text.alignment import common_words
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 Values = dict[str, str | None]  # by control; None where a text has none
 MOST_ASKED = 2_000  # texts that are looked through

@@ -15,13 +15,13 @@ from ctrlgen.controls.language import write_statement
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.from_text.editing import Values, values_of
 from ctrlgen.evaluation.from_text.task import Figures
-from ctrlgen.evaluation.language_model import LanguageModel, mean_costs
 from ctrlgen.evaluation.records import Record
 from ctrlgen.evaluation.systems import OURS, Draft, System
 from ctrlgen.evaluation.targets import Asked, Example, Target, Words
 from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.plans import PlannedSentence, TextPlan
 from ctrlgen.generation.request import Request
+from ctrlgen.generation.small_lm import SmallLM, find_lm
 from ctrlgen.generation.writing import Writer
 from ctrlgen.settings import Settings
 
@@ -51,7 +51,7 @@ class Planning:
         """The share of sentences with all that is asked of them, whether all have what is carried on, and the share
         that cost less after the sentence before than after another, where a language model can say so."""
         try:
-            lm = LanguageModel.load(generator.model)
+            lm = SmallLM(find_lm(generator.model), generator.model.tokenizer, generator.model.device)
         except CtrlgenError:
             lm = None
         found = []
@@ -125,22 +125,21 @@ def sentences_of(words: Sequence[str]) -> list[Words]:
     return [tuple(sentence) for sentence in found if sentence]
 
 
-def costs_less_in_order(lm: LanguageModel, sentences: Sequence[Words]) -> Iterator[float]:
+def costs_less_in_order(lm: SmallLM, sentences: Sequence[Words]) -> Iterator[float]:
     """Of each sentence but the first the share of the others after which it costs more than after the one before it.
 
     Pairs that are too long for the language model are left out.
     """
-    end, most = lm.tokenizer.end_id, int(lm.lm.config.max_position_embeddings)
+    end = lm.tokenizer.end_id
     ids = [lm.tokenizer.ids(words) for words in sentences]
     for place in range(1, len(ids)):
-        fitting = [k for k in range(len(ids)) if k != place and len(ids[k]) + len(ids[place]) < most]
+        fitting = [k for k in range(len(ids)) if k != place and len(ids[k]) + len(ids[place]) < lm.longest]
         costs = {k: cost_after(lm, [end, *ids[k]], ids[place]) for k in fitting}
         own = costs.pop(place - 1, None)
         if own is not None and costs:
             yield mean(float(own < other) for other in costs.values())
 
 
-def cost_after(lm: LanguageModel, before: Sequence[int], words: Sequence[int]) -> float:
+def cost_after(lm: SmallLM, before: Sequence[int], words: Sequence[int]) -> float:
     """Nats of these words after others."""
-    whole, start = mean_costs(lm.lm, [[*before, *words], before])
-    return whole * (len(before) + len(words) - 1) - start * (len(before) - 1)
+    return sum(lm.nats([*before, *words])[len(before) - 1 :])

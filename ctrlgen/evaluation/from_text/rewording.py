@@ -30,7 +30,7 @@ from ctrlgen.generation.generator import Generator
 from ctrlgen.generation.request import Request
 from ctrlgen.settings import Settings
 from ctrlgen.text.alignment import common_words
-from ctrlgen.text.tokenizer import detokenize
+from ctrlgen.text.joining import detokenize
 
 AT_A_TIME = 16  # texts whose structure is read together
 
