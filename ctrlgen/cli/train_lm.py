@@ -9,6 +9,8 @@ import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device, naming_resume
 
+VALIDATIONS = 5
+
 
 def train_lm(
     data: Annotated[str, typer.Option(help="Training texts: csv, tsv, jsonl, txt, parquet or a hub id.")],
@@ -59,10 +61,8 @@ def train_lm(
         return
     directory = (out or lm_directories(loaded)[0]).resolve()
     check_place(directory, force, "language model", "vocabulary", "--out")
-    config = TrainingConfig(
-        steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
-    )
+    config = TrainingConfig(steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995)
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
-        events = run(loaded, data, validation, text_column, config, working, resume=resume, cpu=cpu)
+        events = run(loaded, data, validation, text_column, config.paced(VALIDATIONS), working, resume=resume, cpu=cpu)
         follow_training(events, resumable=True)
     typer.echo(f"language model written to {directory}", err=True)

@@ -26,7 +26,7 @@ LONG = 45.0  # minutes, from which on it can be
 WORDS_AT_A_MILLION, FEWEST_WORDS, MOST_WORDS = 6e6, 1e6, 2e7  # to train on
 MOST_EPOCHS = 60
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
-VALIDATIONS, MOST_WARMUP = 4, 100
+VALIDATIONS = 4
 MEASURED_STEPS = 6  # the first of which does not count
 READ_LENGTH = 16  # words of a text
 
@@ -133,9 +133,7 @@ def most_steps(words: int, pace: Pace) -> int:
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with that many steps, and what goes with them."""
-    every, warmup = max(1, -(-steps // VALIDATIONS)), min(MOST_WARMUP, max(1, steps // 10))
-    training = replace(recipe.training, steps=steps, validate_every=every, warmup_steps=warmup)
-    return replace(recipe, training=training)
+    return replace(recipe, training=replace(recipe.training, steps=steps).paced(VALIDATIONS))
 
 
 def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: int, minutes: float) -> Recipe:

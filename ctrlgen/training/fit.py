@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
@@ -67,6 +67,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if abs(self.seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {self.seed}")
+
+    def paced(self, validations: int) -> TrainingConfig:
+        """The same for few steps as well: warmed up within the first tenth, validated so many times at most."""
+        warmup = min(self.warmup_steps, max(1, self.steps // 10))
+        return replace(self, warmup_steps=warmup, validate_every=max(1, -(-self.steps // validations)))
 
     def learning_rate(self, step: int) -> float:
         """Factor on the peak rates at `step`."""
