@@ -46,8 +46,7 @@ def train_lm(
     from ctrlgen.generation.small_lm import lm_directories
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
-    cpu = find_device(device).type == "cpu"
-    loaded = from_pretrained(model)
+    loaded = from_pretrained(model, find_device(device))
     if only_slips:
         directory = out or lm_directories(loaded)[0]
         if not (directory / CONFIG).exists():
@@ -63,6 +62,6 @@ def train_lm(
     check_place(directory, force, "language model", "vocabulary", "--out")
     config = TrainingConfig(steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995)
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
-        events = run(loaded, data, validation, text_column, config.paced(VALIDATIONS), working, resume=resume, cpu=cpu)
+        events = run(loaded, data, validation, text_column, config.paced(VALIDATIONS), working, resume=resume)
         follow_training(events, resumable=True)
     typer.echo(f"language model written to {directory}", err=True)

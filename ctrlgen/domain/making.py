@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, read_config
 from ctrlgen.controls.registry import check_new_name, classifier_kinds, new_classifier_directory, weights_fingerprint
 from ctrlgen.data.labels import read_labels
@@ -84,19 +86,16 @@ def make(
     resume: bool = False,
     log_with: str | None = None,
     show: Show | None = None,
-    cpu: bool = False,
+    device: torch.device,
 ) -> Iterator[Part]:
-    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again.
-
-    With `cpu` the denoiser is trained there, else on the best device.
-    """
+    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again."""
     if resume and (directory / RECIPE).exists() and not (directory / RESUME).exists():
         resume = False  # it was killed before its first checkpoint
         (directory / WEIGHTS).unlink(missing_ok=True)
-    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show, cpu=cpu), True)
+    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show, device=device), True)
     if not recipe.data.labels:
         return
-    model = from_pretrained(str(directory))
+    model = from_pretrained(str(directory), device)
     rows, column = split_rows(recipe.data, held_out=False)
     for label in recipe.data.labels:
         place = new_classifier_directory(model, label, kind_for_labels().kind)

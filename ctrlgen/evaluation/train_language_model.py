@@ -163,11 +163,10 @@ def train_lm(
     directory: Path,
     *,
     resume: bool = False,
-    cpu: bool = False,
 ) -> Iterator[Progress]:
     """Train a language model of `model`'s words on the texts of `data` and leave its files in `directory`.
 
-    Without `validation` a share of the texts is held out.
+    It is trained on the model's device. Without `validation` a share of the texts is held out.
     """
     from ctrlgen.training.fit import fit  # only training needs accelerate
 
@@ -179,7 +178,7 @@ def train_lm(
     )
     texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
     made_of = {"texts": texts, "size": size_of(model.tokenizer), "vocabulary": vocabulary_fingerprint(model.tokenizer)}
-    yield from fit(task, config, directory, resume=resume, fingerprint=made_of, cpu=cpu)
+    yield from fit(task, config, directory, resume=resume, fingerprint=made_of, device=model.device)
     try:
         learn_slips(directory, model.tokenizer, training, held_out, model.device)
     except CtrlgenError as error:

@@ -239,7 +239,7 @@ def train_head(
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
     task = HeadTask(model, head, examples, config, augment, offsets)
     description = description | {"time_offsets": asdict(offsets)}
-    for progress in fit(task, config, directory, cpu=model.device.type == "cpu"):
+    for progress in fit(task, config, directory, device=model.device):
         if progress.validation and progress.validation is task.best:
             training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths
             text = json.dumps(description | {"measured": progress.validation, "training": training}, indent=2)

@@ -309,6 +309,17 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
     assert LanguageModel.load(saved).costs(TEXTS) != pytest.approx(before)
 
 
+def test_it_is_trained_on_the_models_device(
+    saved: DiffusionLM, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("ctrlgen.training.fit.fit", lambda *_, device, **others: asked.append(device) or [])
+    monkeypatch.setattr(DiffusionLM, "device", property(lambda self: torch.device("cpu:0")))
+    assert saved.directory is not None
+    assert list(train_lm(saved, str(toy_data), None, None, TRAINING, saved.directory / "lm")) == []
+    assert asked == [torch.device("cpu:0")]
+
+
 # The command line
 
 

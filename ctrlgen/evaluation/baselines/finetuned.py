@@ -306,7 +306,7 @@ def make_finetuned(lm: LanguageModel, corpus: Corpus, follow: Follow = unwatched
         )
         return FinetuningTask(larger, prompts, examples, FINETUNING)
 
-    train_once(task, Finetuned.name, FINETUNING, directory, follow)
+    train_once(task, Finetuned.name, FINETUNING, directory, follow, corpus.generator.model.device)
     return load_finetuned(corpus.generator, directory)
 
 

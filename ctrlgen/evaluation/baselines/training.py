@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
+
 from ctrlgen.checkpoint import CONFIG, read_config
 from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
@@ -110,7 +112,9 @@ def unwatched(events: Iterable[Progress]) -> None:
     deque(events, maxlen=0)
 
 
-def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, follow: Follow) -> None:
+def train_once(
+    task: Any, name: str, config: TrainingConfig, directory: Path, follow: Follow, device: torch.device
+) -> None:
     """Train what `task()` makes, unless that has been done. A run that was killed continues."""
     if directory.exists():
         return
@@ -118,7 +122,7 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, fo
     resume = (directory.with_name(f".{directory.name}.partial") / RESUME).exists()
     with replacing(directory, resume=resume, keep=RESUME) as working:
         made: Task = task()
-        follow(fit(made, config, working, resume=resume))
+        follow(fit(made, config, working, resume=resume, device=device))
 
 
 @contextmanager
