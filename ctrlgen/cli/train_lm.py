@@ -37,18 +37,17 @@ def train_lm(
 
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """
-    from ctrlgen.checkpoint import CONFIG, from_pretrained
+    from ctrlgen.checkpoint import CONFIG, from_pretrained, places
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
     from ctrlgen.errors import UsageError
     from ctrlgen.evaluation.train_language_model import learn_slips, read_sentences
     from ctrlgen.evaluation.train_language_model import train_lm as run
-    from ctrlgen.generation.small_lm import lm_directories
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
     loaded = from_pretrained(model, find_device(device))
     if only_slips:
-        directory = out or lm_directories(loaded)[0]
+        directory = out or places(loaded, "lm")[0]
         if not (directory / CONFIG).exists():
             raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
         if resume or force:
@@ -58,7 +57,7 @@ def train_lm(
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)
         return
-    directory = (out or lm_directories(loaded)[0]).resolve()
+    directory = (out or places(loaded, "lm")[0]).resolve()
     check_place(directory, force, "language model", "vocabulary", "--out")
     config = TrainingConfig(steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995)
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:

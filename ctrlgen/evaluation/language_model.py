@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, places, read_config
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError, first_line
-from ctrlgen.generation.small_lm import lm_directories, vocabulary_fingerprint
+from ctrlgen.generation.small_lm import vocabulary_fingerprint
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 
@@ -48,7 +48,7 @@ class LanguageModel:
     @classmethod
     def load(cls, model: DiffusionLM) -> LanguageModel:
         """The language model trained for this one. Raises CtrlgenError where there is none that fits."""
-        directory = next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+        directory = next((path for path in places(model, "lm") if (path / CONFIG).exists()), None)
         if directory is None:
             where = model.directory.name if model.directory else "this model"
             raise CtrlgenError(f"{where} has no language model yet: run `ctrlgen train-lm` first")

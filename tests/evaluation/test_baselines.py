@@ -47,7 +47,6 @@ def home(toy_model: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFacto
     """A copy of the toy model with a language model beside it; tags are known without spaCy."""
     directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("baselines") / "toy"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(directory.parent / "data"))
         patch.setattr(language_model, "SIZE", SMALL)
         patch.setattr(pos, "tag", toy_tags)
         patch.setattr(finetuned, "FINETUNING", replace(SHORT, steps=600))
@@ -348,7 +347,7 @@ def test_pieces_of_values() -> None:
 def test_training_is_done_once(
     toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = sorted(path.name for path in (home.parent / "data" / "ctrlgen" / "baselines" / "toy").iterdir())
+    kept = sorted(path.name for path in (home / "baselines").iterdir())
     assert [name.partition("-")[0] for name in kept] == ["finetuned", "fudge"]
 
     def refuse(*args: Any, **more: Any) -> None:
@@ -386,7 +385,7 @@ def test_mistakes(toy: Generator, toy_model: Path, toy_data: Path, tmp_path: Pat
 
 
 def test_damaged_files(toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path) -> None:
-    root = home.parent / "data" / "ctrlgen" / "baselines" / "toy"
+    root = home / "baselines"
     for name, about, damaged in (
         ("fudge", WEIGHTS, b"nothing"), ("fudge", CONFIG, b"{}"), ("fudge", CONFIG, b'{"known": {"names": []}}'),
         ("finetuned", WEIGHTS, b"nothing"), ("finetuned", PROMPTS, b"[1"), ("finetuned", PROMPTS, b'{"own": 1}'),

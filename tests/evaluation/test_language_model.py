@@ -16,15 +16,14 @@ from torch import Tensor
 from toy_grammar import WORDS, toy_sentences
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained
+from ctrlgen import checkpoint
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, places
 from ctrlgen.cli import display
-from ctrlgen.controls import registry
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
 from ctrlgen.evaluation.train_language_model import save_lm, train_lm
 from ctrlgen.files import atomic_file
-from ctrlgen.generation import small_lm
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
 
@@ -299,10 +298,9 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
     assert saved.directory is not None
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     bundled = {"model": saved.directory}
-    monkeypatch.setattr(small_lm, "bundled_models", lambda: bundled)
-    monkeypatch.setattr(registry, "bundled_models", lambda: bundled)
+    monkeypatch.setattr(checkpoint, "bundled_models", lambda: bundled)
     own = tmp_path / "home" / "ctrlgen" / "lm" / "model"
-    assert small_lm.lm_directories(saved) == [own, saved.directory / "lm"]
+    assert places(saved, "lm") == [own, saved.directory / "lm"]
     before = LanguageModel.load(saved).costs(TEXTS)
     own.mkdir(parents=True)
     save_lm(new_lm(saved.tokenizer, 12), own)

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from ctrlgen.checkpoint import CONFIG, read_config
+from ctrlgen.checkpoint import CONFIG, places, read_config
 from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
-from ctrlgen.controls.registry import trained_classifiers, user_directory
+from ctrlgen.controls.registry import trained_classifiers
 from ctrlgen.data.texts import load_data
 from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError
@@ -102,10 +102,7 @@ def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any
         described = read_config(path / CONFIG)
         digest.update(json.dumps([described.get(key) for key in LEARNED_FROM], sort_keys=True).encode())
     digest.update(json.dumps([sorted(generator.controls.names()), corpus.texts]).encode())
-    where = generator.model.directory
-    return (
-        user_directory().parent / "baselines" / (where.name if where else "model") / f"{name}-{digest.hexdigest()[:12]}"
-    )
+    return places(generator.model, "baselines")[0] / f"{name}-{digest.hexdigest()[:12]}"
 
 
 def unwatched(events: Iterable[Progress]) -> None:
