@@ -52,7 +52,7 @@ def train_lm(
             raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
         if resume or force:
             raise UsageError("--only-slips trains nothing: leave out --resume and --force")
-        training, held_out = read_sentences(loaded, data, validation, text_column, seed)
+        training, held_out = read_sentences(loaded, data, validation, text_column)
         bound = learn_slips(directory, loaded.tokenizer, training, held_out, loaded.device)
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)

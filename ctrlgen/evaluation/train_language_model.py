@@ -19,6 +19,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.text.tokenizer import WordTokenizer, detokenize
 from ctrlgen.training.batches import LengthBatches
+from ctrlgen.training.heads import MOST_HELD_OUT, hold_out
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig
@@ -34,7 +35,6 @@ from ctrlgen.generation.slips import FEWEST_TEXTS, SlipBound
 from ctrlgen.generation.small_lm import SmallLM, vocabulary_fingerprint
 
 log = logging.getLogger(__name__)
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
 
 class NextWordLoss(nn.Module):
@@ -136,9 +136,12 @@ def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
 
 
 def read_sentences(
-    model: DiffusionLM, data: str, validation: str | None, text_column: str | None, seed: int
+    model: DiffusionLM, data: str, validation: str | None, text_column: str | None
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`."""
+    """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`.
+
+    That share is the same whatever the seed of a training, and no text of it is learned from.
+    """
 
     def sentences(source: str) -> list[list[int]]:
         encoded = model.tokenizer.encode_training(read_texts(source, text_column))
@@ -147,11 +150,12 @@ def read_sentences(
     training = sentences(data)
     if validation:
         return training, sentences(validation)[:MOST_HELD_OUT]
-    if len(training) < FEWEST_TEXTS:
-        raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least {FEWEST_TEXTS}")
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
-    return [training[i] for i in order[count:]], [training[i] for i in order[:count]]
+    different = len(set(map(tuple, training)))
+    if different < FEWEST_TEXTS:
+        raise CtrlgenError(
+            f"{data}: only {different} different usable texts: a language model needs at least {FEWEST_TEXTS}"
+        )
+    return hold_out(training, text=tuple)
 
 
 def train_lm(
@@ -170,7 +174,7 @@ def train_lm(
     """
     from ctrlgen.training.fit import fit  # only training needs accelerate
 
-    training, held_out = read_sentences(model, data, validation, text_column, config.seed)
+    training, held_out = read_sentences(model, data, validation, text_column)
     config = replace(config, matrix_lr=0.0)
     torch.manual_seed(config.seed)
     task = LanguageModelTask(

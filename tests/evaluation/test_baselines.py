@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,14 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.baselines import best_of, finetuned, fudge, make_baselines, training
 from ctrlgen.evaluation.baselines.best_of import PermittedEnds, guide_log_probs
-from ctrlgen.evaluation.baselines.finetuned import PROMPTS, ConditionalLoss, Finetuned, pieces, prompted_costs
+from ctrlgen.evaluation.baselines.finetuned import (
+    PROMPTS,
+    ConditionalLoss,
+    Finetuned,
+    FinetuningTask,
+    pieces,
+    prompted_costs,
+)
 from ctrlgen.evaluation.baselines.fudge import LENGTH_STRENGTH, TAG_STRENGTH, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.baselines.rejection import Rejection
@@ -168,6 +176,14 @@ def test_time_is_kept(toy: Generator, lm: LanguageModel, monkeypatch: pytest.Mon
         assert len(baseline.write(requests, seconds)) == 3
         assert rounds == expected
         assert clock[0] <= max(seconds or 0.0, 0.3 + 1e-9)
+
+
+def test_no_held_out_text_is_learned_from_under_another_prompt(lm: LanguageModel) -> None:
+    examples = [([control], [text, 1]) for text in range(2, 62) for control in range(4)]
+    prompts: Any = SimpleNamespace(tokenizer=lm.tokenizer)
+    task = FinetuningTask(lm.lm, prompts, examples, SHORT)
+    assert len(task.held_out) == 3 * 4
+    assert {text[0] for _, text in task.held_out}.isdisjoint(text[0] for _, text in task.examples)
 
 
 def test_what_cannot_be_asked_is_left_out_and_told_once(

@@ -22,7 +22,7 @@ from ctrlgen.cli import display
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
-from ctrlgen.evaluation.train_language_model import save_lm, train_lm
+from ctrlgen.evaluation.train_language_model import read_sentences, save_lm, train_lm
 from ctrlgen.files import atomic_file
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
@@ -237,10 +237,19 @@ def test_validation_texts_are_used(toy_model: Path, toy_data: Path, tmp_path: Pa
     assert last.validation["validation_cost"] == pytest.approx((3 * one + other) / 4, rel=1e-3)
 
 
+def test_no_held_out_text_is_learned_from(toy_model: Path, toy_data: Path) -> None:
+    """Equal texts are on one side, of which the toy sentences have many."""
+    training, held_out = read_sentences(from_pretrained(str(toy_model)), str(toy_data), None, None)
+    assert len(training) + len(held_out) == 600
+    texts = {tuple(ids) for ids in held_out}
+    assert len(texts) < len(held_out)
+    assert texts.isdisjoint(map(tuple, training))
+
+
 def test_too_few_texts(toy_model: Path, tmp_path: Path) -> None:
     model, data = from_pretrained(str(toy_model)), tmp_path / "few.txt"
-    data.write_text("the cat sees the dog .\n" * 19)
-    with pytest.raises(CtrlgenError, match="only 19 usable texts"):
+    data.write_text("the cat sees the dog .\n" * 30)
+    with pytest.raises(CtrlgenError, match="only 1 different usable texts"):
         next(train_lm(model, str(data), None, "text", TRAINING, tmp_path / "lm"))
     data.write_text(" ".join(["cat"] * 13) + "\n")
     with pytest.raises(CtrlgenError, match=r"1 texts read, 0 used, 1 longer than 12 words"):

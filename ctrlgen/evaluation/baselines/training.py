@@ -87,11 +87,6 @@ def read_corpus(generator: Generator, source: str) -> Corpus:
     return Corpus(generator, texts, [rows[words] for words in texts])
 
 
-def held_out(count: int) -> int:
-    """How many of so many examples are kept to validate with."""
-    return min(512, max(1, count // 20))
-
-
 def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
     """Where a baseline is kept: named by all that it is made of."""
     generator = corpus.generator
