@@ -23,6 +23,7 @@ from statistics import median
 import torch
 
 from ctrlgen.diffusion.denoiser import ModelConfig
+from ctrlgen.diffusion.precision import find_device
 from ctrlgen.diffusion.process import Noise
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, Recipe
 from ctrlgen.training.fit import fit
@@ -59,8 +60,8 @@ def step_seconds(recipe: Recipe, words: int) -> tuple[float, int, int]:
         if task.tied:
             rng = torch.Generator().manual_seed(0)
             told_apart = len(task.sampler.draw(task.batches.tokens(task.steps(0)[0][0]), rng).ids)
-        events = itertools.islice(fit(task, recipe.training, Path(directory, "model")), WARM_UP + WINDOWS + 1)
-        marks = [time.perf_counter() for _ in events]
+        events = fit(task, recipe.training, Path(directory, "model"), device=find_device("auto"))
+        marks = [time.perf_counter() for _ in itertools.islice(events, WARM_UP + WINDOWS + 1)]
     windows = [b - a for a, b in itertools.pairwise(marks[WARM_UP:])]
     tokens = max(len(indices) for step in task.steps(0) for indices in step) * len(task.sentences[0])
     return median(windows) / STEPS, tokens, told_apart

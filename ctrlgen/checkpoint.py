@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from platformdirs import user_data_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -201,6 +202,22 @@ def bundled_models() -> dict[str, Path]:
 def is_hub_copy(directory: Path) -> bool:
     """Whether this is the hub client's cache, which is not ours to write to: its files are shared between revisions."""
     return directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--")
+
+
+def places(model: DiffusionLM, what: Literal["classifiers", "lm", "baselines"]) -> list[Path]:
+    """Directories that may hold what is made for a model; new things are written to the first.
+
+    That is the model's own directory, unless it is bundled or the hub's copy: then it is one in the user's data
+    directory. None where the model was not saved.
+    """
+    if model.directory is None:
+        return []
+    own, users = model.directory / what, user_data_path("ctrlgen", appauthor=False) / what
+    if model.directory in bundled_models().values():
+        return [users / model.directory.name, own]
+    if is_hub_copy(model.directory):
+        return [users / model.directory.parent.parent.name / model.directory.name, own]
+    return [own]
 
 
 def find_model(name: str) -> Path:

@@ -27,7 +27,8 @@ TOY_TRAINING = TrainingConfig(
 
 def make_toy_model(data: Path, directory: Path) -> None:
     """A denoiser of toy sentences, and a POS head from their tags."""
-    for _ in train(Recipe(DataConfig(str(data)), TOY_MODEL, DiffusionConfig(), TOY_TRAINING), directory):
+    recipe = Recipe(DataConfig(str(data)), TOY_MODEL, DiffusionConfig(), TOY_TRAINING)
+    for _ in train(recipe, directory, device="cpu"):
         pass
     model = from_pretrained(str(directory))
     rows, column = load_data(str(data))

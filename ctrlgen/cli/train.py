@@ -13,6 +13,8 @@ from ctrlgen.cli.telling import duration, waiting
 from ctrlgen.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
+
     from ctrlgen.domain.sizing import Sized
     from ctrlgen.training.denoising import Recipe
 
@@ -65,10 +67,10 @@ def train(
         "training.init": init,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    plan = planned(recipe, overrides, out, minutes, resume)
-    cpu = find_device(device).type == "cpu"
+    on = find_device(device)
+    plan = planned(recipe, overrides, out, minutes, resume, on)
     with naming_resume():
-        for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts, cpu=cpu):
+        for part in make(plan, out, resume=resume, log_with=log_with, show=sample_texts, device=on):
             if part.name != "model":
                 print(f"ctrlgen: the control {part.name!r}", file=sys.stderr)
             follow_training(part.events, resumable=part.resumable)
@@ -77,12 +79,14 @@ def train(
         from ctrlgen.domain.verdict import judge
 
         with waiting("judging"):
-            verdict = judge(plan, out)
+            verdict = judge(plan, out, on)
         for line in verdict.lines():
             typer.echo(line)
 
 
-def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: float | None, resume: bool) -> Recipe:
+def planned(
+    recipe: Path | None, given: dict[str, Any], out: Path, minutes: float | None, resume: bool, device: torch.device
+) -> Recipe:
     """The recipe that is named, that an earlier run has kept, or that is made for the data and kept.
 
     Raises UsageError where its columns of labels cannot become controls.
@@ -103,7 +107,7 @@ def planned(recipe: Path | None, given: dict[str, Any], out: Path, minutes: floa
         with claimed(out):
             prepare_directory(out, resume)
             check_labels(make_recipe({}, "options", given).data)
-            sized = size(given, minutes, len(given.get("data.labels", ())))
+            sized = size(given, minutes, len(given.get("data.labels", ())), device=device)
             keep_recipe(sized.recipe, out)
         tell(sized, out, minutes)
         return sized.recipe

@@ -9,8 +9,7 @@ import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device
 from ctrlgen.errors import UsageError, did_you_mean
-
-VALIDATIONS = 5  # the best of them is kept
+from ctrlgen.training.classifiers import LR, MATRIX_LR, head_config, train_into
 
 
 def train_classifier(
@@ -25,10 +24,10 @@ def train_classifier(
     name: Annotated[str | None, typer.Option(help="What the control will be called; the kind by default.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
     tokens_per_batch: Annotated[int, typer.Option(min=1, help="Words in a batch.")] = 4096,
-    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = LR,
     matrix_lr: Annotated[
         float, typer.Option(min=0.0, help="Of Muon, for matrices of a head's blocks (tree); 0: AdamW.")
-    ] = 0.006,
+    ] = MATRIX_LR,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and noise.")] = 0,
     init: Annotated[
         str | None,
@@ -46,8 +45,6 @@ def train_classifier(
     from ctrlgen.cli.display import follow_training
     from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
     from ctrlgen.data.texts import find_columns, load_data
-    from ctrlgen.directories import replacing
-    from ctrlgen.training.fit import RESUME, TrainingConfig
 
     kinds = classifier_kinds()
     if kind not in kinds:
@@ -63,11 +60,7 @@ def train_classifier(
     if label_column is not None:
         find_columns(rows.column_names, label_column, data)
     start = str(classifier_directory(from_pretrained(init), name or kind)) if init is not None else None
-    config = TrainingConfig(
-        steps=steps, tokens_per_batch=tokens_per_batch, matrix_lr=matrix_lr, lr=lr, seed=seed, init=start, ema=0.995,
-        checkpoint_every=steps, validate_every=max(1, steps // VALIDATIONS),
-    )  # fmt: skip
-    with replacing(directory) as working:
-        follow_training(kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working))
-        (working / RESUME).unlink(missing_ok=True)
+    config = head_config(steps, lr, matrix_lr, tokens_per_batch=tokens_per_batch, seed=seed, init=start)
+    what = (loaded, name or kind, rows, column, label_column)
+    follow_training(train_into(directory, kinds[kind], *what, config))
     typer.echo(f"classifier written to {directory}", err=True)

@@ -9,6 +9,8 @@ import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device, naming_resume
 
+VALIDATIONS = 5
+
 
 def train_lm(
     data: Annotated[str, typer.Option(help="Training texts: csv, tsv, jsonl, txt, parquet or a hub id.")],
@@ -35,34 +37,30 @@ def train_lm(
 
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """
-    from ctrlgen.checkpoint import CONFIG, from_pretrained
+    from ctrlgen.checkpoint import CONFIG, from_pretrained, places
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
     from ctrlgen.errors import UsageError
     from ctrlgen.evaluation.train_language_model import learn_slips, read_sentences
     from ctrlgen.evaluation.train_language_model import train_lm as run
-    from ctrlgen.generation.small_lm import lm_directories
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
-    cpu = find_device(device).type == "cpu"
-    loaded = from_pretrained(model)
+    loaded = from_pretrained(model, find_device(device))
     if only_slips:
-        directory = out or lm_directories(loaded)[0]
+        directory = out or places(loaded, "lm")[0]
         if not (directory / CONFIG).exists():
             raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
         if resume or force:
             raise UsageError("--only-slips trains nothing: leave out --resume and --force")
-        training, held_out = read_sentences(loaded, data, validation, text_column, seed)
+        training, held_out = read_sentences(loaded, data, validation, text_column)
         bound = learn_slips(directory, loaded.tokenizer, training, held_out, loaded.device)
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)
         return
-    directory = (out or lm_directories(loaded)[0]).resolve()
+    directory = (out or places(loaded, "lm")[0]).resolve()
     check_place(directory, force, "language model", "vocabulary", "--out")
-    config = TrainingConfig(
-        steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995, validate_every=max(1, steps // 5)
-    )
+    config = TrainingConfig(steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995)
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:
-        events = run(loaded, data, validation, text_column, config, working, resume=resume, cpu=cpu)
+        events = run(loaded, data, validation, text_column, config.paced(VALIDATIONS), working, resume=resume)
         follow_training(events, resumable=True)
     typer.echo(f"language model written to {directory}", err=True)

@@ -20,9 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_data_path
-
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, places, read_config
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.contract import refuse_incomplete
 from ctrlgen.controls.language import Control, fold, make_control, parse_statement
@@ -54,27 +52,10 @@ def classifier_kinds() -> dict[str, type[Classifier]]:
     return kinds
 
 
-def user_directory() -> Path:
-    """Where classifiers trained on bundled models are kept."""
-    return user_data_path("ctrlgen", appauthor=False) / "classifiers"
-
-
-def classifier_roots(model: DiffusionLM) -> list[Path]:
-    """Directories that may hold this model's classifiers; new ones are written to the first."""
-    if model.directory is None:
-        return []
-    own = model.directory / "classifiers"
-    if model.directory in bundled_models().values():
-        return [user_directory() / model.directory.name, own]
-    if is_hub_copy(model.directory):
-        return [user_directory() / model.directory.parent.parent.name / model.directory.name, own]
-    return [own]
-
-
 def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
     """The classifiers trained on this model, by the control names they answer."""
     found: dict[str, Path] = {}
-    for root in reversed(classifier_roots(model)):
+    for root in reversed(places(model, "classifiers")):
         for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
             found |= dict.fromkeys(answered_names(path), path.parent)
     return found
@@ -142,7 +123,7 @@ def check_new_name(name: str, kind: str) -> None:
 def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
     """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
     check_new_name(name, kind)
-    roots = classifier_roots(model)
+    roots = places(model, "classifiers")
     if not roots:
         raise CtrlgenError("the model must be saved before classifiers are trained on it")
     make_directory(roots[0])
@@ -151,7 +132,7 @@ def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
 
 def classifier_directory(model: DiffusionLM, name: str) -> Path:
     """Where the classifier that was trained as `name` lies. Raises CtrlgenError where there is none."""
-    for root in classifier_roots(model):
+    for root in places(model, "classifiers"):
         if (root / name / CONFIG).exists():
             return root / name
     raise CtrlgenError(f"{model.directory}: holds no classifier trained as {name!r}")

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, read_config
 from ctrlgen.controls.registry import check_new_name, classifier_kinds, new_classifier_directory, weights_fingerprint
 from ctrlgen.data.labels import read_labels
 from ctrlgen.data.texts import find_text_column, is_held_out, load_data, remaining
-from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError, UsageError, shown
 from ctrlgen.files import write_text
+from ctrlgen.training.classifiers import head_config, train_into
 from ctrlgen.training.denoising import DataConfig, Recipe, Show, train
-from ctrlgen.training.fit import RESUME, Progress, TrainingConfig
+from ctrlgen.training.fit import RESUME, Progress
 from ctrlgen.training.recipe import read_recipe
 from ctrlgen.training.shipped import to_toml
 from ctrlgen.training.trained import TrainedClassifier
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RECIPE = "recipe.toml"
-HEAD_VALIDATIONS = 5  # the best of them is kept
-HEAD_LR, HEAD_MATRIX_LR, HEAD_EMA = 0.002, 0.006, 0.995
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,16 @@ def make(
     resume: bool = False,
     log_with: str | None = None,
     show: Show | None = None,
-    cpu: bool = False,
+    device: torch.device,
 ) -> Iterator[Part]:
-    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again.
-
-    With `cpu` the denoiser is trained there, else on the best device.
-    """
+    """Train the denoiser, then a head and an oracle for each column of labels. What is finished is not done again."""
     if resume and (directory / RECIPE).exists() and not (directory / RESUME).exists():
         resume = False  # it was killed before its first checkpoint
         (directory / WEIGHTS).unlink(missing_ok=True)
-    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show, cpu=cpu), True)
+    yield Part("model", train(recipe, directory, resume=resume, log_with=log_with, show=show, device=device), True)
     if not recipe.data.labels:
         return
-    model = from_pretrained(str(directory))
+    model = from_pretrained(str(directory), device)
     rows, column = split_rows(recipe.data, held_out=False)
     for label in recipe.data.labels:
         place = new_classifier_directory(model, label, kind_for_labels().kind)
@@ -124,15 +121,11 @@ def is_trained(place: Path, model: DiffusionLM) -> bool:
 def train_head(
     recipe: Recipe, model: DiffusionLM, label: str, rows: Dataset, column: str, place: Path
 ) -> Iterator[Progress]:
-    steps = recipe.heads.steps
-    config = TrainingConfig(
-        steps=steps, tokens_per_batch=recipe.heads.tokens_per_batch, lr=HEAD_LR, matrix_lr=HEAD_MATRIX_LR, ema=HEAD_EMA,
-        warmup_steps=min(100, max(1, steps // 10)), seed=recipe.training.seed, precision=recipe.training.precision,
-        checkpoint_every=steps, validate_every=max(1, -(-steps // HEAD_VALIDATIONS)),
-    )  # fmt: skip
-    with replacing(place) as working:
-        yield from kind_for_labels().train(model, label, rows, column, label, config, working)
-        (working / RESUME).unlink(missing_ok=True)
+    heads, training = recipe.heads, recipe.training
+    config = head_config(
+        heads.steps, tokens_per_batch=heads.tokens_per_batch, seed=training.seed, precision=training.precision
+    )
+    return train_into(place, kind_for_labels(), model, label, rows, column, label, config)
 
 
 def labels_of(rows: Dataset, columns: Sequence[str]) -> list[dict[str, str]]:

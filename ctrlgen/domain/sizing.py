@@ -26,7 +26,7 @@ LONG = 45.0  # minutes, from which on it can be
 WORDS_AT_A_MILLION, FEWEST_WORDS, MOST_WORDS = 6e6, 1e6, 2e7  # to train on
 MOST_EPOCHS = 60
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
-VALIDATIONS, MOST_WARMUP = 4, 100
+VALIDATIONS = 4
 MEASURED_STEPS = 6  # the first of which does not count
 READ_LENGTH = 16  # words of a text
 
@@ -73,8 +73,8 @@ class Sized:
         return self.pace.beginning + training.steps * self.pace.step + validations * self.pace.validation
 
 
-def size(given: Mapping[str, Any], minutes: float | None = None, labels: int = 0) -> Sized:
-    """The recipe for data: of `given`, dotted keys that the user has said, and of what is measured here.
+def size(given: Mapping[str, Any], minutes: float | None = None, labels: int = 0, *, device: torch.device) -> Sized:
+    """The recipe for data: of `given`, dotted keys that the user has said, and of what is measured on `device`.
 
     minutes: what everything may take, the heads of `labels` columns and their verdict among it; without them the steps
     follow from the amount of data. Raises UsageError where the minutes are too few.
@@ -89,7 +89,7 @@ def size(given: Mapping[str, Any], minutes: float | None = None, labels: int = 0
         share = round(min(HELD_OUT_SHARE, MOST_HELD_OUT / extent.texts), 6)
     recipe = replace(recipe, data=replace(recipe.data, held_out=0.0 if recipe.data.validation else share))
     with quietly():
-        pace = measure(recipe)
+        pace = measure(recipe, device)
     if minutes is None:
         steps = given.get("training.steps") or steps_for(extent.words, pace)
         return Sized(with_steps(recipe, steps), name, extent, pace)
@@ -133,9 +133,7 @@ def most_steps(words: int, pace: Pace) -> int:
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with that many steps, and what goes with them."""
-    every, warmup = max(1, -(-steps // VALIDATIONS)), min(MOST_WARMUP, max(1, steps // 10))
-    training = replace(recipe.training, steps=steps, validate_every=every, warmup_steps=warmup)
-    return replace(recipe, training=training)
+    return replace(recipe, training=replace(recipe.training, steps=steps).paced(VALIDATIONS))
 
 
 def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: int, minutes: float) -> Recipe:
@@ -155,7 +153,7 @@ def share_out(recipe: Recipe, extent: Extent, pace: Pace, left: float, labels: i
     return replace(with_steps(recipe, steps), heads=HeadsConfig(head_steps, recipe.training.tokens_per_batch, judged))
 
 
-def measure(recipe: Recipe) -> Pace:
+def measure(recipe: Recipe, device: torch.device) -> Pace:
     """Train for a few steps, whose result is thrown away."""
     started = time.monotonic()
     task = DenoisingTask(recipe)
@@ -164,7 +162,7 @@ def measure(recipe: Recipe) -> Pace:
         recipe.training, steps=MEASURED_STEPS, log_every=1, checkpoint_every=10**9, validate_every=10**9, compile=False
     )
     with tempfile.TemporaryDirectory(prefix="ctrlgen-") as directory:
-        for _ in fit(task, config, Path(directory)):
+        for _ in fit(task, config, Path(directory), device=device):
             times.append(time.monotonic())
     # one event a step, then one for the validation after the last
     words = sum(map(len, task.sentences)) / len(task.steps(0))

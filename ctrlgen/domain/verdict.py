@@ -142,9 +142,9 @@ def earlier_doubt(directory: Path | None) -> str | None:
     return None if said.startswith(USABLE) else said
 
 
-def judge(recipe: Recipe, directory: Path) -> Judged:
+def judge(recipe: Recipe, directory: Path, device: torch.device) -> Judged:
     """Write `recipe.heads.judged` texts with the model in `directory` and judge them. Leaves verdict.json there."""
-    generator = Generator(str(directory))
+    generator = Generator(str(directory), device)
     columns = recipe.data.labels
     learned, text_column = split_rows(recipe.data, held_out=False)
     human_rows, _ = split_rows(recipe.data, held_out=True) if may_judge(recipe) else (learned.select([]), "")

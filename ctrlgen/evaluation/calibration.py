@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from ctrlgen.checkpoint import CONFIG, is_hub_copy, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, places, read_config
 from ctrlgen.controls.registry import SCORE_TEMPERATURE, trained_classifiers
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.directories import replacing
 from ctrlgen.evaluation.metrics import Calibration, calibrate
 from ctrlgen.evaluation.results import Results
 from ctrlgen.evaluation.systems import OURS
@@ -46,25 +47,31 @@ def fit_temperatures(results: Results, generator: Generator) -> dict[Path, Calib
     return {directory: found for directory, found in fitted.items() if found is not None}
 
 
-def write_temperatures(fitted: dict[Path, Calibration]) -> None:
+def write_temperatures(fitted: dict[Path, Calibration], model: DiffusionLM) -> None:
     """Keep the temperatures in the classifiers' config.json, on top of those they had when they were measured.
 
-    One that does not help on the texts it was not fitted to is not written.
+    One that does not help on the texts it was not fitted to is not written. A classifier of a model that is not ours to
+    write to is copied to the user's directory.
     """
     for directory, found in fitted.items():
         if found.error_after >= found.error:
             continue
-        if is_hub_copy(directory.parent.parent):
-            raise CtrlgenError(f"{directory}: is the hub's copy; download the model to a directory of your own first")
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
-        write_text(directory / CONFIG, json.dumps(config, indent=2) + "\n")
+        text = json.dumps(config, indent=2) + "\n"
+        own = places(model, "classifiers")[0] / directory.name
+        if own == directory:
+            write_text(own / CONFIG, text)
+            continue
+        with replacing(own) as copy:
+            shutil.copytree(directory, copy, dirs_exist_ok=True)
+            write_text(copy / CONFIG, text)
 
 
 def learn_confidence(results: Results, generator: Generator, settings: Settings) -> list[str]:
     """Keep scores and verdicts of each kind of request that has targets enough; what was learned, a line a kind.
 
-    Raises CtrlgenError for a hub's copy of a model.
+    Raises CtrlgenError for a model that was not saved.
     """
     found = scores_and_verdicts(results)
     enough = {kind: scored for kind, scored in found.items() if len(scored.scores) >= FEWEST}
@@ -96,7 +103,7 @@ def scores_and_verdicts(results: Results) -> dict[str, Scored]:
 def recalibrate(results: Results, generator: Generator) -> list[str]:
     """Fit and keep the temperatures; what changed, a line a classifier."""
     fitted = fit_temperatures(results, generator)
-    write_temperatures(fitted)
+    write_temperatures(fitted, generator.model)
     return [
         f"{directory.name}: scores at temperature {found.temperature:.2f}, calibration error {found.error:.3f} "
         f"before and {found.error_after:.3f} after{'' if found.error_after < found.error else ': left as it was'}"

@@ -20,6 +20,7 @@ from ctrlgen.files import write_text
 from ctrlgen.text.joining import detokenize
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
+from ctrlgen.training.heads import MOST_HELD_OUT, hold_out
 
 if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig
@@ -35,7 +36,6 @@ from ctrlgen.generation.slips import FEWEST_TEXTS, SlipBound
 from ctrlgen.generation.small_lm import SmallLM, vocabulary_fingerprint
 
 log = logging.getLogger(__name__)
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1024
 
 
 class NextWordLoss(nn.Module):
@@ -137,9 +137,12 @@ def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
 
 
 def read_sentences(
-    model: DiffusionLM, data: str, validation: str | None, text_column: str | None, seed: int
+    model: DiffusionLM, data: str, validation: str | None, text_column: str | None
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`."""
+    """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`.
+
+    That share is the same whatever the seed of a training, and no text of it is learned from.
+    """
 
     def sentences(source: str) -> list[list[int]]:
         encoded = model.tokenizer.encode_training(read_texts(source, text_column))
@@ -148,11 +151,12 @@ def read_sentences(
     training = sentences(data)
     if validation:
         return training, sentences(validation)[:MOST_HELD_OUT]
-    if len(training) < FEWEST_TEXTS:
-        raise CtrlgenError(f"{data}: only {len(training)} usable texts: a language model needs at least {FEWEST_TEXTS}")
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed)).tolist()
-    count = min(MOST_HELD_OUT, max(1, int(len(training) * HELD_OUT_SHARE)))
-    return [training[i] for i in order[count:]], [training[i] for i in order[:count]]
+    different = len(set(map(tuple, training)))
+    if different < FEWEST_TEXTS:
+        raise CtrlgenError(
+            f"{data}: only {different} different usable texts: a language model needs at least {FEWEST_TEXTS}"
+        )
+    return hold_out(training, text=tuple)
 
 
 def train_lm(
@@ -164,15 +168,14 @@ def train_lm(
     directory: Path,
     *,
     resume: bool = False,
-    cpu: bool = False,
 ) -> Iterator[Progress]:
     """Train a language model of `model`'s words on the texts of `data` and leave its files in `directory`.
 
-    Without `validation` a share of the texts is held out.
+    It is trained on the model's device. Without `validation` a share of the texts is held out.
     """
     from ctrlgen.training.fit import fit  # only training needs accelerate
 
-    training, held_out = read_sentences(model, data, validation, text_column, config.seed)
+    training, held_out = read_sentences(model, data, validation, text_column)
     config = replace(config, matrix_lr=0.0)
     torch.manual_seed(config.seed)
     task = LanguageModelTask(
@@ -180,7 +183,7 @@ def train_lm(
     )
     texts = texts_fingerprint([*training, *held_out], model.tokenizer.words)
     made_of = {"texts": texts, "size": size_of(model.tokenizer), "vocabulary": vocabulary_fingerprint(model.tokenizer)}
-    yield from fit(task, config, directory, resume=resume, fingerprint=made_of, cpu=cpu)
+    yield from fit(task, config, directory, resume=resume, fingerprint=made_of, device=model.device)
     try:
         learn_slips(directory, model.tokenizer, training, held_out, model.device)
     except CtrlgenError as error:

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, read_config, read_weights
-from ctrlgen.controls.registry import user_directory
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, places, read_config, read_weights
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.generation.slips import SlipBound
 from ctrlgen.text.tokenizer import WordTokenizer
@@ -111,19 +110,9 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def lm_directories(model: DiffusionLM) -> list[Path]:
-    """Where this model's language model may lie; a new one is written to the first."""
-    if model.directory is None:
-        return []
-    own = model.directory / "lm"
-    if model.directory in bundled_models().values():
-        return [user_directory().parent / "lm" / model.directory.name, own]
-    return [own]
-
-
 def lm_directory(model: DiffusionLM) -> Path | None:
     """Where this model's language model lies, None where it has none."""
-    return next((path for path in lm_directories(model) if (path / CONFIG).exists()), None)
+    return next((path for path in places(model, "lm") if (path / CONFIG).exists()), None)
 
 
 def find_lm(model: DiffusionLM) -> Path:

@@ -20,6 +20,7 @@ from ctrlgen.controls.registry import take_over_classifiers, trained_classifiers
 from ctrlgen.data.texts import fitting, read_sentences, read_split, texts_fingerprint
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.losses import cross_entropy_loss, sampled_cross_entropy_loss, simple_loss
+from ctrlgen.diffusion.precision import find_device
 from ctrlgen.diffusion.process import Noise, draw_noise
 from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
@@ -301,13 +302,13 @@ def train(
     resume: bool = False,
     log_with: str | None = None,
     show: Show | None = None,
-    cpu: bool = False,
+    device: str | torch.device = "auto",
 ) -> Iterator[Progress]:
     """Train a denoiser as `recipe` says. Yields progress; the model is in `directory` when it ends.
 
-    `show` makes the samples that a validation reports, if any, of the model so far. With `cpu` it stays there, else it
-    takes the best device.
+    `show` makes the samples that a validation reports, if any, of the model so far.
     """
+    on = find_device(device)
     with claimed(directory):
         prepare_directory(directory, resume)
         task = DenoisingTask(recipe, show)
@@ -317,7 +318,8 @@ def train(
             "model": asdict(recipe.model),
             "diffusion": {key: of for key, of in asdict(recipe.diffusion).items() if key != "temperature"},
         }
-        yield from fit(task, recipe.training, directory, resume=resume, log_with=log_with, fingerprint=made_of, cpu=cpu)
+        options: dict[str, Any] = {"resume": resume, "log_with": log_with, "fingerprint": made_of, "device": on}
+        yield from fit(task, recipe.training, directory, **options)
         if recipe.training.init is not None:
             earlier = from_pretrained(recipe.training.init)
             if recipe.training.learn != "all":

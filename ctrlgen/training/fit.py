@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ctrlgen.checkpoint import WEIGHTS
 from ctrlgen.controls.encoded import on_device
 from ctrlgen.diffusion.precision import has_fast_bfloat16
-from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.errors import CtrlgenError, UsageError, first_line
 from ctrlgen.files import append_line, make_directory, read_lines, to_json, write_text
 from ctrlgen.training.optim import make_optimizers
 from ctrlgen.training.run_state import RunState
@@ -67,6 +67,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if abs(self.seed) > MAX_SEED:
             raise UsageError(f"the seed must be at most {MAX_SEED} in size, got {self.seed}")
+
+    def paced(self, validations: int) -> TrainingConfig:
+        """The same for few steps as well: warmed up within the first tenth, validated so many times at most."""
+        warmup = min(self.warmup_steps, max(1, self.steps // 10))
+        return replace(self, warmup_steps=warmup, validate_every=max(1, -(-self.steps // validations)))
 
     def learning_rate(self, step: int) -> float:
         """Factor on the peak rates at `step`."""
@@ -127,15 +132,15 @@ def fit(
     resume: bool = False,
     log_with: str | None = None,
     fingerprint: dict[str, Any] | None = None,
-    cpu: bool = False,
+    device: torch.device,
 ) -> Iterator[Progress]:
     """Train `task.module`, writing checkpoints and metrics to `directory`, and yield progress.
 
-    With `resume` a run continues from its last checkpoint; one made with another `fingerprint` is refused. With `cpu`
-    it stays there, else it takes the best device.
+    With `resume` a run continues from its last checkpoint; one made with another `fingerprint` is refused. Each process
+    of a distributed run takes its own `device` of that kind.
     Raises CtrlgenError where the directory already holds a model, or holds nothing to resume.
     """
-    accelerator = Accelerator(cpu=cpu, log_with=log_with, project_dir=str(directory))
+    accelerator = accelerator_on(device, log_with=log_with, project_dir=str(directory))
     prepare_directory(directory, resume)
     if log_with:
         accelerator.init_trackers("ctrlgen", config=dict(asdict(config).items()))
@@ -220,6 +225,19 @@ def fit(
         interruption.stop()
         if log_with:
             accelerator.end_training()
+
+
+def accelerator_on(device: torch.device, **options: Any) -> Accelerator:
+    """Raises CtrlgenError where accelerate has settled on another kind of device, which it does once in a process."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu", **options)
+    except ValueError as error:
+        raise CtrlgenError(f"cannot train on {device.type}: {first_line(error)}") from error
+    if accelerator.device.type != device.type:
+        raise CtrlgenError(f"cannot train on {device.type}: this process trains on {accelerator.device.type}")
+    return accelerator
 
 
 class Interruption:

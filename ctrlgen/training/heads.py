@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     from ctrlgen.training.fit import Progress, TrainingConfig
 
 Target = TypeVar("Target")
+Item = TypeVar("Item")
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 NOISE_EDGES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sigma/alpha borders of the accuracy report
-HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED = 0.05, 1024, 0  # the same texts in every part of a training
+HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED = 0.05, 1024, 0  # the same texts in every training
 FEWEST_TEXTS = 20
 
 
@@ -126,7 +129,7 @@ class HeadTask:
         examples = [e for e in examples if len(e.tokens) <= model.longest]
         if len({tuple(e.tokens) for e in examples}) < FEWEST_TEXTS:
             raise CtrlgenError(f"fewer than {FEWEST_TEXTS} different usable texts: too few to train a classifier")
-        self.examples, self.held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, HELD_OUT_SEED)
+        self.examples, self.held_out = hold_out(examples)
         if augment is not None:  # never of what is held out
             self.examples = [*self.examples, *(e for e in augment(self.examples) if len(e.tokens) <= model.longest)]
         self.examples, self.held_out = self.framed(self.examples), self.framed(self.held_out)
@@ -197,12 +200,21 @@ class HeadTask:
 
 
 def hold_out(
-    examples: Sequence[Example[Target]], share: float, most: int, seed: int
-) -> tuple[list[Example[Target]], list[Example[Target]]]:
-    """The examples to learn from, and those of a share of the different texts, `most` at most, that were kept away."""
-    texts = sorted({tuple(e.tokens) for e in examples})
-    kept = set(Random(seed).sample(texts, min(most, max(1, int(len(texts) * share)))))
-    return [e for e in examples if tuple(e.tokens) not in kept], [e for e in examples if tuple(e.tokens) in kept]
+    items: Sequence[Item],
+    share: float = HELD_OUT_SHARE,
+    most: int = MOST_HELD_OUT,
+    seed: int = HELD_OUT_SEED,
+    text: Callable[[Any], Sequence[int]] = attrgetter("tokens"),
+) -> tuple[list[Item], list[Item]]:
+    """What to learn from, and that of a share of the different texts, `most` at most, which is kept away.
+
+    text: the ids of an item's text.
+    """
+    of_items = [tuple(text(item)) for item in items]
+    different = sorted(set(of_items))
+    kept = set(Random(seed).sample(different, min(most, max(1, int(len(different) * share)))))
+    apart = [of_item in kept for of_item in of_items]
+    return [item for item, out in zip(items, apart, strict=True) if not out], list(compress(items, apart))
 
 
 def noise_labels() -> list[str]:
@@ -237,7 +249,7 @@ def train_head(
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
     task = HeadTask(model, head, examples, config, augment)
     description = description | {"time_offsets": asdict(task.offsets)}
-    for progress in fit(task, config, directory, cpu=model.device.type == "cpu"):
+    for progress in fit(task, config, directory, device=model.device):
         if progress.validation and progress.validation is task.best:
             training = asdict(replace(config, init=None))  # `started_from` says what is not a matter of paths
             text = json.dumps(description | {"measured": progress.validation, "training": training}, indent=2)

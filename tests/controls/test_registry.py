@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctrlgen.checkpoint import DiffusionLM, from_pretrained
+from ctrlgen import checkpoint
+from ctrlgen.checkpoint import DiffusionLM, from_pretrained, places
 from ctrlgen.controls import registry
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import (
     GROUP,
     Controls,
     classifier_kinds,
-    classifier_roots,
     find_trained,
     fold,
     new_classifier_directory,
@@ -276,9 +276,9 @@ def test_classifiers_of_a_bundled_model_are_kept_at_home(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     model = from_pretrained(str(model_copy))
     assert new_classifier_directory(model, "food", "label") == model_copy / "classifiers" / "food"
-    monkeypatch.setattr(registry, "bundled_models", lambda: {"copy": model_copy})
+    monkeypatch.setattr(checkpoint, "bundled_models", lambda: {"copy": model_copy})
     home = tmp_path / "home" / "ctrlgen" / "classifiers" / "copy"
-    assert classifier_roots(model) == [home, model_copy / "classifiers"]
+    assert places(model, "classifiers") == [home, model_copy / "classifiers"]
     assert trained_classifiers(model) == {"pos": model_copy / "classifiers" / "pos"}
     own = new_classifier_directory(model, "pos", "pos")
     assert own == home / "pos"

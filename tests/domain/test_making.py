@@ -6,15 +6,18 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 from command_line import Run, exit_code
 from toy_grammar import toy_meaning, toy_sentences
 
 from ctrlgen.data.texts import is_held_out, read_split
-from ctrlgen.domain import sizing
+from ctrlgen.domain import making, sizing, verdict
 from ctrlgen.domain.making import RECIPE, kept_recipe
 from ctrlgen.domain.sizing import Extent, Pace, recipe_name, share_out, steps_for
 from ctrlgen.domain.verdict import VERDICT
 from ctrlgen.errors import UsageError
+from ctrlgen.training import denoising
+from ctrlgen.training.denoising import DataConfig, Recipe
 from ctrlgen.training.fit import RESUME
 from ctrlgen.training.recipe import read_recipe
 from ctrlgen.training.shipped import recipe_path
@@ -95,9 +98,7 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ctrlgen.domain import making
-
-    monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    monkeypatch.setattr(sizing, "measure", lambda *_: PACE)
     monkeypatch.setattr(sizing, "FEWEST_JUDGED", 8)
     monkeypatch.setattr(sizing, "MOST_JUDGED", 8)
     out, again = tmp_path / "out", tmp_path / "again"
@@ -117,7 +118,7 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
     recipe = kept_recipe(out, {})
     assert 0 < steps[-1] < recipe.training.steps
     monkeypatch.setattr(making, "train", fit)
-    monkeypatch.setattr(sizing, "measure", lambda recipe: pytest.fail("measured again"))
+    monkeypatch.setattr(sizing, "measure", lambda *_: pytest.fail("measured again"))
     assert exit_code("train", *options, "--out", str(out), "--resume") == 0
     assert kept_recipe(out, {}) == recipe
     assert exit_code("train", str(out / RECIPE), "--out", str(again)) == 0
@@ -130,9 +131,7 @@ def test_minutes_make_a_recipe_that_repeats_and_a_killed_run_goes_on_without_mea
 
 
 def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ctrlgen.domain import making
-
-    monkeypatch.setattr(sizing, "measure", lambda recipe: PACE)
+    monkeypatch.setattr(sizing, "measure", lambda *_: PACE)
     monkeypatch.setattr(sizing, "FEWEST_JUDGED", 8)
     monkeypatch.setattr(sizing, "MOST_JUDGED", 8)
     options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25", "--out", str(tmp_path / "o")]
@@ -160,6 +159,36 @@ def test_mistakes_are_named_before_anything_is_trained(
     assert said in refused.err
     assert len(refused.err.splitlines()) == 1
     assert not (tmp_path / "o").exists()
+
+
+class OnDevice(Exception):  # noqa: N818, no mistake
+    """Says on which device something would have been done."""
+
+
+def test_everything_is_done_on_the_device_that_is_given(
+    labelled: Path, model_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring, training, heads and the verdict: `cpu:0` is told from the `cpu` that nobody asked for."""
+
+    def stop(*arguments: object, device: object = None) -> None:
+        raise OnDevice(str(device or arguments[-1]))
+
+    monkeypatch.setattr(sizing, "fit", stop)
+    options = ["--data", str(labelled), "--minutes", "1", "--device", "cpu:0", "--out", str(tmp_path / "o")]
+    with pytest.raises(OnDevice, match="cpu:0"):
+        exit_code("train", *options)
+    recipe = Recipe(DataConfig(str(labelled), labels=["subject"]))
+    device = torch.device("cpu:0")
+    monkeypatch.setattr(denoising, "fit", lambda *_, device, **others: stop(device=device))
+    parts = making.make(recipe, tmp_path / "made", device=device)
+    with pytest.raises(OnDevice, match="cpu:0"):
+        next(next(parts).events)
+    monkeypatch.setattr(making, "from_pretrained", stop)
+    with pytest.raises(OnDevice, match="cpu:0"):
+        next(parts)
+    monkeypatch.setattr(verdict, "Generator", stop)
+    with pytest.raises(OnDevice, match="cpu:0"):
+        verdict.judge(recipe, model_copy, device)
 
 
 def test_texts_that_are_numbers_are_too_few_and_no_traceback(tmp_path: Path, ctrlgen: Run) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,14 @@ from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.baselines import best_of, finetuned, fudge, make_baselines, training
 from ctrlgen.evaluation.baselines.best_of import PermittedEnds, guide_log_probs
-from ctrlgen.evaluation.baselines.finetuned import PROMPTS, ConditionalLoss, Finetuned, pieces, prompted_costs
+from ctrlgen.evaluation.baselines.finetuned import (
+    PROMPTS,
+    ConditionalLoss,
+    Finetuned,
+    FinetuningTask,
+    pieces,
+    prompted_costs,
+)
 from ctrlgen.evaluation.baselines.fudge import LENGTH_STRENGTH, TAG_STRENGTH, Asking, Fudge, Future, reweight
 from ctrlgen.evaluation.baselines.prefix import END_TAG, LOOKAHEAD, Outputs, PrefixClassifier, PrefixLoss
 from ctrlgen.evaluation.baselines.rejection import Rejection
@@ -45,7 +53,6 @@ def home(toy_model: Path, toy_data: Path, tmp_path_factory: pytest.TempPathFacto
     """A copy of the toy model with a language model beside it; tags are known without spaCy."""
     directory = Path(shutil.copytree(toy_model, tmp_path_factory.mktemp("baselines") / "toy"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(directory.parent / "data"))
         patch.setattr(language_model, "SIZE", SMALL)
         patch.setattr(pos, "tag", toy_tags)
         patch.setattr(finetuned, "FINETUNING", replace(SHORT, steps=600))
@@ -167,6 +174,14 @@ def test_time_is_kept(toy: Generator, lm: LanguageModel, monkeypatch: pytest.Mon
         assert len(baseline.write(requests, seconds)) == 3
         assert rounds == expected
         assert clock[0] <= max(seconds or 0.0, 0.3 + 1e-9)
+
+
+def test_no_held_out_text_is_learned_from_under_another_prompt(lm: LanguageModel) -> None:
+    examples = [([control], [text, 1]) for text in range(2, 62) for control in range(4)]
+    prompts: Any = SimpleNamespace(tokenizer=lm.tokenizer)
+    task = FinetuningTask(lm.lm, prompts, examples, SHORT)
+    assert len(task.held_out) == 3 * 4
+    assert {text[0] for _, text in task.held_out}.isdisjoint(text[0] for _, text in task.examples)
 
 
 def test_what_cannot_be_asked_is_left_out_and_told_once(
@@ -338,7 +353,7 @@ def test_pieces_of_values() -> None:
 def test_training_is_done_once(
     toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = sorted(path.name for path in (home.parent / "data" / "ctrlgen" / "baselines" / "toy").iterdir())
+    kept = sorted(path.name for path in (home / "baselines").iterdir())
     assert [name.partition("-")[0] for name in kept] == ["finetuned", "fudge"]
 
     def refuse(*args: Any, **more: Any) -> None:
@@ -376,7 +391,7 @@ def test_mistakes(toy: Generator, toy_model: Path, toy_data: Path, tmp_path: Pat
 
 
 def test_damaged_files(toy: Generator, baselines: dict[str, Any], toy_data: Path, home: Path) -> None:
-    root = home.parent / "data" / "ctrlgen" / "baselines" / "toy"
+    root = home / "baselines"
     for name, about, damaged in (
         ("fudge", WEIGHTS, b"nothing"), ("fudge", CONFIG, b"{}"), ("fudge", CONFIG, b'{"known": {"names": []}}'),
         ("finetuned", WEIGHTS, b"nothing"), ("finetuned", PROMPTS, b"[1"), ("finetuned", PROMPTS, b'{"own": 1}'),

@@ -511,7 +511,7 @@ def test_scores_are_fitted_to_the_verdicts(model_copy: Path, toy_data: Path, mon
     plan = Plan(suites=("pos",), data=(str(toy_data),), limit=60, settings=unguided)
     results = Evaluation(plan, generator, []).run()
     (found,) = fit_temperatures(results, generator).values()
-    write_temperatures({model_copy / "classifiers" / "pos": found})
+    write_temperatures({model_copy / "classifiers" / "pos": found}, generator.model)
     again = Generator(str(model_copy))
     assert again.controls.classifier("pos").score_temperature == pytest.approx(found.temperature, abs=1e-3)
     after = Evaluation(plan, again, []).run()

@@ -18,16 +18,15 @@ from torch import Tensor
 from toy_grammar import WORDS, toy_sentences
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained
+from ctrlgen import checkpoint
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, places
 from ctrlgen.cli import display
-from ctrlgen.controls import registry
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.cost_models import cost_models_of
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
-from ctrlgen.evaluation.train_language_model import save_lm, train_lm
+from ctrlgen.evaluation.train_language_model import read_sentences, save_lm, train_lm
 from ctrlgen.files import atomic_file
-from ctrlgen.generation import small_lm
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
 
@@ -241,10 +240,19 @@ def test_validation_texts_are_used(toy_model: Path, toy_data: Path, tmp_path: Pa
     assert last.validation["validation_cost"] == pytest.approx((3 * one + other) / 4, rel=1e-3)
 
 
+def test_no_held_out_text_is_learned_from(toy_model: Path, toy_data: Path) -> None:
+    """Equal texts are on one side, of which the toy sentences have many."""
+    training, held_out = read_sentences(from_pretrained(str(toy_model)), str(toy_data), None, None)
+    assert len(training) + len(held_out) == 600
+    texts = {tuple(ids) for ids in held_out}
+    assert len(texts) < len(held_out)
+    assert texts.isdisjoint(map(tuple, training))
+
+
 def test_too_few_texts(toy_model: Path, tmp_path: Path) -> None:
     model, data = from_pretrained(str(toy_model)), tmp_path / "few.txt"
-    data.write_text("the cat sees the dog .\n" * 19)
-    with pytest.raises(CtrlgenError, match="only 19 usable texts"):
+    data.write_text("the cat sees the dog .\n" * 30)
+    with pytest.raises(CtrlgenError, match="only 1 different usable texts"):
         next(train_lm(model, str(data), None, "text", TRAINING, tmp_path / "lm"))
     data.write_text(" ".join(["cat"] * 13) + "\n")
     with pytest.raises(CtrlgenError, match=r"1 texts read, 0 used, 1 longer than 12 words"):
@@ -322,14 +330,24 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
     assert saved.directory is not None
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     bundled = {"model": saved.directory}
-    monkeypatch.setattr(small_lm, "bundled_models", lambda: bundled)
-    monkeypatch.setattr(registry, "bundled_models", lambda: bundled)
+    monkeypatch.setattr(checkpoint, "bundled_models", lambda: bundled)
     own = tmp_path / "home" / "ctrlgen" / "lm" / "model"
-    assert small_lm.lm_directories(saved) == [own, saved.directory / "lm"]
+    assert places(saved, "lm") == [own, saved.directory / "lm"]
     before = LanguageModel.load(saved).costs(TEXTS)
     own.mkdir(parents=True)
     save_lm(new_lm(saved.tokenizer, 12), own)
     assert LanguageModel.load(saved).costs(TEXTS) != pytest.approx(before)
+
+
+def test_it_is_trained_on_the_models_device(
+    saved: DiffusionLM, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("ctrlgen.training.fit.fit", lambda *_, device, **others: asked.append(device) or [])
+    monkeypatch.setattr(DiffusionLM, "device", property(lambda self: torch.device("cpu:0")))
+    assert saved.directory is not None
+    assert list(train_lm(saved, str(toy_data), None, None, TRAINING, saved.directory / "lm")) == []
+    assert asked == [torch.device("cpu:0")]
 
 
 # The command line

@@ -16,8 +16,8 @@ import pytest
 import torch
 from make_toy_model import TOY_MODEL, TOY_TRAINING
 
-from ctrlgen.checkpoint import from_pretrained, save_tensors
-from ctrlgen.controls.registry import new_classifier_directory, trained_classifiers
+from ctrlgen.checkpoint import from_pretrained, places, save_tensors
+from ctrlgen.controls.registry import find_trained, new_classifier_directory, trained_classifiers
 from ctrlgen.directories import claimed, replacing
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.evaluation.calibration import write_temperatures
@@ -232,6 +232,27 @@ def test_k7_json_is_json_whatever_the_encoding(encoding: str, line: str) -> None
     assert to_json([float("inf"), (1.5, None)]) == "[null, [1.5, null]]"
 
 
+@pytest.mark.parametrize("bundled", [False, True])
+def test_k7_scores_are_calibrated_where_things_may_be_written(
+    bundled: bool, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the hub's cache nor in the package: the classifier is copied with its new temperature."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "own"))
+    place = tmp_path / "toy" if bundled else tmp_path / "hub/models--some--model/snapshots/0123"
+    shutil.copytree(toy_model, place)
+    if bundled:
+        monkeypatch.setattr("ctrlgen.checkpoint.bundled_models", lambda: {"toy": place})
+    before = (place / "classifiers/pos/config.json").read_text()
+    for temperature in (2.0, 4.0):
+        model = from_pretrained(str(place))
+        write_temperatures({trained_classifiers(model)["pos"]: Calibration(0.3, 2.0, 0.1, [])}, model)
+        own = places(model, "classifiers")[0] / "pos"
+        assert trained_classifiers(model)["pos"] == own
+        assert find_trained(model, "pos")[1]["score_temperature"] == temperature
+        assert (own / "model.safetensors").read_bytes() == (place / "classifiers/pos/model.safetensors").read_bytes()
+    assert (place / "classifiers/pos/config.json").read_text() == before
+
+
 def test_k7_the_hubs_cache_is_not_written_to(toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "own"))
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "0123"
@@ -242,5 +263,5 @@ def test_k7_the_hubs_cache_is_not_written_to(toy_model: Path, tmp_path: Path, mo
     assert trained_classifiers(model)["pos"] == snapshot / "classifiers" / "pos"
     with pytest.raises(CtrlgenError, match="is the hub's copy; download"):
         card_path(model)
-    with pytest.raises(CtrlgenError, match="is the hub's copy; download"):
-        write_temperatures({snapshot / "classifiers" / "pos": Calibration(2.0, 0.3, 0.1, 10)})
+    assert places(model, "lm")[0] == tmp_path / "own/ctrlgen/lm/models--some--model/0123"
+    assert places(model, "baselines")[0] == tmp_path / "own/ctrlgen/baselines/models--some--model/0123"

@@ -22,7 +22,7 @@ from ctrlgen.diffusion.denoiser import ModelConfig
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, sample_texts
 from ctrlgen.training.denoising import DataConfig, DenoisingTask, Recipe, train
-from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, update_average
+from ctrlgen.training.fit import METRICS, RESUME, Progress, TrainingConfig, fit, update_average
 from ctrlgen.training.recipe import make_recipe
 from ctrlgen.training.run_state import differing_keys
 
@@ -447,6 +447,11 @@ def test_runs_of_different_precision_follow_one_another(recipe: Recipe, tmp_path
 
 
 # The average and the learning rate
+
+
+def test_another_device_than_accelerates_is_refused_in_one_line(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(CtrlgenError, match="cannot train on meta: this process trains on cpu"):
+        next(fit(DenoisingTask(recipe), recipe.training, tmp_path / "model", device=torch.device("meta")))
 
 
 def test_the_average_follows_its_formula() -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,7 +33,6 @@ from ctrlgen.evaluation.baselines.training import (
     Follow,
     Known,
     baseline_directory,
-    held_out,
     name_of,
     reading,
     train_once,
@@ -47,6 +47,7 @@ from ctrlgen.generation.request import Request
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
+from ctrlgen.training.heads import hold_out
 
 FINETUNING = TrainingConfig(
     steps=2500, tokens_per_batch=4096, lr=0.0015, matrix_lr=0.0, ema=0.995, log_every=20, validate_every=500
@@ -223,9 +224,8 @@ class FinetuningTask:
     """The `Task` of training further on prompts with texts."""
 
     def __init__(self, lm: LlamaForCausalLM, prompts: Prompts, examples: Sequence[Prompted], config: TrainingConfig):
-        kept = held_out(len(examples))
         self.prompts, self.end_id = prompts, prompts.tokenizer.end_id
-        self.held_out, self.examples = examples[:kept], examples[kept:]
+        self.examples, self.held_out = hold_out(examples, text=itemgetter(1))
         self.module = ConditionalLoss(lm)
         self.batches = LengthBatches(joined(self.examples, self.end_id), config.tokens_per_batch, config.seed)
 
@@ -313,7 +313,7 @@ def make_finetuned(lm: LanguageModel, corpus: Corpus, follow: Follow = unwatched
         )
         return FinetuningTask(larger, prompts, examples, FINETUNING)
 
-    train_once(task, Finetuned.name, FINETUNING, directory, follow)
+    train_once(task, Finetuned.name, FINETUNING, directory, follow, corpus.generator.model.device)
     return load_finetuned(corpus.generator, directory)
 
 

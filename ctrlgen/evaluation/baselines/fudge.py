@@ -296,7 +296,7 @@ def make_fudge(lm: LanguageModel, corpus: Corpus, follow: Follow = unwatched) ->
         classifier = new_classifier(outputs, lm, generator)
         return PrefixTask(classifier, lm, outputs, make_lessons(lm.tokenizer, outputs, corpus), FUDGE_TRAINING)
 
-    train_once(task, Fudge.name, FUDGE_TRAINING, directory, follow)
+    train_once(task, Fudge.name, FUDGE_TRAINING, directory, follow, generator.model.device)
     read = read_config(directory / CONFIG)
     with reading(directory):
         outputs = Outputs(Known(**read.pop("known")), **read)

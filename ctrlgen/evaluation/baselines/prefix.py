@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, write_weights
 from ctrlgen.controls.classifier import Asks
-from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known, held_out
+from ctrlgen.evaluation.baselines.training import SEED, Corpus, Known
 from ctrlgen.evaluation.language_model import LanguageModel
 from ctrlgen.files import write_text
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.fit import TrainingConfig
+from ctrlgen.training.heads import hold_out
 
 LOOKAHEAD = 4  # tags foreseen: the next word's and those behind it
 SPANS = 8  # that hold and that do not, a text, when training
@@ -214,8 +216,7 @@ class PrefixTask:
         config: TrainingConfig,
     ):
         self.outputs = outputs
-        kept = held_out(len(lessons))
-        self.held_out, self.lessons = lessons[:kept], lessons[kept:]
+        self.lessons, self.held_out = hold_out(lessons, text=attrgetter("ids"))
         self.module = PrefixLoss(classifier, lm)
         self.batches = LengthBatches([lesson.ids for lesson in self.lessons], config.tokens_per_batch, config.seed)
         self.all_spans = [span for lesson in self.lessons for span in lesson.spans]

@@ -14,10 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ctrlgen.checkpoint import CONFIG, read_config
+import torch
+
+from ctrlgen.checkpoint import CONFIG, places, read_config
 from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
-from ctrlgen.controls.registry import trained_classifiers, user_directory
+from ctrlgen.controls.registry import trained_classifiers
 from ctrlgen.data.texts import load_data
 from ctrlgen.directories import replacing
 from ctrlgen.errors import CtrlgenError
@@ -82,11 +84,6 @@ def read_corpus(generator: Generator, source: str) -> Corpus:
     return Corpus(generator, texts, [rows[words] for words in texts])
 
 
-def held_out(count: int) -> int:
-    """How many of so many examples are kept to validate with."""
-    return min(512, max(1, count // 20))
-
-
 def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any) -> Path:
     """Where a baseline is kept: named by all that it is made of."""
     generator = corpus.generator
@@ -97,17 +94,16 @@ def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any
         described = read_config(path / CONFIG)
         digest.update(json.dumps([described.get(key) for key in LEARNED_FROM], sort_keys=True).encode())
     digest.update(json.dumps([sorted(generator.controls.names()), corpus.texts]).encode())
-    where = generator.model.directory
-    return (
-        user_directory().parent / "baselines" / (where.name if where else "model") / f"{name}-{digest.hexdigest()[:12]}"
-    )
+    return places(generator.model, "baselines")[0] / f"{name}-{digest.hexdigest()[:12]}"
 
 
 def unwatched(events: Iterable[Progress]) -> None:
     deque(events, maxlen=0)
 
 
-def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, follow: Follow) -> None:
+def train_once(
+    task: Any, name: str, config: TrainingConfig, directory: Path, follow: Follow, device: torch.device
+) -> None:
     """Train what `task()` makes, unless that has been done. A run that was killed continues."""
     if directory.exists():
         return
@@ -115,7 +111,7 @@ def train_once(task: Any, name: str, config: TrainingConfig, directory: Path, fo
     resume = (directory.with_name(f".{directory.name}.partial") / RESUME).exists()
     with replacing(directory, resume=resume, keep=RESUME) as working:
         made: Task = task()
-        follow(fit(made, config, working, resume=resume))
+        follow(fit(made, config, working, resume=resume, device=device))
 
 
 @contextmanager
