@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device
-from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.errors import UsageError
 
 VALIDATIONS = 5  # the best of them is kept
 
@@ -44,14 +44,12 @@ def train_classifier(
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
-    from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
+    from ctrlgen.controls.registry import check_name, classifier_directory, find_kind, new_classifier_directory
     from ctrlgen.data.texts import find_columns, load_data
     from ctrlgen.directories import replacing
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
-    kinds = classifier_kinds()
-    if kind not in kinds:
-        raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
+    classifier = find_kind(kind)
     if group_column is not None and label_column is not None:
         raise UsageError("--group-column is a column of labels: leave out --label-column")
     label_column = group_column or label_column
@@ -68,6 +66,6 @@ def train_classifier(
         checkpoint_every=steps, validate_every=max(1, steps // VALIDATIONS),
     )  # fmt: skip
     with replacing(directory) as working:
-        follow_training(kinds[kind].train(loaded, name or kind, rows, column, label_column, config, working))
+        follow_training(classifier.train(loaded, name or kind, rows, column, label_column, config, working))
         (working / RESUME).unlink(missing_ok=True)
     typer.echo(f"classifier written to {directory}", err=True)

@@ -24,10 +24,10 @@ from platformdirs import user_data_path
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, is_hub_copy, read_config
 from ctrlgen.controls.classifier import Classifier
-from ctrlgen.controls.contract import refuse_incomplete
+from ctrlgen.controls.contract import shortcoming
 from ctrlgen.controls.language import Control, fold, make_control, parse_statement
 from ctrlgen.directories import replacing
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, first_line, listed, shown
 from ctrlgen.files import make_directory, write_text
 
 log = logging.getLogger(__name__)
@@ -40,18 +40,39 @@ MISSPELLED = 0.8  # how much alike a short new word and a known one are for a hi
 MOST_HINTS = 5  # of one request
 
 
-@cache
 def classifier_kinds() -> dict[str, type[Classifier]]:
-    """Every installed kind of classifier by name. Raises CtrlgenError for one that is broken or incomplete."""
-    kinds = {}
+    """Every installed kind of classifier that works, by name."""
+    return installed()[0]
+
+
+@cache
+def installed() -> tuple[dict[str, type[Classifier]], dict[str, str]]:
+    """The kinds of classifier that work, and of those that do not why, each by name. The latter are warned of once."""
+    kinds: dict[str, type[Classifier]] = {}
+    broken: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             found = entry.load()
-        except Exception as error:  # a stranger's package may fail in any way
-            raise CtrlgenError(f"the classifier {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
-        refuse_incomplete(entry.name, found)
-        kinds[entry.name] = found
-    return kinds
+            reason = shortcoming(entry.name, found)
+        except (Exception, SystemExit) as error:  # a stranger's package may fail in any way
+            reason = f"cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        if reason is None:
+            kinds[entry.name] = found
+            continue
+        package = f" of the package {entry.dist.name!r}" if entry.dist else ""
+        broken[entry.name] = f"the classifier {entry.name!r} ({entry.value}){package} {reason}"
+        log.warning("warning: %s", broken[entry.name])
+    return kinds, broken
+
+
+def find_kind(name: str) -> type[Classifier]:
+    """An installed kind by its exact name. Raises CtrlgenError where it is broken, UsageError where there is none."""
+    kinds, broken = installed()
+    if name in kinds:
+        return kinds[name]
+    if name in broken:
+        raise CtrlgenError(broken[name])
+    raise UsageError(f"unknown kind {shown(name)}; installed: {', '.join(kinds)}.{did_you_mean(name, kinds)}")
 
 
 def user_directory() -> Path:
@@ -125,7 +146,7 @@ def check_name(name: str, kind: str) -> None:
     """Raises UsageError where a classifier of this kind cannot answer to `name`."""
     if not name.isprintable() or not fold(name) or fold(name) == "not" or len(name) > LONGEST_NAME:
         raise UsageError(f"{shown(name)} cannot be the name of a control; use letters, digits, spaces, - and _")
-    if fold(name) != fold(kind) and fold(name) in map(fold, classifier_kinds()):
+    if fold(name) != fold(kind) and fold(name) in (fold(one) for kinds in installed() for one in kinds):
         raise UsageError(
             f"{name!r} is a kind of control already; a {kind} classifier needs another name (--name), a field of your "
             "data another column (--label-column)"
@@ -215,6 +236,10 @@ class Controls:
 
     def names(self) -> dict[str, str]:
         """Every name that can be asked for, with its kind."""
+        return {name: kind for name, kind in self.described().items() if kind in classifier_kinds()}
+
+    def described(self) -> dict[str, str]:
+        """Every name that the model or a kind brings, with its kind, be that installed or not."""
         kinds = classifier_kinds()
         names = {name: name for name, kind in kinds.items() if not kind.trained}
         for name, directory in trained_classifiers(self.model).items():
@@ -227,18 +252,18 @@ class Controls:
             if written not in self._loaded:
                 self._loaded[written] = self.narrower.classifier(written).for_model(self.model)
             return self._loaded[written]
-        names, kinds = self.names(), classifier_kinds()
+        names, (kinds, broken) = self.described(), installed()
         missing = [kind for kind in kinds if kind not in names.values()]
-        by_folded = {fold(name): name for name in [*missing, *names]}
+        by_folded = {fold(name): name for name in [*missing, *broken, *names]}
         name = written if written in names else by_folded.get(fold(written))
         if name is None:
-            known, hint = listed(sorted(names), 30), did_you_mean(written, names)
+            known, hint = listed(sorted(self.names()), 30), did_you_mean(written, self.names())
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)
-            if kind not in kinds:
+            if kind not in [*kinds, *broken]:
                 raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
-            self._loaded[name] = self.load(kinds[kind], name)
+            self._loaded[name] = self.load(find_kind(kind), name)
         return self._loaded[name]
 
     def judge_by(self, written: str, oracle: str) -> None:
