@@ -127,11 +127,18 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
     found = trained_classifiers(model)
     if name not in found:
         where = model.directory.name if model.directory else "this model"
-        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run `ctrlgen train-classifier {name}` first")
+        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run {training_command(model, name)} first")
     config = read_config(found[name] / CONFIG)
     if config.get("trained_on") != weights_fingerprint(model):
         raise CtrlgenError(f"{found[name]}: was trained on other weights of the model; train it again")
     return found[name], config
+
+
+def training_command(model: DiffusionLM, kind: str) -> str:
+    """What trains a classifier of this kind on the model, for an error."""
+    is_bundled = model.directory in bundled_models().values()
+    name = model.directory.name if is_bundled and model.directory else model.directory or "MODEL"
+    return f"`ctrlgen train-classifier {kind} --model {name} --data TEXTS`"
 
 
 def oracle_accuracy(config: Mapping[str, Any], name: str) -> float | None:
