@@ -25,7 +25,7 @@ from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
-from ctrlgen.files import atomic_file, from_json, make_directory, write_text
+from ctrlgen.files import atomic_file, from_json, is_path, make_directory, write_text
 from ctrlgen.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
 from ctrlgen.text.tokenizer import WordTokenizer
 
@@ -228,7 +228,7 @@ def find_model(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
+    if name.count("/") == 1 and not is_path(name):
         from huggingface_hub import snapshot_download
 
         try:

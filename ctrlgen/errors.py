@@ -27,7 +27,7 @@ def briefly() -> Iterator[None]:
         raise UsageError(message) from None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of another library says, without what follows; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 

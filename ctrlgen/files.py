@@ -97,6 +97,12 @@ def refuse_device(path: Path) -> None:
         raise CtrlgenError(f"{path}: is a device, not a file")
 
 
+def is_path(name: str) -> bool:
+    """Whether the name of nothing that is here can only be meant as a path: no hub id, for which one would wait."""
+    directory = Path(name).parent
+    return name.startswith((".", "/", "~")) or (directory != Path() and directory.is_dir())
+
+
 def read_lines(source: Path | TextIO) -> list[str]:
     """The lines of a text file, cut at newlines alone, for JSON may hold other separators as they are.
 

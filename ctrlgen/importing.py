@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctrlgen.checkpoint import CARD, DiffusionConfig, DiffusionLM, read_config, save_pretrained
+from ctrlgen.checkpoint import CARD, WEIGHTS, DiffusionConfig, DiffusionLM, read_config, save_pretrained
 from ctrlgen.diffusion.bert import BertDenoiser, BertDenoiserConfig
 from ctrlgen.diffusion.schedule import DISCRETE, SIMPLE, DiscreteSchedule
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -102,6 +102,8 @@ def read_original(directory: Path, weights: str | None = None) -> Original:
     """Read a folder and refuse what is not understood, by name."""
     if not directory.is_dir():
         raise CtrlgenError(f"{directory}: no such directory")
+    if (directory / WEIGHTS).exists():
+        raise CtrlgenError(f"{directory}: is a model of ctrlgen already; use it with --model")
     arguments = read_config(directory / ARGUMENTS)
     for key, (known, otherwise) in UNDERSTOOD.items():
         value = arguments.get(key)

@@ -167,6 +167,15 @@ def test_names_of_no_model(tmp_path: Path) -> None:
     one_line(raised.value)
 
 
+def test_the_hub_is_not_asked_for_a_model_in_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("models/mine", "~/no-such-model"):
+        with pytest.raises(CtrlgenError, match=f"no model '{name}': give a bundled name"):
+            find_model(name)
+
+
 def test_a_bundled_name_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctrlgen.checkpoint.bundled_models", lambda: {"e2e": tmp_path})
     assert find_model("e2e") == tmp_path

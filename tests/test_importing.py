@@ -201,6 +201,7 @@ VOCABULARY = {word: id for id, word in enumerate(original.WORDS)}
 DAMAGES: list[tuple[Any, str]] = [
     (shutil.rmtree, "no such directory"),
     (lambda folder: (folder / "training_args.json").unlink(), "training_args.json: no such file"),
+    (lambda folder: (folder / "model.safetensors").touch(), "is a model of ctrlgen already; use it with --model"),
     (lambda folder: (folder / "training_args.json").write_text("{"), "cannot be read as JSON"),
     (lambda folder: (folder / "vocab.json").unlink(), "vocab.json: no such file"),
     (lambda folder: (folder / "vocab.json").write_bytes(b"\xff\xfe"), "cannot be read as JSON"),

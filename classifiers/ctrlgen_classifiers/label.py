@@ -68,6 +68,11 @@ class Target:
     value: int
 
 
+def stripped(data: Dataset, text_column: str) -> list[str]:
+    """The text of each row, "" where it has none."""
+    return [text.strip() if isinstance(text, str) else "" for text in data[text_column]]
+
+
 class Label(TrainedClassifier):
     kind = "label"
     summary = "any label that your data has"
@@ -130,16 +135,26 @@ class Label(TrainedClassifier):
         return [{name: value} if value else {} for value in read_labels(data, label_column)]
 
     @classmethod
-    def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
-        rows = cls.read_rows(data.name, data.rows, data.text_column, data.label_column)
-        texts = [text.strip() if isinstance(text, str) else "" for text in data.rows[data.text_column]]
-        if not any(texts):
-            raise CtrlgenError(f"the column {data.text_column!r} holds no text")
+    def refuse_labels(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> None:
+        cls.values_to_learn(cls.read_rows(name, data, text_column, label_column), stripped(data, text_column))
+
+    @classmethod
+    def values_to_learn(cls, rows: Sequence[Row], texts: Sequence[str]) -> Values:
+        """The values of each field that are seen often enough. Raises CtrlgenError where there are none."""
         values = learnable_values([row for row, text in zip(rows, texts, strict=True) if text], cls.may_be_absent)
         if not values:
             seen = Counter(value for row in rows for value in row.values()).most_common(3)
             found = ", ".join(f"{shown(value, 40)} {times} times" for value, times in seen) or "nothing"
             raise CtrlgenError(f"{cls.kind}: needs two values seen {MIN_COUNT} times each; the data has {found}")
+        return values
+
+    @classmethod
+    def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
+        rows = cls.read_rows(data.name, data.rows, data.text_column, data.label_column)
+        texts = stripped(data.rows, data.text_column)
+        if not any(texts):
+            raise CtrlgenError(f"the column {data.text_column!r} holds no text")
+        values = cls.values_to_learn(rows, texts)
         for field in values:
             check_name(field, cls.kind)
         examples, new_words = make_examples(model, texts, rows, values, cls.may_be_absent)

@@ -59,7 +59,11 @@ def augment(
         "request": f"{label_column} {per_label} {seed}",
     }
     drawn_file = out.with_name(f"{out.name}.drawn")
-    with journal(drawn_file, job, [request.n for request in requests]) as noted, waiting("writing texts") as tell:
+    with (
+        atomic_file(out) as temporary,  # a place that cannot be written to is refused before anything is drawn
+        journal(drawn_file, job, [request.n for request in requests]) as noted,
+        waiting("writing texts") as tell,
+    ):
         drawn = list(noted.kept)
         for number, request in enumerate(requests[noted.done :], noted.done + 1):
             rows = augmenter.draw(request)
@@ -67,7 +71,7 @@ def augment(
             drawn += rows
             tell(f"{number} of {len(requests)} requests")
         chosen, left = augmenter.choose(drawn, per_label)
-        with atomic_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             write_rows(file, augmenter.text_column, label_column, chosen)
     drawn_file.unlink(missing_ok=True)
     count = {value: sum(text.label == value for text in chosen) for value in augmenter.values}

@@ -26,6 +26,8 @@ def similar(
 ) -> None:
     """Search texts by what they say: the nearest first, with the cosine of their codes. Every text is compared.
 
+    The codes are those of a `means` classifier, which no bundled model has: run `ctrlgen train-classifier means` first.
+
     Example: ctrlgen similar "A cheap pub by the river." --data e2e/test.jsonl
     """
     from ctrlgen.checkpoint import from_pretrained

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ctrlgen.cli.common import DeviceOption, ModelOption, check_place, find_device
-from ctrlgen.errors import UsageError, did_you_mean
+from ctrlgen.errors import UsageError
 from ctrlgen.training.classifiers import LR, MATRIX_LR, head_config, train_into
 
 
@@ -43,12 +43,10 @@ def train_classifier(
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.cli.display import follow_training
-    from ctrlgen.controls.registry import check_name, classifier_directory, classifier_kinds, new_classifier_directory
+    from ctrlgen.controls.registry import check_name, classifier_directory, find_kind, new_classifier_directory
     from ctrlgen.data.texts import find_columns, load_data
 
-    kinds = classifier_kinds()
-    if kind not in kinds:
-        raise UsageError(f"unknown kind {kind!r}; installed: {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
+    classifier = find_kind(kind)
     if group_column is not None and label_column is not None:
         raise UsageError("--group-column is a column of labels: leave out --label-column")
     label_column = group_column or label_column
@@ -62,5 +60,5 @@ def train_classifier(
     start = str(classifier_directory(from_pretrained(init), name or kind)) if init is not None else None
     config = head_config(steps, lr, matrix_lr, tokens_per_batch=tokens_per_batch, seed=seed, init=start)
     what = (loaded, name or kind, rows, column, label_column)
-    follow_training(train_into(directory, kinds[kind], *what, config))
+    follow_training(train_into(directory, classifier, *what, config))
     typer.echo(f"classifier written to {directory}", err=True)

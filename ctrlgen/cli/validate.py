@@ -1,9 +1,11 @@
-"""`ctrlgen validate`: check a recipe, a batch of requests or a file of data, without running it."""
+"""`ctrlgen validate`: check a recipe, a plan, a batch of requests or a file of data, without running it."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,21 +15,22 @@ from ctrlgen.cli.batch import BATCH_KEYS, requests_and_bad, understood
 from ctrlgen.cli.common import ModelOption
 from ctrlgen.cli.sampling import SamplingOptions
 from ctrlgen.errors import UsageError, shown
-from ctrlgen.files import read_lines
+from ctrlgen.files import BYTE_ORDER_MARK, read_lines
+from ctrlgen.generation.plans import KEYS, NEAREST, OF_ALL, PLAN_KEYS, read_plan
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KINDS = ("recipe", "batch", "data")
+KINDS = ("recipe", "plan", "batch", "data")
 MOST_LISTED = 5  # values of a column
 MOST_VALUES = 50  # different ones in a column that looks like labels
 
 
 def validate(
-    file: Annotated[str, typer.Argument(help="A recipe (.toml), a batch of requests (.jsonl) or data.")],
+    file: Annotated[str, typer.Argument(help="A recipe or plan (.toml), a batch of requests (.jsonl) or data.")],
     model: ModelOption = "e2e",
     kind: Annotated[
-        str | None, typer.Option("--as", help="recipe, batch or data; what the file looks like if not given.")
+        str | None, typer.Option("--as", help="recipe, plan, batch or data; what the file looks like if not given.")
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Of data: the column that holds the text.")] = None,
 ) -> None:
@@ -40,6 +43,8 @@ def validate(
         raise UsageError(f"--as {shown(kind)}: use {', '.join(KINDS)}")
     if kind == "recipe":
         validate_recipe(Path(file))
+    elif kind == "plan":
+        validate_plan(Path(file), model)
     elif kind == "batch":
         validate_batch(file, model)
     else:
@@ -47,17 +52,30 @@ def validate(
 
 
 def kind_of(file: str) -> str:
-    """A recipe by its name; a batch by the keys of its first line; else data."""
+    """A recipe or a plan by its name and its tables; a plan or a batch by the keys of its first line; else data."""
     path = Path(file)
     if path.suffix.lower() == ".toml":
-        return "recipe"
+        return "plan" if is_plan(path) else "recipe"
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return "data"
     try:
         first: Any = json.loads(next(filter(str.strip, read_lines(path)), ""))
     except (ValueError, RecursionError):
         return "batch"
-    return "batch" if isinstance(first, dict) and set(first) <= set(BATCH_KEYS) else "data"
+    if not isinstance(first, dict):
+        return "data"
+    if set(first) <= set(BATCH_KEYS):
+        return "batch"
+    return "plan" if set(first) <= {*KEYS, *OF_ALL} else "data"
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a TOML file has what only plans have."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK))
+    except (OSError, ValueError):
+        return False
+    return bool(tables.keys() & PLAN_KEYS.keys())
 
 
 def validate_recipe(path: Path) -> None:
@@ -71,6 +89,21 @@ def validate_recipe(path: Path) -> None:
     for source in data.documents:
         load_rows(source)
     typer.echo(f"{path}: a recipe; its data can be read")
+
+
+def validate_plan(path: Path, model: str) -> None:
+    """Whether the model understands every sentence; drafts that are to be looked for need the corpus, which is not."""
+    plan = read_plan(path)
+    from ctrlgen.generation.generator import Generator
+    from ctrlgen.generation.writing import Writer
+
+    searched = [sentence for sentence in plan.sentences if sentence.draft == NEAREST]
+    known = [replace(one, draft=None) if one in searched else one for one in plan.sentences]
+    Writer(Generator(model), replace(plan, sentences=tuple(known)))
+    corpus = "; `ctrlgen write` needs --corpus for its drafts" if searched else ""
+    typer.echo(
+        f"{path}: a plan of {len(known):,} sentence{'s' * (len(known) > 1)}; {model} understands all of it{corpus}"
+    )
 
 
 def validate_batch(source: str, model: str) -> None:

@@ -20,12 +20,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, places, read_config
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, places, read_config
 from ctrlgen.controls.classifier import Classifier
-from ctrlgen.controls.contract import refuse_incomplete
+from ctrlgen.controls.contract import shortcoming
 from ctrlgen.controls.language import Control, fold, make_control, parse_statement
 from ctrlgen.directories import replacing
-from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed, shown
+from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, first_line, listed, shown
 from ctrlgen.files import make_directory, write_text
 
 log = logging.getLogger(__name__)
@@ -38,18 +38,39 @@ MISSPELLED = 0.8  # how much alike a short new word and a known one are for a hi
 MOST_HINTS = 5  # of one request
 
 
-@cache
 def classifier_kinds() -> dict[str, type[Classifier]]:
-    """Every installed kind of classifier by name. Raises CtrlgenError for one that is broken or incomplete."""
-    kinds = {}
+    """Every installed kind of classifier that works, by name."""
+    return installed()[0]
+
+
+@cache
+def installed() -> tuple[dict[str, type[Classifier]], dict[str, str]]:
+    """The kinds of classifier that work, and of those that do not why, each by name. The latter are warned of once."""
+    kinds: dict[str, type[Classifier]] = {}
+    broken: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             found = entry.load()
-        except Exception as error:  # a stranger's package may fail in any way
-            raise CtrlgenError(f"the classifier {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
-        refuse_incomplete(entry.name, found)
-        kinds[entry.name] = found
-    return kinds
+            reason = shortcoming(entry.name, found)
+        except (Exception, SystemExit) as error:  # a stranger's package may fail in any way
+            reason = f"cannot be loaded: {type(error).__name__}: {first_line(error)}"
+        if reason is None:
+            kinds[entry.name] = found
+            continue
+        package = f" of the package {entry.dist.name!r}" if entry.dist else ""
+        broken[entry.name] = f"the classifier {entry.name!r} ({entry.value}){package} {reason}"
+        log.warning("warning: %s", broken[entry.name])
+    return kinds, broken
+
+
+def find_kind(name: str) -> type[Classifier]:
+    """An installed kind by its exact name. Raises CtrlgenError where it is broken, UsageError where there is none."""
+    kinds, broken = installed()
+    if name in kinds:
+        return kinds[name]
+    if name in broken:
+        raise CtrlgenError(broken[name])
+    raise UsageError(f"unknown kind {shown(name)}; installed: {', '.join(kinds)}.{did_you_mean(name, kinds)}")
 
 
 def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
@@ -87,11 +108,18 @@ def find_trained(model: DiffusionLM, name: str) -> tuple[Path, dict[str, Any]]:
     found = trained_classifiers(model)
     if name not in found:
         where = model.directory.name if model.directory else "this model"
-        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run `ctrlgen train-classifier {name}` first")
+        raise CtrlgenError(f"{where} has no classifier {name!r} yet: run {training_command(model, name)} first")
     config = read_config(found[name] / CONFIG)
     if config.get("trained_on") != weights_fingerprint(model):
         raise CtrlgenError(f"{found[name]}: was trained on other weights of the model; train it again")
     return found[name], config
+
+
+def training_command(model: DiffusionLM, kind: str) -> str:
+    """What trains a classifier of this kind on the model, for an error."""
+    is_bundled = model.directory in bundled_models().values()
+    name = model.directory.name if is_bundled and model.directory else model.directory or "MODEL"
+    return f"`ctrlgen train-classifier {kind} --model {name} --data TEXTS`"
 
 
 def oracle_accuracy(config: Mapping[str, Any], name: str) -> float | None:
@@ -106,7 +134,7 @@ def check_name(name: str, kind: str) -> None:
     """Raises UsageError where a classifier of this kind cannot answer to `name`."""
     if not name.isprintable() or not fold(name) or fold(name) == "not" or len(name) > LONGEST_NAME:
         raise UsageError(f"{shown(name)} cannot be the name of a control; use letters, digits, spaces, - and _")
-    if fold(name) != fold(kind) and fold(name) in map(fold, classifier_kinds()):
+    if fold(name) != fold(kind) and fold(name) in (fold(one) for kinds in installed() for one in kinds):
         raise UsageError(
             f"{name!r} is a kind of control already; a {kind} classifier needs another name (--name), a field of your "
             "data another column (--label-column)"
@@ -156,11 +184,12 @@ def is_plain(word: str) -> bool:
 
 
 def name_of(written: str, names: Mapping[str, str]) -> str | None:
-    """The name that is written so, of these with their kinds, or the kind that has still to be trained."""
+    """The name that is written so, of these with their kinds, or the kind that is broken or has still to be trained."""
     if written in names:
         return written
-    missing = [kind for kind in classifier_kinds() if kind not in names.values()]
-    return {fold(name): name for name in [*missing, *names]}.get(fold(written))
+    kinds, broken = installed()
+    missing = [kind for kind in kinds if kind not in names.values()]
+    return {fold(name): name for name in [*missing, *broken, *names]}.get(fold(written))
 
 
 class Controls:
@@ -170,7 +199,7 @@ class Controls:
         """`narrower`: the controls of the same model with fewer words, whose classifiers are taken over."""
         self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
-        self._names: dict[str, str] | None = None  # as they were last read
+        self._described: dict[str, str] | None = None  # as it was last read
         self._hinted = set[str]()
 
     def with_words(self, words: Mapping[str, str | None]) -> Controls:
@@ -204,7 +233,11 @@ class Controls:
         return found
 
     def names(self) -> dict[str, str]:
-        """Every name that can be asked for, with its kind, read anew."""
+        """Every name that can be asked for, with its kind."""
+        return {name: kind for name, kind in self.described().items() if kind in classifier_kinds()}
+
+    def described(self) -> dict[str, str]:
+        """Every name that the model or a kind brings, with its kind, be that installed or not."""
         kinds = classifier_kinds()
         names = {name: name for name, kind in kinds.items() if not kind.trained}
         for name, directory in trained_classifiers(self.model).items():
@@ -218,18 +251,18 @@ class Controls:
         if self.narrower is not None:
             self._loaded[written] = self.narrower.classifier(written).for_model(self.model)
             return self._loaded[written]
-        if self._names is None or name_of(written, self._names) is None:  # or trained meanwhile
-            self._names = self.names()
-        names, kinds = self._names, classifier_kinds()
+        if self._described is None or name_of(written, self._described) is None:  # or trained meanwhile
+            self._described = self.described()
+        names, (kinds, broken) = self._described, installed()
         name = name_of(written, names)
         if name is None:
-            known, hint = listed(sorted(names), 30), did_you_mean(written, names)
+            known, hint = listed(sorted(self.names()), 30), did_you_mean(written, self.names())
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)
-            if kind not in kinds:
+            if kind not in [*kinds, *broken]:
                 raise CtrlgenError(f"the classifier {name!r} is of kind {kind!r}, which is not installed")
-            self._loaded[name] = self.load(kinds[kind], name)
+            self._loaded[name] = self.load(find_kind(kind), name)
         return self._loaded[name]
 
     def judge_by(self, written: str, oracle: str) -> None:

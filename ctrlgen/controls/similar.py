@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ctrlgen.controls.classifier import Classifier
-from ctrlgen.controls.registry import Controls, classifier_kinds
+from ctrlgen.controls.registry import Controls, classifier_kinds, training_command
 from ctrlgen.errors import UsageError, listed
 
 AT_A_TIME = 4096  # texts that are coded together
@@ -34,7 +34,8 @@ def coding_control(controls: Controls, name: str | None = None) -> Classifier:
         return classifier
     if not known:
         raise UsageError(
-            f"no control of this model has codes: run `ctrlgen train-classifier {(coding or ['KIND'])[0]}` first"
+            "no control of this model has codes by which texts can be compared: run "
+            f"{training_command(controls.model, (coding or ['KIND'])[0])} first"
         )
     return controls.classifier(known[0])
 

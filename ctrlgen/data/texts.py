@@ -7,7 +7,6 @@ standard error.
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import logging
 import re
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctrlgen.data.labels import read_labels
-from ctrlgen.data.tables import STANDARD_INPUT, kind_of, read_table
+from ctrlgen.data.tables import COMPRESSIONS, STANDARD_INPUT, kind_of, read_table
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
+from ctrlgen.files import is_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +29,7 @@ SENTENCES_COLUMNS = ("sentences", "turns", "lines")  # of longer texts: lists of
 WORTH_A_WARNING = 0.1  # share of the texts left out, or of the words unknown
 ALMOST_NOTHING = 0.1  # share of the texts that is too little to go on with
 MOSTLY_UNKNOWN = 0.5  # share of the words
+OTHER_FILES = (".xlsx", ".xls", ".ods", ".docx", ".doc", ".pdf", ".md", ".html", ".xml", ".log", ".zip", ".db")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w\[\]:%.+-]+)?")
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,36 @@ def find_file(source: str) -> Path | None:
             return path
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a zero byte, no such user
         raise CtrlgenError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if kind_of(path) is not None or not HUB_ID.fullmatch(source) or source.startswith("."):
-        raise CtrlgenError(f"{source}: no such file")
-    meant = sorted(str(file) for file in path.parent.glob(f"{glob.escape(path.name)}.*") if kind_of(file) is not None)
-    if meant:  # rather than wait for the hub
-        raise CtrlgenError(f"{source}: no such file. Did you mean {listed(meant)}?")
-    return None
+    names = readable_beside(path)
+    meant = [name for name in names if name.startswith(f"{path.name}.")]
+    hint = f". Did you mean {listed(str(path.parent / name) for name in meant)}?" if meant else nearly(path, names)
+    if not HUB_ID.fullmatch(source) or source.startswith(".") or has_file_ending(path) or meant:
+        raise CtrlgenError(f"{source}: no such file{hint}")
+    if ":" not in source and is_path(source):
+        raise CtrlgenError(f"{source}: no such file{hint or f'; a data set of the hub is written {source}:train'}")
+    return None  # only here one waits for the hub
+
+
+def readable_beside(path: Path) -> list[str]:
+    """The names of the files in the same directory that can be read as data."""
+    try:
+        return sorted(file.name for file in path.parent.iterdir() if kind_of(file) is not None)
+    except OSError:
+        return []
+
+
+def nearly(path: Path, names: Sequence[str]) -> str:
+    hint = did_you_mean(path.name, names)
+    return hint and f".{hint}"
+
+
+def has_file_ending(path: Path) -> bool:
+    """Whether this is the name of a file: of one that can be read here, or of one of `letters.letters` without a
+    directory, as no data set of the hub is called; those of people (`user/data.v2`) may have any name.
+    """
+    if kind_of(path) is not None or path.suffix.lower() in (*COMPRESSIONS, *OTHER_FILES):
+        return True
+    return path.parent == Path() and re.fullmatch(r"\.[A-Za-z]{2,5}", path.suffix) is not None
 
 
 def load_from_hub(source: str) -> Dataset:
@@ -84,11 +109,13 @@ def load_from_hub(source: str) -> Dataset:
 
     datasets.disable_progress_bars()
     hub_id, _, part = source.partition(":")
+    log.warning("%s: no file here; the Hugging Face hub is asked", source)
     try:
         return datasets.load_dataset(hub_id, split=part or "train")
     except Exception as error:  # datasets raises whatever its readers raise
+        hint = nearly(Path(source), readable_beside(Path(source)))
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise CtrlgenError(f"{source}: no file here, and not to be had from the hub: {reason[0]}") from error
+        raise CtrlgenError(f"{source}: no file here, and not to be had from the hub: {reason[0]}{hint}") from error
 
 
 def with_class_names(data: Dataset) -> Dataset:

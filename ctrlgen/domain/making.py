@@ -60,7 +60,7 @@ def kind_for_labels() -> type[TrainedClassifier]:
 
 def check_labels(data: DataConfig) -> None:
     """Raises UsageError, before anything is trained, where a column is missing, cannot name a control, or has too few
-    texts."""
+    texts; CtrlgenError where its labels cannot be learned."""
     if not data.labels:
         return
     kind = kind_for_labels()
@@ -77,6 +77,7 @@ def check_labels(data: DataConfig) -> None:
                 f"{data.train}: only {len(labelled)} different texts to learn {shown(column)} from: at least "
                 f"{kind.fewest_texts} are needed"
             )
+        kind.refuse_labels(column, rows, texts, column)
 
 
 def make(

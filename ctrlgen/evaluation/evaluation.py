@@ -18,8 +18,8 @@ from ctrlgen.evaluation.from_text import SYSTEMS, TASKS
 from ctrlgen.evaluation.from_text.task import make_task_targets, with_figures
 from ctrlgen.evaluation.novelty import Training
 from ctrlgen.evaluation.plan import Plan
-from ctrlgen.evaluation.provenance import describe, peak_memory
-from ctrlgen.evaluation.records import CHUNK, Record, Store, human_records, write
+from ctrlgen.evaluation.provenance import describe, peak_memory, what_is_evaluated
+from ctrlgen.evaluation.records import CHUNK, Record, Store, human_records, refuse_another, write
 from ctrlgen.evaluation.report.card import card_path, refuse_to_forget, write_card
 from ctrlgen.evaluation.report.page import REPORT, write_report
 from ctrlgen.evaluation.report.published import write_comparison
@@ -110,6 +110,9 @@ class Evaluation:
     def refuse_to_write(self) -> None:
         """Raises CtrlgenError or UsageError where what the plan writes could not, or should not, be written."""
         plan, model = self.plan, self.generator.model
+        if plan.report is not None:
+            make_directory(plan.report if plan.report.exists() else plan.report.parent)
+            refuse_another(plan.report, what_is_evaluated(model, plan))
         if plan.update_card:
             card_path(model)
             of = [plan.targets.name] if plan.targets is not None else expand_suites(plan.suites, self.generator)

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 from ctrlgen.checkpoint import CONFIG, DiffusionLM
 from ctrlgen.diffusion.seeds import seeded
 from ctrlgen.errors import CtrlgenError, first_line
+from ctrlgen.files import is_path
 from ctrlgen.generation.small_lm import find_lm, read_lm_config, vocabulary_fingerprint
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.batches import LengthBatches
@@ -138,7 +139,7 @@ class CausalLM:
                 if len(gguf) > 1:
                     raise CtrlgenError(f"{name}: holds several models; give one: {', '.join(map(str, gguf))}")
                 place, options = str(gguf[0].parent), {"gguf_file": gguf[0].name}
-        elif path.is_absolute() or name.startswith("."):
+        elif is_path(name):
             raise CtrlgenError(f"{name}: no such file or directory")
         lm = load_causal_lm(place, **options)
         try:

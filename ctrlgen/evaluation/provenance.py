@@ -37,6 +37,22 @@ ELSEWHERE = ("model", "device")  # of a plan: the weights and the machine say mo
 
 def describe(model: DiffusionLM, plan: Plan, asked: Mapping[str, Asked], cost_models: list[str]) -> dict[str, Any]:
     """All that another person needs to run an evaluation again."""
+    return {
+        **what_is_evaluated(model, plan),
+        "asked": identity_of(asked),
+        "cost models": cost_models,
+        "versions": {
+            "ctrlgen": version("ctrlgen"), "python": platform.python_version(), "torch": torch.__version__,
+        },
+        "hardware": {
+            "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "device": str(model.device),
+        },
+    }  # fmt: skip
+
+
+def what_is_evaluated(model: DiffusionLM, plan: Plan) -> dict[str, Any]:
+    """The model and the plan, which are known before any data are read."""
     written = {key: value for key, value in asdict(plan).items() if key not in (*OUTPUTS, *ELSEWHERE)} | {
         "targets": str(plan.targets) if plan.targets else None,
         "samples": str(plan.samples) if plan.samples else None,
@@ -50,16 +66,7 @@ def describe(model: DiffusionLM, plan: Plan, asked: Mapping[str, Asked], cost_mo
             "classifiers": {name: fingerprint(at, "*.*") for name, at in trained_classifiers(model).items()},
         },
         "plan": written,
-        "asked": identity_of(asked),
-        "cost models": cost_models,
-        "versions": {
-            "ctrlgen": version("ctrlgen"), "python": platform.python_version(), "torch": torch.__version__,
-        },
-        "hardware": {
-            "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "device": str(model.device),
-        },
-    }  # fmt: skip
+    }
 
 
 def identity_of(asked: Mapping[str, Asked]) -> str:

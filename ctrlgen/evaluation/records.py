@@ -85,24 +85,15 @@ class Store:
         self.path = None if directory is None else directory / RECORDS
         if self.path is not None:
             make_directory(self.path.parent)
-            identity = {key: configuration[key] for key in ("model", "plan", "asked")}
-            self.load(json.loads(json.dumps(identity)))
+            self.load({key: configuration[key] for key in ("model", "plan", "asked")})
 
     def load(self, identity: dict[str, Any]) -> None:
         assert self.path is not None
-        lines = read_lines(self.path) if self.path.exists() else []
-        whole = []
-        for line in lines:
-            try:
-                whole.append(json.loads(line))
-            except ValueError:
-                break
-        if whole and whole[0] != identity:
-            raise UsageError(f"{self.path.parent}: holds another evaluation; choose another --report")
+        refuse_another(self.path.parent, identity)
+        whole = whole_lines(self.path) or [identity]
         for chunk in whole[1:]:
             key = tuple(chunk["chunk"])
             self.chunks[key] = [Record.from_json(record) for record in chunk["records"]]
-        whole = whole or [identity]
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
 
     def fill(self, key: Key, asked: Asked, work: Any, every_time: bool = False) -> list[Record]:
@@ -119,6 +110,25 @@ class Store:
                 append_line(self.path, json.dumps({"chunk": list(key), "records": records}, ensure_ascii=False))
         self.records += self.chunks[key]
         return self.chunks[key]
+
+
+def refuse_another(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Raises UsageError where the directory holds an evaluation that differs in what `identity` says."""
+    held = whole_lines(directory / RECORDS)[:1]
+    said = json.loads(json.dumps(identity))
+    if held and {key: held[0].get(key) for key in said} != said:
+        raise UsageError(f"{directory}: holds another evaluation; choose another --report")
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of records up to one that was not written to its end; none where there is no file."""
+    whole = []
+    for line in read_lines(path) if path.exists() else []:
+        try:
+            whole.append(json.loads(line))
+        except ValueError:
+            break
+    return whole
 
 
 def write(system: System, key: Key, asked: Asked, seconds: float | None) -> list[Record]:

@@ -107,14 +107,29 @@ def best_versions(reader: Reader, workers: Workers, found: Mapping[Task, Iterabl
     short = [
         job for jobs in of_task.values() for job in sorted(jobs, key=lambda job: likely[job], reverse=True)[:MOST_READ]
     ]
-    fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), short)
+    sources = [task.given for task in of_task]
+    fluent = workers.map(lambda jobs, _: fluencies(reader, jobs), [*short, *sources])
     best: dict[Task, Version] = {}
     for job in short:
         task, words, (obeys, log_p, beside) = tasks[job], complete(job), likely[job]
         worst = min((fluent[job][place] for place in at_changes(task.source.words, words)), default=0.0)
-        version = Version(words, obeys, log_p + FLUENCY * sum(fluent[job]), worst, beside)
+        usual = sum(fluent[task.given]) / len(fluent[task.given])
+        likely_text = sum(fluent[job]) + usual * lost(task, words)
+        version = Version(words, obeys, log_p + FLUENCY * likely_text, worst, beside)
         best[task] = max(best.get(task, version), version, key=lambda v: (v.obeys, v.score))
     return best
+
+
+def lost(task: Task, words: Words) -> float:
+    """How many words a text has less than its source, those to blame counted as far as others are more to blame.
+
+    A text is no likelier for saying less: what it lost counts as much as a usual word of the source.
+    """
+    source = task.source.words
+    kept = {old for old, _ in common_words(source, words)}
+    most = max(task.blamed) or 1.0
+    gone = sum(1 - task.blamed[place] / most for place in range(len(source)) if place not in kept)
+    return max(0.0, min(gone, len(source) - len(words)))
 
 
 def at_changes(source: Words, words: Words) -> set[int]:

@@ -19,6 +19,7 @@ from ctrlgen.files import BYTE_ORDER_MARK, from_json, refuse_device
 NEAREST = "nearest"  # a draft that is to be looked for in a corpus
 KEYS: dict[str, type] = {"controls": list, "speaker": str, "draft": str}  # of a sentence, and of the defaults
 PLAN_KEYS: dict[str, type] = {"sentence": list, "defaults": dict, "carry": list}
+OF_ALL = {"defaults", "carry"}  # in JSON Lines, in lines of their own
 MOST_SENTENCES = 1000
 TYPES: dict[type, str] = {list: "a list of texts", str: "a text", dict: "a table"}
 
@@ -75,7 +76,7 @@ def read_lines(text: str, source: str) -> dict[str, Any]:
             raise UsageError(f"{where}: not JSON: {error}") from error
         if not isinstance(entry, dict):
             raise UsageError(f'{where}: must be a JSON object, such as {{"controls": ["length: 8"]}}')
-        of_plan = set(entry) & {"defaults", "carry"}
+        of_plan = set(entry) & OF_ALL
         if of_plan and of_plan == set(entry):
             plan |= entry
         else:
@@ -115,6 +116,8 @@ def sentence(entry: Any, defaults: Mapping[str, Any], where: str) -> PlannedSent
     for key, value in said.items():
         if value is not None and not value.strip():
             raise UsageError(f"{where}: {key} is empty")
+    if said["draft"] == NEAREST and not controls:
+        raise UsageError(f"{where}: draft = nearest needs controls, by which the corpus is searched")
     return PlannedSentence(where, tuple(controls), said["speaker"], said["draft"])
 
 

@@ -93,8 +93,6 @@ class Writer:
         asked = override(carried, sentence.controls)
         try:
             request = self.generator.request(asked)
-            if sentence.draft == NEAREST and not sentence.controls:
-                raise UsageError("draft = nearest needs controls, by which the corpus is searched")
             if sentence.draft == NEAREST and self.corpus is None:
                 raise UsageError("draft = nearest needs --corpus FILE, texts to search")
             if sentence.draft not in (None, NEAREST):

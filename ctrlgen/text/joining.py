@@ -18,7 +18,7 @@ class Leaning(NamedTuple):
 
 LEFT, RIGHT, BOTH, NONE = Leaning(True, False), Leaning(False, True), Leaning(True, True), Leaning()
 
-CLOSING = frozenset([".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "…", "”", "’’", "''", "°"])
+CLOSING = frozenset([".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "…", "”", "’’", "''", "°", "′", "″"])
 OPENING = frozenset(["(", "[", "{", "“", "‘", "``", "¿", "¡"])
 CURRENCY = frozenset(["£", "$", "€", "¥"])
 JOINERS = frozenset(["-", "/"])
@@ -150,8 +150,13 @@ def pair_double(words: Sequence[str], places: Sequence[int]) -> dict[int, Leanin
         after = words[places[0] + 1 : places[0] + 2]
         inside = ends_speech(words[places[0] - 1]) and (not after or after[0][:1].islower())
     sides = {}
-    for place, later in zip(places, [*places[1:], None], strict=False):
+    for number, place in enumerate(places, 1):
+        later = places[number] if number < len(places) else None
         after = words[place + 1] if place + 1 < len(words) else ""
+        is_odd = (len(places) - number) % 2 == inside  # as a quotation mark, it or a later one would have no partner
+        if after and is_measure(words, place) and (is_odd or (not inside and are_measures(words, place, later))):
+            sides[place] = LEFT
+            continue
         if not inside and place > 0 and ((not after or after in CLOSING) or turns(words, place, later)):
             inside = True  # it closes what nothing has opened
         sides[place] = LEFT if inside else RIGHT
@@ -171,7 +176,7 @@ def pair_single(words: Sequence[str], places: Sequence[int]) -> dict[int, Leanin
         if inside:
             inside = later is not None and (is_plural(words, place) or is_dropped(words, place))
             sides[place] = LEFT
-        elif is_apostrophe(words, place, later):
+        elif is_apostrophe(words, place, later) or are_measures(words, place, later):
             sides[place] = LEFT
         else:
             sides[place], inside = RIGHT, True
@@ -188,6 +193,17 @@ def is_apostrophe(words: Sequence[str], place: int, later: int | None) -> bool:
     if later is None:
         return after_word or (ends_speech(before) and (after[:1].islower() or after == "I"))
     return is_plural(words, place) and is_plural(words, later)
+
+
+def is_measure(words: Sequence[str], place: int) -> bool:
+    """Whether the mark there may be one of inches or feet: `24 "`."""
+    return place > 0 and words[place - 1][-1:].isnumeric()
+
+
+def are_measures(words: Sequence[str], place: int, later: int | None) -> bool:
+    """Whether this mark and the next may be of inches or feet, as in `24 " x 30 "`, rather than around `Apollo 13`."""
+    after = "".join(words[place + 1 : place + 2])
+    return later is not None and is_measure(words, place) and is_measure(words, later) and not after[:1].isupper()
 
 
 def is_dropped(words: Sequence[str], place: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ctrlgen.checkpoint import CONFIG, DiffusionConfig, find_model, read_config
+from ctrlgen.data.tables import kind_of
 from ctrlgen.diffusion.denoiser import DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
@@ -19,6 +20,7 @@ from ctrlgen.training.denoising import Recipe
 MAY_BE_ZERO = (
     "min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words", "judged",
 )  # fmt: skip
+RECIPES = Path(__file__).parent / "recipes"
 LARGEST = 10**9  # of any number
 SHARES = ("dropout", "decay_share", "ema", "span_mask_rate", "own_dropout", "context_share", "held_out")  # at most 1
 
@@ -34,10 +36,20 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, fill: bo
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CtrlgenError(f"{path}: cannot be read: {error.strerror}") from error
+        hint = f"; `ctrlgen recipe {path} > {path}.toml` writes one" if str(path) in shipped_recipes() else ""
+        raise CtrlgenError(f"{path}: cannot be read: {error.strerror}{hint}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if kind_of(path) is not None:
+            raise UsageError(f"{path}: is data, not a recipe; give it with --data") from error
         raise UsageError(f"{path}: not TOML: {error}") from error
+    if "sentence" in tables:
+        raise UsageError(f"{path}: is a plan for `ctrlgen write`, not a recipe")
     return make_recipe(tables, str(path), overrides, fill)
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with ctrlgen."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def make_recipe(

@@ -9,9 +9,7 @@ from typing import Any, get_type_hints
 
 from ctrlgen.errors import UsageError, did_you_mean
 from ctrlgen.training.denoising import Recipe
-from ctrlgen.training.recipe import read_recipe
-
-RECIPES = Path(__file__).parent / "recipes"
+from ctrlgen.training.recipe import RECIPES, read_recipe, shipped_recipes
 
 # What each key is for; docs/recipes.md has the same words, and a test that every key is here.
 MEANINGS = {
@@ -77,10 +75,6 @@ MEANINGS = {
         "judged": "texts written for the verdict at the end; 0 judges nothing",
     },
 }
-
-
-def shipped_recipes() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def recipe_path(name: str) -> Path:

@@ -76,6 +76,10 @@ class TrainedClassifier(Classifier, base=True):
     # What an author writes
 
     @classmethod
+    def refuse_labels(cls, name: str, data: Dataset, text_column: str, label_column: str | None) -> None:
+        """Raises CtrlgenError where nothing can be learned from a column of labels, before anything is trained."""
+
+    @classmethod
     @abstractmethod
     def examples(cls, model: DiffusionLM, data: TrainingData) -> Lessons:
         """The texts to learn from with their targets, as `Head.encode` takes them. Raises CtrlgenError for bad data."""

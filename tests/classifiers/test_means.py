@@ -260,7 +260,8 @@ def test_similar(taught: Generator, toy_model: Path, tmp_path: Path, ctrlgen: Ru
     assert all(a["similarity"] >= b["similarity"] for a, b in itertools.pairwise(lines))
     assert similar(taught.model.directory, texts[4], "-n", "1").out == f"1.000  {texts[4]}\n"
     for model, arguments, said in (
-        (toy_model, [texts[0]], "no control of this model has codes: run `ctrlgen train-classifier means` first"),
+        (toy_model, [texts[0]], f"run `ctrlgen train-classifier means --model {toy_model} --data TEXTS` first"),
+        ("e2e", [texts[0]], "run `ctrlgen train-classifier means --model e2e --data TEXTS` first"),
         (taught.model.directory, [" "], "there is no text to compare with"),
         (taught.model.directory, ["a", "--by", "pos"], "pos: has no codes"),
     ):

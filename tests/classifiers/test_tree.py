@@ -731,7 +731,7 @@ def test_from_trees_to_samples(
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows(100), too_long]))
     outcome = ctrlgen("generate", "-m", model_copy, "-c", "span: NP 1-2")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
-    assert "has no classifier 'span' yet: run `ctrlgen train-classifier span` first" in outcome.err
+    assert "has no classifier 'span' yet: run `ctrlgen train-classifier span --model " in outcome.err
     for kind in ("span", "tree"):
         options = ("-m", model_copy, "--data", path, "--steps", 3, "--tokens-per-batch", 256)
         outcome = ctrlgen("train-classifier", kind, *options)

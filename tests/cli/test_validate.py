@@ -31,13 +31,35 @@ def test_good_files(ctrlgen: Run, toy_data: Path, toy_model: Path, tmp_path: Pat
     assert ctrlgen("validate", batch, "-m", toy_model) == Outcome(0, said, "")
     said = f"{data}: 3 rows, 2 texts in column 'text'\n  column 'mood': 2 values: 'good' 2, 'bad' 1\n"
     assert ctrlgen("validate", data) == Outcome(0, said, "")
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"sentence": "A pub ."}\n')
+    assert ctrlgen("validate", data).out == f"{data}: 1 rows, 1 texts in column 'sentence'\n"
+    data.unlink()
     assert "600 texts in column 'text'" in ctrlgen("validate", toy_data).out
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_good_plans(ctrlgen: Run, toy_model: Path, tmp_path: Path) -> None:
+    plan, lines = tmp_path / "plan.toml", tmp_path / "plan.jsonl"
+    plan.write_text('carry = ["pos"]\n[[sentence]]\ncontrols = ["pos: DET ..."]\n[[sentence]]\ndraft = "the cat ."\n')
+    lines.write_text('{"defaults": {"controls": ["length: 5"]}}\n{"draft": "nearest"}\n')
+    said = f"{plan}: a plan of 2 sentences; {toy_model} understands all of it\n"
+    assert ctrlgen("validate", plan, "-m", toy_model) == Outcome(0, said, "")
+    corpus = "; `ctrlgen write` needs --corpus for its drafts"
+    said = f"{lines}: a plan of 1 sentence; {toy_model} understands all of it{corpus}\n"
+    assert ctrlgen("validate", lines, "-m", toy_model) == Outcome(0, said, "")
+    assert ctrlgen("validate", lines, "-m", toy_model, "--as", "plan") == Outcome(0, said, "")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("p.toml", "[[sentence]]\ncontrols = ['lenth: 7']\n", "sentence 1: unknown control 'lenth'"),
+        ("p.toml", "[[sentence]]\n[[sentence]]\ncontrol = 3\n", "sentence 2: unknown key 'control'"),
+        ("p.toml", "[[sentence]]\ndraft = 'nearest'\n", "sentence 1: draft = nearest needs controls"),
+        ("p.toml", "carry = ['lenth']\n[[sentence]]\n", "unknown control 'lenth'"),
+        ("p.toml", "[defaults]\nspeaker = 'Ann'\n", "has no sentences"),
+        ("p.jsonl", '{"speaker": "Ann"}\n{"speaker": 3}\n', "sentence 2: speaker must be a text"),
         ("a.toml", "[data]\ntrain = 'none.csv'\n", "none.csv: no such file"),
         ("a.toml", "[data]\ntrain = 'none.csv'\n[training]\nstep = 3\n", "Did you mean steps?"),
         ("a.jsonl", '{"n": 1}\n{"n": 0}\n{"controls": ["pso: DET"]}\n', "(2 bad lines"),

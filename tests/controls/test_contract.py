@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctrlgen import Classifier, CtrlgenError, DiffusionLM, Verdict
 from ctrlgen.controls.contract import refuse_incomplete, shortcoming
-from ctrlgen.controls.registry import classifier_kinds
+from ctrlgen.controls.registry import classifier_kinds, installed
 from ctrlgen.diffusion.denoiser import Denoised
 
 
@@ -44,7 +44,7 @@ def test_four_texts_and_five_methods_are_enough() -> None:
 
 
 def test_our_own_pass() -> None:
-    classifier_kinds.cache_clear()
+    installed.cache_clear()
     assert {name: shortcoming(name, kind) for name, kind in classifier_kinds().items()} == dict.fromkeys(
         classifier_kinds()
     )

@@ -30,9 +30,9 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[TrainedClassifier]
     monkeypatch.setitem(sys.modules, "page", module)
     entries = [EntryPoint("reading", "page:Reading", registry.GROUP)]
     monkeypatch.setattr(registry, "entry_points", lambda group: entries)
-    registry.classifier_kinds.cache_clear()
+    registry.installed.cache_clear()
     yield module.Reading
-    registry.classifier_kinds.cache_clear()
+    registry.installed.cache_clear()
 
 
 def test_it_is_as_short_as_promised() -> None:

@@ -1,6 +1,7 @@
 """Classifiers are found through entry points, a stranger's exactly as our own."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint
@@ -19,15 +20,19 @@ from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import (
     GROUP,
     Controls,
+    check_name,
     classifier_kinds,
+    find_kind,
     find_trained,
     fold,
+    installed,
     new_classifier_directory,
     trained_classifiers,
     weights_fingerprint,
 )
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.errors import CtrlgenError, UsageError
+from ctrlgen.evaluation.targets import kinds
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 from ctrlgen_classifiers.pos import Pos
@@ -91,14 +96,14 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
             return [entry for entry in entries if entry.group == group]
 
         monkeypatch.setattr(registry, "entry_points", entry_points)
-        classifier_kinds.cache_clear()
+        installed.cache_clear()
 
     yield register
-    classifier_kinds.cache_clear()
+    installed.cache_clear()
 
 
 def test_our_own_are_registered_like_anyones() -> None:
-    classifier_kinds.cache_clear()
+    installed.cache_clear()
     assert classifier_kinds()["pos"] is Pos
 
 
@@ -135,12 +140,49 @@ def test_exact_guidance_needs_a_closed_form(toy_model: Path, register: Register)
         generator.generate([generator.request(["starts: the"])], Settings(guidance=Guidance("exact")))
 
 
-@pytest.mark.parametrize("value", ["no_such_module:Thing", "stranger:Missing"])
-def test_a_broken_package_is_named_in_one_line(register: Register, value: str) -> None:
+BROKEN = {
+    "no_such_module:Thing": r"cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'$",
+    "stranger:Missing": "cannot be loaded: AttributeError: .* has no attribute 'Missing'$",
+    "stranger:Starts": "calls itself 'starts'",
+    "leaving:Thing": "cannot be loaded: SystemExit: no licence$",
+}
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_a_broken_package_is_warned_of_once_and_the_rest_works(
+    toy_model: Path, register: Register, caplog: pytest.LogCaptureFixture, tmp_path: Path, value: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "leaving.py").write_text("raise SystemExit('no licence\\nsecond line')")
+    monkeypatch.syspath_prepend(tmp_path)
     register(broken=value)
-    with pytest.raises(CtrlgenError, match=f"the classifier 'broken' \\({value}\\) cannot be loaded") as raised:
-        classifier_kinds()
+    reason = f"the classifier 'broken' \\({value}\\) {BROKEN[value]}"
+    generator = Generator(str(toy_model))
+    assert generator.controls.names() == {"pos": "pos"}
+    generator.request(["pos: DET ..."])
+    with pytest.raises(UsageError, match=r"unknown control 'length': this model knows pos\."):
+        generator.request(["length: 5"])
+    with pytest.raises(CtrlgenError, match=reason) as raised:
+        generator.request(["Broken: yes"])
     assert "\n" not in str(raised.value)
+    with pytest.raises(CtrlgenError, match=reason):
+        find_kind("broken")
+    with pytest.raises(UsageError, match="'broken' is a kind of control already"):
+        check_name("broken", "label")
+    (warning,) = caplog.messages
+    assert re.match(f"warning: {reason}", warning)
+
+
+def test_a_broken_package_is_named(
+    register: Register, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distribution:
+        name = "ctrlgen-broken"
+
+    register(broken="no_such_module:Thing")
+    monkeypatch.setattr(EntryPoint, "dist", Distribution())
+    assert set(classifier_kinds()) == {"pos"}
+    assert "(no_such_module:Thing) of the package 'ctrlgen-broken' cannot be loaded" in caplog.text
 
 
 # Names
@@ -230,13 +272,28 @@ def test_names_that_are_no_list_of_names(model_copy: Path, register: Register, n
 def test_a_kind_that_is_not_installed(model_copy: Path, register: Register) -> None:
     register()
     add_label(model_copy)
+    generator = Generator(str(model_copy))
+    assert generator.controls.names() == {"pos": "pos"}
+    assert kinds(generator) == {"pos": Pos}
     with pytest.raises(CtrlgenError, match="the classifier 'food' is of kind 'label', which is not installed"):
-        Generator(str(model_copy)).request(["food: the"])
+        generator.request(["food: the"])
+
+
+def test_a_kind_that_is_broken(model_copy: Path, register: Register) -> None:
+    register(label="no_such_module:Label")
+    add_label(model_copy)
+    generator = Generator(str(model_copy))
+    assert generator.controls.names() == {"pos": "pos"}
+    for asked in ("food: the", "label: the"):
+        with pytest.raises(CtrlgenError, match=r"'label' \(no_such_module:Label\) cannot be loaded"):
+            generator.request([asked])
 
 
 def test_a_kind_that_has_not_been_trained(model_copy: Path, register: Register) -> None:
     register(label="stranger:Label")
-    with pytest.raises(CtrlgenError, match=r"no classifier 'label' yet: run `ctrlgen train-classifier label` first"):
+    with pytest.raises(
+        CtrlgenError, match=r"no classifier 'label' yet: run `ctrlgen train-classifier label --model .*"
+    ):
         Generator(str(model_copy)).request(["label: the"])
 
 

@@ -191,7 +191,13 @@ def test_a_malformed_file_cannot_be_read_as_data(name: str, content: bytes, tmp_
 
 @pytest.mark.parametrize(
     ("source", "asked"),
-    [("GEM/e2e_nlg", ("GEM/e2e_nlg", "train")), ("GEM/e2e_nlg:validation", ("GEM/e2e_nlg", "validation"))],
+    [
+        ("GEM/e2e_nlg", ("GEM/e2e_nlg", "train")),
+        ("GEM/e2e_nlg:validation", ("GEM/e2e_nlg", "validation")),
+        ("squad_v1.1", ("squad_v1.1", "train")),
+        ("user/some.data", ("user/some.data", "train")),
+        ("here/data:train", ("here/data", "train")),
+    ],
 )
 def test_anything_else_is_a_hub_id(
     source: str, asked: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,6 +210,7 @@ def test_anything_else_is_a_hub_id(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
     data, column = load_data(source)
     assert calls == [asked]
     assert data.to_list() == ROWS
@@ -217,13 +224,41 @@ def test_a_name_without_its_ending_is_no_hub_id(tmp_path: Path, monkeypatch: pyt
         load_data("tickets")
 
 
-def test_an_unreachable_hub_id_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tickets.cvs", r"no such file. Did you mean tickets.csv\?"),
+        ("reviews.xlsx", "no such file"),
+        ("nowhere/reviews.xlsx", "no such file"),
+        ("here/reviews", "no such file; a data set of the hub is written here/reviews:train"),
+        ("here/textt", r"no such file. Did you mean texts.txt\?"),
+        ("~/no such reviews", "no such file"),
+    ],
+)
+def test_the_hub_is_not_asked_for_a_path(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets.csv").touch()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "texts.txt").touch()
+    with pytest.raises(CtrlgenError, match=f"^{source}: {message}$"):
+        load_data(source)
+
+
+def test_an_unreachable_hub_id_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def load_dataset(path: str, split: str) -> datasets.Dataset:
         raise ConnectionError("Couldn't reach the Hub\nwith a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
     assert refusal(CtrlgenError, Path("some/data")).endswith("Couldn't reach the Hub")
+    assert caplog.messages == ["some/data: no file here; the Hugging Face hub is asked"]
+    (tmp_path / "tickets.csv").touch()
+    assert refusal(CtrlgenError, Path("tikcets")).endswith("Couldn't reach the Hub. Did you mean tickets.csv?")
 
 
 SENTENCES = [[index] * (1 + index % 7) for index in range(100)]

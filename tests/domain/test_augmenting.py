@@ -116,3 +116,12 @@ def test_mistakes_are_one_line(
     assert said in refused.err
     assert len(refused.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_drawn(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrlgen: Run
+) -> None:
+    monkeypatch.setattr(Augmenter, "draw", lambda *_: pytest.fail("texts were drawn"))
+    refused = ctrlgen("augment", "--data", data, "--label-column", "subject", "-m", model, "--out", tmp_path)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.endswith(f"ctrlgen: {tmp_path}: is a directory\n")

@@ -210,3 +210,14 @@ def test_too_few_labelled_texts_are_told_before_anything_is_trained(tmp_path: Pa
     assert refused.code == 2
     assert "different texts to learn 'mood' from: at least 40 are needed" in refused.err
     assert not (tmp_path / "o").exists()
+
+
+def test_labels_that_cannot_be_learned_are_told_before_anything_is_trained(tmp_path: Path, ctrlgen: Run) -> None:
+    path = tmp_path / "numbers.jsonl"
+    rows = [{"text": f"the cat sees dog number {n} .", "number": n} for n in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = ctrlgen("train", "--data", path, "--label-column", "number", "--steps", 2, "--out", tmp_path / "o")
+    assert refused.code == 1
+    assert "needs two values seen 5 times each; the data has '0' 1 times" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    assert not (tmp_path / "o").exists()

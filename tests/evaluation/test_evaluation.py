@@ -317,6 +317,19 @@ def test_another_evaluation_is_not_mixed_in(run: Callable[..., Results], tmp_pat
         run(tmp_path / "a", limit=3)
 
 
+def test_what_cannot_be_reported_is_refused_before_data_are_read(run: Callable[..., Results], tmp_path: Path) -> None:
+    run(tmp_path / "a", limit=2)
+    (tmp_path / "file").touch()
+    missing = (str(tmp_path / "missing.jsonl"),)
+    with pytest.raises(UsageError, match="holds another evaluation; choose another --report"):
+        run(tmp_path / "a", data=missing)
+    with pytest.raises(CtrlgenError, match="file: cannot be written to"):
+        run(tmp_path / "file", data=missing)
+    with pytest.raises(CtrlgenError, match=r"missing\.jsonl: no such file"):
+        run(tmp_path / "b", data=missing)
+    assert not (tmp_path / "b").exists()
+
+
 def test_targets_that_have_changed_since_are_another_evaluation(run: Callable[..., Results], tmp_path: Path) -> None:
     targets = tmp_path / "t.jsonl"
     lines = [json.dumps({"controls": [f"length: {n}"], "reference": "the cat ."}) for n in (3, 4)]

@@ -1,5 +1,6 @@
 """Edits: what obeys comes back as it was, what does not is changed in few words, what must stay stays."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,7 @@ from toy_grammar import toy_sentences
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.batch import Batch
 from ctrlgen.generation.blame import blame, most_to_blame
-from ctrlgen.generation.comparing import at_changes, filled
+from ctrlgen.generation.comparing import at_changes, filled, lost
 from ctrlgen.generation.editing import Editor, names_of
 from ctrlgen.generation.edits import Edited
 from ctrlgen.generation.generator import Generator
@@ -50,6 +51,25 @@ def edited(editor: Editor, text: str, controls: Sequence[str], keep: Sequence[st
 def word_of(editor: Editor, text: str) -> str:
     """A word in the middle of a text."""
     return editor.model.tokenizer.split(text)[3]
+
+
+def test_what_a_shorter_text_lost_counts_but_for_what_is_to_blame(editor: Editor, texts: list[str]) -> None:
+    words = tuple(editor.model.tokenizer.split(texts[0]))
+    (task,) = editor.tasks([editor.source(texts[0], ["length: 7"])])
+    task = dataclasses.replace(task, blamed=(2.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    assert lost(task, words) == 0
+    assert lost(task, words[1:]) == 0  # the word most to blame
+    assert lost(task, words[2:]) == 0.5
+    assert lost(task, words[:2]) == 5
+    assert lost(task, ("zebra",) * 7) == 0  # as long
+    assert lost(task, ("zebra",) * 6) == 1
+
+
+@pytest.mark.slow
+def test_a_text_is_not_better_because_it_is_shorter() -> None:
+    editor = Editor(Generator("english"))
+    (one,) = editor.edit([editor.source("You should call your mother tonight.", ["mood: question"])])
+    assert one.kept > 0.7, one.sample.text
 
 
 def test_what_obeys_already_comes_back_to_the_character(editor: Editor, texts: list[str]) -> None:

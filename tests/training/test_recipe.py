@@ -130,7 +130,15 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     with pytest.raises(CtrlgenError, match=r"none\.toml: cannot be read: No such file") as raised:
         read_recipe(tmp_path / "none.toml")
     assert not isinstance(raised.value, UsageError)
+    with pytest.raises(CtrlgenError, match=r"^e2e: cannot be read: .*; `ctrlgen recipe e2e > e2e.toml` writes one$"):
+        read_recipe(Path("e2e"))
+    (tmp_path / "rows.csv").write_text("text,mood\nA pub .,good\n")
+    with pytest.raises(UsageError, match=r"rows\.csv: is data, not a recipe; give it with --data$"):
+        read_recipe(tmp_path / "rows.csv")
     broken = tmp_path / "broken.toml"
+    broken.write_text("[[sentence]]\n")
+    with pytest.raises(UsageError, match=r"broken\.toml: is a plan for `ctrlgen write`, not a recipe$"):
+        read_recipe(broken)
     broken.write_text("[data\n")
     with pytest.raises(UsageError, match=r"broken\.toml: not TOML"):
         read_recipe(broken)
