@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from platformdirs import user_data_path
@@ -26,6 +26,7 @@ from ctrlgen.diffusion.schedule import DiscreteSchedule, Schedule, make_schedule
 from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
 from ctrlgen.files import atomic_file, from_json, is_path, make_directory, write_text
+from ctrlgen.keys import Key
 from ctrlgen.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
 from ctrlgen.text.tokenizer import WordTokenizer
 
@@ -41,11 +42,13 @@ MEASURED = "measured.json"  # the success of each control, as `ctrlgen eval --up
 class DiffusionConfig:
     """The noise process, forth and back. `steps` is the number of discrete times of the `mse` objective."""
 
-    schedule: str = "warp"
-    min_noise: float = 0.25  # sigma/alpha at the clean end, warp only
-    max_noise: float = 30.0
-    steps: int = 2000
-    temperature: float = 1.2  # of the words of x0_hat in sampling, unless the settings give another
+    schedule: Annotated[str, Key("`warp` is learned; `linear`, `cosine`, `sqrt` are fixed")] = "warp"
+    min_noise: Annotated[float, Key("σ/α at the clean end, for `warp`; multiply by √(d / 16) for another d")] = 0.25
+    max_noise: Annotated[float, Key("σ/α at the noisy end, for `warp`")] = 30.0
+    steps: Annotated[int, Key("discrete times, for the objective `mse`", least=1)] = 2000
+    temperature: Annotated[
+        float, Key("at which texts are drawn unless told otherwise; lower: likelier, higher: more varied")
+    ] = 1.2
 
     def __post_init__(self) -> None:
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:

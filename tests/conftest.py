@@ -40,6 +40,7 @@ SLOW = (
     "test_hostile", "test_importing", "test_interrupted", "test_kills", "test_label", "test_language_model",
     "test_making", "test_means", "test_oracles_words", "test_page", "test_published", "test_readme",
     "test_training", "test_tree", "test_augmenting", "test_browser", "test_from_text", "test_memory",
+    "test_classifiers",
 )  # fmt: skip
 
 

@@ -187,8 +187,7 @@ class Label(TrainedClassifier):
     ) -> Generator[Progress, None, dict[str, Any]]:
         values = values_in(config)
         phrases = literal_phrases(lessons.oracle, values, model.tokenizer)
-        right = train_oracle(oracle.with_words(lessons.new_words), lessons.oracle, phrases, seed)
-        yield from ()
+        right = yield from train_oracle(oracle.with_words(lessons.new_words), lessons.oracle, phrases, seed)
         return {"accuracy": dict(zip(values, right, strict=True))}
 
     @classmethod

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from ctrlgen.diffusion.denoiser import Denoised
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, Head, hold_out, mix_layers
+from ctrlgen.training.small import train_small
 from ctrlgen_classifiers.labelled import OPEN, Ids, counterfactuals
 from ctrlgen_classifiers.word_vectors import ModelVectors, OwnVectors, WordReader
 
+if TYPE_CHECKING:
+    from ctrlgen.training.fit import Progress
+
 SMOOTHING = 2.0
-ORACLE_EPOCHS, ORACLE_MOST_STEPS, ORACLE_TOKENS, ORACLE_LR = 60, 3000, 1024, 3e-3
-ORACLE_HELD_OUT = 0.1
+ORACLE_TOKENS, ORACLE_HELD_OUT = 1024, 0.1
 
 
 def by_field(logits: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -141,25 +144,19 @@ class CleanClassifier(WordReader):
 
 def train_oracle(
     oracle: CleanClassifier, examples: Sequence[Example[Ids]], phrases: Sequence[dict[int, Ids]], seed: int
-) -> list[float]:
-    """Train on clean texts and on their counterfactuals; the accuracy in each field on texts held out.
+) -> Generator[Progress, None, list[float]]:
+    """Train on clean texts and on their counterfactuals, yielding progress; returns the accuracy in each field on texts
+    held out.
 
     The oracle must know the examples' new words (`WordReader.with_words`).
     """
     examples, held_out = hold_out(examples, ORACLE_HELD_OUT, len(examples), seed)
     examples += counterfactuals(examples, phrases, seed)
-    batches = LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed)
-    steps = min(ORACLE_MOST_STEPS, ORACLE_EPOCHS * len(batches.epoch(0)))
-    order = chain.from_iterable(map(batches.epoch, count()))
-    optimizer = torch.optim.AdamW(oracle.parameters(), lr=ORACLE_LR)
-    for step, indices in zip(range(steps), order, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = ORACLE_LR * (1.0 - step / steps)
-        ids = torch.tensor([examples[i].target for i in indices])  # (B, K)
-        optimizer.zero_grad()
-        (-joint_log_prob(oracle(batches.tokens(indices)), ids).mean()).backward()
-        optimizer.step()
-    oracle.eval().requires_grad_(False)
+
+    def loss_of(tokens: Tensor, indices: Sequence[int]) -> Tensor:
+        return -joint_log_prob(oracle(tokens), torch.tensor([examples[i].target for i in indices])).mean()
+
+    yield from train_small(oracle, loss_of, LengthBatches([e.tokens for e in examples], ORACLE_TOKENS, seed))
     wanted = torch.tensor([e.target for e in held_out])
     got = torch.cat([likeliest(oracle(torch.tensor([e.tokens]))) for e in held_out])
     asked = wanted != OPEN

@@ -6,7 +6,6 @@ Vectors of words (`word_vectors`), a bidirectional LSTM, a score for every label
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, hold_out
+from ctrlgen.training.small import train_small
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, labelled_f1
 from ctrlgen_classifiers.chart import Labels, SpanScorer, best_trees, upper
 from ctrlgen_classifiers.word_vectors import ModelVectors, OwnVectors, WordReader
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from ctrlgen.text.tokenizer import WordTokenizer
     from ctrlgen.training.fit import Progress
 
-EPOCHS, MOST_STEPS, TOKENS, LR = 60, 3000, 2048, 3e-3
-WARMUP_STEPS, CLIP = 50, 1.0
+TOKENS = 2048
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1000
 UNKNOWN_SHARE = 0.03  # of the words, hidden in training, so that unknown ones can be read where none are made of pieces
-LOG_EVERY = 20
 
 
 class CleanParser(WordReader):
@@ -68,33 +66,14 @@ def train_parser(
     parser: CleanParser, examples: Sequence[Example[Bracketing]], seed: int
 ) -> Generator[Progress, None, dict[str, float]]:
     """Train on clean texts, yielding progress; returns the agreement with trees held out, whose texts it never saw."""
-    from ctrlgen.training.fit import Progress
-
     examples, held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, seed)
-    batches = LengthBatches([e.tokens for e in examples], TOKENS, seed)
-    per_epoch = len(batches.epoch(0))
-    order = [indices for epoch in range(EPOCHS) for indices in batches.epoch(epoch)][:MOST_STEPS]
-    optimizer = torch.optim.AdamW(parser.parameters(), lr=LR)
-    started, tokens_seen, recent = time.monotonic(), 0, []
-    for step, indices in enumerate(order):
-        for group in optimizer.param_groups:
-            group["lr"] = LR * min((step + 1) / WARMUP_STEPS, 1.0 - step / len(order))
-        tokens = batches.tokens(indices)
+
+    def loss_of(tokens: Tensor, indices: Sequence[int]) -> Tensor:
         asked = upper(parser.labels.chart([examples[i].target for i in indices], tokens.shape[1]))  # (B, spans)
         log_p = parser(tokens)[asked > 0]  # (spans, classes)
-        loss = -log_p.gather(-1, asked[asked > 0][:, None] - 1).sum() / tokens.numel()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parser.parameters(), CLIP)
-        optimizer.step()
-        recent.append(loss.item())
-        tokens_seen += tokens.numel()
-        if (step + 1) % LOG_EVERY == 0:
-            elapsed = time.monotonic() - started
-            epoch, left = (step + 1) / per_epoch, elapsed * (len(order) / (step + 1) - 1.0)
-            yield Progress(step + 1, len(order), epoch, mean(recent), tokens_seen / elapsed, left)
-            recent.clear()
-    parser.eval().requires_grad_(False)
+        return -log_p.gather(-1, asked[asked > 0][:, None] - 1).sum() / tokens.numel()
+
+    yield from train_small(parser, loss_of, LengthBatches([e.tokens for e in examples], TOKENS, seed))
     return agreement(parser, held_out)
 
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +26,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.files import write_text
 from ctrlgen.training.batches import LengthBatches
 from ctrlgen.training.heads import Example, hold_out
-from ctrlgen.training.optim import make_optimizers
+from ctrlgen.training.small import train_small
 from ctrlgen_classifiers.brackets import Bracketing, Constituent, frequent_chains, labelled_f1, read_tree
 from ctrlgen_classifiers.chart import Labels
 from ctrlgen_classifiers.tetra_tags import Tag, best_sides, constituents_of, tags_of
@@ -38,7 +36,7 @@ KIND = "second parser"
 UNKNOWN = 0  # the id of a word that the training trees have once at most
 FEWEST_WORDS, FEWEST_CHAINS = 2, 5  # occurrences of a word, of a chain of labels
 FARTHEST = 32  # words; from there on attention has one bias
-TOKENS, LR, MATRIX_LR, WARMUP_STEPS, CLIP = 2048, 3e-3, 1e-2, 50, 1.0
+TOKENS, MATRIX_LR = 2048, 1e-2
 UNKNOWN_SHARE = 0.03  # of the words, hidden in training
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.05, 1000
 SIDES = 2
@@ -175,30 +173,15 @@ def train(trees: Sequence[Bracketing], steps: int, seed: int = 0) -> tuple[Secon
     examples = [Example(parser.ids([leaf.word for leaf in tree.leaves]), tree) for tree in trees]
     learned, held_out = hold_out(examples, HELD_OUT_SHARE, MOST_HELD_OUT, seed)
     lessons = [parser.lesson(example.target) for example in learned]
-    optimizers = make_optimizers(parser, MATRIX_LR, LR)
     batches = LengthBatches([lesson.tokens for lesson in lessons], TOKENS, seed)
-    order: list[list[int]] = []
-    epoch = 0
-    while len(order) < steps:
-        order += batches.epoch(epoch)
-        epoch += 1
-    started, recent = time.monotonic(), []
-    for step, indices in enumerate(order[:steps]):
-        rate = min((step + 1) / WARMUP_STEPS, 1 - step / steps)
-        loss = parser.loss(batches.tokens(indices), [lessons[index].target for index in indices])
-        loss.backward()
-        nn.utils.clip_grad_norm_(parser.parameters(), CLIP)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["peak_lr"]
-            optimizer.step()
-            optimizer.zero_grad()
-        recent.append(loss.item())
-        if (step + 1) % 100 == 0:
-            seconds = time.monotonic() - started
-            print(f"step {step + 1} of {steps}, loss {mean(recent):.3f}, {seconds:.0f} s", file=sys.stderr)
-            recent.clear()
-    parser.eval().requires_grad_(False)
+
+    def loss_of(tokens: Tensor, indices: Sequence[int]) -> Tensor:
+        return parser.loss(tokens, [lessons[index].target for index in indices])
+
+    for progress in train_small(parser, loss_of, batches, steps, MATRIX_LR):
+        if progress.step % 100 == 0:
+            told = f"step {progress.step} of {steps}, loss {progress.loss:.3f}, {progress.eta:.0f} s left"
+            print(told, file=sys.stderr)
     return parser, {"f1": agreement(parser, [example.target for example in held_out]), "trees": len(held_out)}
 
 

@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from ctrlgen.diffusion.blocks import LEAST_WIDTH, TIME_FEATURES, Block, rotary
 from ctrlgen.diffusion.rounding import gaussian_word_logits, rounding_logits
 from ctrlgen.diffusion.schedule import alpha_sigma
 from ctrlgen.diffusion.words import NO_ROW, WordTable, WordVectors
+from ctrlgen.keys import Key
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class ModelConfig:
     `tied` makes the logits of a word from its vectors, `full` has a row of weights for each word.
     """
 
-    embedding_dim: int = 16
-    width: int = 256
-    layers: int = 6
-    heads: int = 4
-    max_length: int = 64
-    dropout: float = 0.0
-    objective: Literal["ce", "mse"] = "ce"
-    output: Literal["full", "tied"] = "full"
-    output_dim: int = 0  # tied: width of the vector u_w that only the output sees, beside e_w
-    pieces: int = 0  # tied: vectors of pieces of spellings
-    context: int = 0  # words of earlier sentences that can stand before a text
+    embedding_dim: Annotated[int, Key("d, the size of the embedding that is diffused", least=1)] = 16
+    width: Annotated[int, Key("of the transformer's blocks; a multiple of twice the heads", least=1)] = 256
+    layers: Annotated[int, Key("blocks", least=1)] = 6
+    heads: Annotated[int, Key("attention heads of each block", least=1)] = 4
+    max_length: Annotated[int, Key("the longest text, in words", least=1)] = 64
+    dropout: Annotated[float, Key("in the blocks, in training", most=1)] = 0.0
+    objective: Annotated[Literal["ce", "mse"], Key("`ce` predicts words; `mse` x_0, as Diffusion-LM does")] = "ce"
+    output: Annotated[
+        Literal["full", "tied"],
+        Key("`full`: a row of weights for each word; `tied`: logits from the words' vectors, an open vocabulary"),
+    ] = "full"
+    output_dim: Annotated[int, Key("tied: size of the vector of each word that only the output sees")] = 0
+    pieces: Annotated[int, Key("tied: how many vectors of pieces of spellings there are, 2 to 32767")] = 0
+    context: Annotated[int, Key("how many words of earlier sentences can stand before a text")] = 0
 
 
 @dataclass(frozen=True)

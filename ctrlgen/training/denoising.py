@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.fx.experimental._config
@@ -26,6 +26,7 @@ from ctrlgen.diffusion.schedule import Schedule, WarpSchedule, make_schedule
 from ctrlgen.diffusion.words import spell
 from ctrlgen.directories import claimed
 from ctrlgen.errors import CtrlgenError, UsageError, listed
+from ctrlgen.keys import Key
 from ctrlgen.text.context import context_before
 from ctrlgen.text.tokenizer import SPECIAL, WordTokenizer
 from ctrlgen.training.batches import LengthBatches
@@ -45,25 +46,34 @@ Show = Callable[[DiffusionLM], list[str]]  # texts of the model so far
 class DataConfig:
     """Where the texts are (path or hub id) and how they become token ids."""
 
-    train: str
-    validation: str | None = None
-    text_column: str | None = None
-    min_count: int = 2  # a word seen less often becomes <unk>
-    max_vocab: int = 30_000
-    min_length: int = 2
-    documents: list[str] = field(default_factory=list)  # texts as lists of sentences, for models with a context
-    leave_out: dict[str, list[str]] = field(default_factory=dict)  # rows with one of these values in this column
-    held_out: float = 0.0  # share of the training texts, where `validation` names none
-    labels: list[str] = field(default_factory=list)  # columns, each of which becomes a control
+    train: Annotated[str, Key("training texts: a file or a hub id")]
+    validation: Annotated[str | None, Key("held-out texts, which measure the loss and are never learned from")] = None
+    text_column: Annotated[str | None, Key("the column that holds the text")] = None
+    min_count: Annotated[int, Key("a word seen less often is not in the vocabulary")] = 2
+    max_vocab: Annotated[int, Key("the most words of the vocabulary, special tokens included", least=1)] = 30_000
+    min_length: Annotated[int, Key("a shorter text is left out, in words")] = 2
+    documents: Annotated[list[str], Key("files of texts as lists of sentences, for a model with `context`")] = field(
+        default_factory=list
+    )
+    leave_out: Annotated[
+        dict[str, list[str]], Key('`{column = ["value", …]}`: rows with one of these values are not read')
+    ] = field(default_factory=dict)
+    held_out: Annotated[
+        float,
+        Key("share of the training texts held out, where validation names none; equal texts stay together", most=1),
+    ] = 0.0
+    labels: Annotated[list[str], Key("columns of labels, each of which becomes a control")] = field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True)
 class HeadsConfig:
     """How long the heads of `data.labels` are trained, and how many texts are judged at the end."""
 
-    steps: int = 500
-    tokens_per_batch: int = 2048
-    judged: int = 120
+    steps: Annotated[int, Key("training steps of each head that reads a column of labels", least=1)] = 500
+    tokens_per_batch: Annotated[int, Key("words of a step", least=1)] = 2048
+    judged: Annotated[int, Key("texts written for the verdict at the end; 0 judges nothing")] = 120
 
 
 @dataclass(frozen=True)

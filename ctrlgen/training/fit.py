@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,7 @@ from ctrlgen.controls.encoded import on_device
 from ctrlgen.diffusion.precision import has_fast_bfloat16
 from ctrlgen.errors import CtrlgenError, UsageError, first_line
 from ctrlgen.files import append_line, make_directory, read_lines, to_json, write_text
+from ctrlgen.keys import Key
 from ctrlgen.training.optim import make_optimizers
 from ctrlgen.training.run_state import RunState
 
@@ -39,30 +40,47 @@ INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train. The learning rate is warmed up, held, and decayed linearly to zero."""
+    """How long and how fast to train. The learning rate is warmed up, held, and decayed linearly to zero.
 
-    steps: int = 20_000
-    tokens_per_batch: int = 4096
-    matrix_lr: float = 0.02  # Muon, hidden matrices; 0 trains them by AdamW as well
-    lr: float = 0.002  # AdamW, everything else
-    warmup_steps: int = 100
-    decay_share: float = 0.6  # last part of the run in which the learning rate falls
-    ema: float = 0.999
-    clip: float = 1.0
-    span_mask_rate: float = 0.1  # share of sentences given clean outside some spans
-    mask_spans: int = 1  # the most spans of such a sentence
-    sampled_words: int = 0  # words that a batch is told apart from, beside its own; 0 is all (tied output only)
-    own_dropout: float = 0.1  # share of the words that do without their own vector (tied output only)
-    learn: Literal["all", "network", "pieces"] = "all"  # without, or of, the words' vectors (tied output only)
-    counted_vectors: bool = False  # words start from counts of the words beside them (tied output only)
-    context_share: float = 0.1  # share of the batches that have earlier sentences in front, from data.documents
-    seed: int = 0
-    init: str | None = None  # start from these weights: of a model (name, directory, hub id); of a head its directory
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False  # torch.compile: up to a quarter faster, after two minutes of compiling
-    log_every: int = 10
-    checkpoint_every: int = 200
-    validate_every: int = 1000
+    A head starts from the directory that `init` names.
+    """
+
+    steps: Annotated[int, Key("training steps; the learning rate falls to zero at the last", least=1)] = 20_000
+    tokens_per_batch: Annotated[int, Key("words of a step", least=1)] = 4096
+    matrix_lr: Annotated[float, Key("peak rate of Muon, for the blocks' matrices; 0 trains them by AdamW")] = 0.02
+    lr: Annotated[float, Key("peak rate of AdamW, which trains everything else")] = 0.002
+    warmup_steps: Annotated[int, Key("steps in which the rates rise")] = 100
+    decay_share: Annotated[float, Key("last part of the run in which they fall", most=1)] = 0.6
+    ema: Annotated[float, Key("decay of the average of the weights, which is the model that is saved", most=1)] = 0.999
+    clip: Annotated[float, Key("largest norm of the gradient")] = 1.0
+    span_mask_rate: Annotated[
+        float, Key("share of the texts that are given clean outside some spans, for infilling and corrections", most=1)
+    ] = 0.1
+    mask_spans: Annotated[int, Key("the most spans of such a text", least=1)] = 1
+    sampled_words: Annotated[int, Key("tied: how many other words a batch tells its own apart from; 0 is all")] = 0
+    own_dropout: Annotated[
+        float, Key("tied: share of the words that do without their own vectors in a step", most=1)
+    ] = 0.1
+    learn: Annotated[
+        Literal["all", "network", "pieces"],
+        Key("tied: `network` learns all but the words' vectors, `pieces` only spellings, so that classifiers stay"),
+    ] = "all"
+    counted_vectors: Annotated[
+        bool, Key("tied: the words' vectors start from counts of the words beside them, not from chance")
+    ] = False
+    context_share: Annotated[float, Key("share of the batches that have earlier sentences in front", most=1)] = 0.1
+    seed: Annotated[int, Key("of weights, order and noise", least=-math.inf, most=math.inf)] = 0
+    init: Annotated[
+        str | None,
+        Key("a model to start from: a name, a directory or a hub id; one with a full output can become a tied one"),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], Key("`float32`, `bfloat16`, or what the processor multiplies fast")
+    ] = "auto"
+    compile: Annotated[bool, Key("`torch.compile`: up to a quarter faster with AMX, after minutes")] = False
+    log_every: Annotated[int, Key("steps between lines of metrics.jsonl", least=1)] = 10
+    checkpoint_every: Annotated[int, Key("steps between checkpoints, from which `--resume` goes on", least=1)] = 200
+    validate_every: Annotated[int, Key("steps between validations, each of which saves the model", least=1)] = 1000
 
     def __post_init__(self) -> None:
         if abs(self.seed) > MAX_SEED:

@@ -14,15 +14,11 @@ from ctrlgen.diffusion.denoiser import DenoiserConfig, ModelConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean
 from ctrlgen.files import refuse_device
+from ctrlgen.keys import keys_of
 from ctrlgen.text.tokenizer import SPECIAL
 from ctrlgen.training.denoising import Recipe
 
-MAY_BE_ZERO = (
-    "min_count", "min_length", "warmup_steps", "output_dim", "pieces", "context", "sampled_words", "judged",
-)  # fmt: skip
 RECIPES = Path(__file__).parent / "recipes"
-LARGEST = 10**9  # of any number
-SHARES = ("dropout", "decay_share", "ema", "span_mask_rate", "own_dropout", "context_share", "held_out")  # at most 1
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None, fill: bool = True) -> Recipe:
@@ -108,20 +104,15 @@ def check_sizes(recipe: Recipe, source: str) -> None:
 
 def build(kind: type, values: dict[str, Any], where: str) -> Any:
     """A frozen dataclass from a TOML table, types and ranges checked."""
-    hints = get_type_hints(kind)
+    hints, keys = get_type_hints(kind), keys_of(kind)
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     for key, value in values.items():
         if key not in hints:
             raise UsageError(f"{where}: unknown key {key!r}; use {', '.join(hints)}.{did_you_mean(key, hints)}")
         if not fits(value, hints[key]):
             raise UsageError(f"{where}: {key} = {value!r} is not {describe(hints[key])}")
-        least = 0 if key in MAY_BE_ZERO else 1
-        if hints[key] is int and key != "seed" and not least <= value <= LARGEST:
-            raise UsageError(f"{where}: {key} = {value!r} must be from {least} to {LARGEST}")
-        if key in SHARES and not 0 <= value <= 1:
-            raise UsageError(f"{where}: {key} = {value!r} must be from 0 to 1")
-        if hints[key] is float and not 0 <= value <= LARGEST:
-            raise UsageError(f"{where}: {key} = {value!r} must be a number from 0 to {LARGEST}")
+        if not keys[key].allows(value):
+            raise UsageError(f"{where}: {key} = {value!r} must be from {keys[key].least} to {keys[key].most}")
     for name in required:
         if name not in values:
             raise UsageError(f"{where}: {name} is missing")

@@ -188,7 +188,7 @@ def test_the_oracle_reads_what_is_written_not_what_goes_together(toy: DiffusionL
     phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
     torch.manual_seed(0)
     oracle = CleanClassifier([2, 2], OwnVectors(len(toy.tokenizer), 8), 8, 16)
-    train_oracle(oracle, examples, phrases, 0)
+    list(train_oracle(oracle, examples, phrases, 0))
     untied = torch.tensor(
         [toy.tokenizer.encode("the old cat likes a river ."), toy.tokenizer.encode("the red dog sees a house .")]
     )

@@ -114,7 +114,7 @@ def test_an_oracle_learns_from_new_words(opened: DiffusionLM) -> None:
     assert sorted(new) == ["quagga", "zebra"]
     torch.manual_seed(0)
     oracle = CleanClassifier([2], ModelVectors(opened, 16), 16, 16)
-    train_oracle(oracle.with_words(new), examples, [{}], 0)
+    list(train_oracle(oracle.with_words(new), examples, [{}], 0))
     reading, ids = oracle.reading([["the", "small", "zebra", "."], ["the", "small", "quagga", "."]], opened.tokenizer)
     assert [int(reading(torch.tensor([of_text]))[0].argmax()) for of_text in ids] == [1, 0]
 

@@ -25,6 +25,7 @@ from ctrlgen.diffusion.denoiser import Denoiser
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Guidance, Settings
+from ctrlgen.training import small
 from ctrlgen.training.heads import Example
 from ctrlgen.training.trained import ORACLE
 from ctrlgen_classifiers import parser, pos, tree
@@ -386,7 +387,7 @@ def small_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree, "HEAD_SIZE", {"width": 32, "layers": 1})
         patch.setattr(tree, "ORACLE_SIZE", {"dim": 16, "width": 64})
-        patch.setattr(parser, "MOST_STEPS", 300)
+        patch.setattr(small, "MOST_STEPS", 300)
         patch.setattr(parser, "TOKENS", 512)
         yield
 
@@ -725,7 +726,7 @@ def test_from_trees_to_samples(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", toy_data.parent / "cache")
-    monkeypatch.setattr(parser, "MOST_STEPS", 4)
+    monkeypatch.setattr(small, "MOST_STEPS", 4)
     path = tmp_path / "trees.jsonl"
     too_long = {"text": "a", "tree": f"(S {'a ' * 13})"}
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows(100), too_long]))

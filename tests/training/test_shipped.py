@@ -1,20 +1,27 @@
 """Recipes that come with ctrlgen, and recipes as text."""
 
-import dataclasses
+import math
 import tomllib
 from typing import get_type_hints
 
 import pytest
 
 from ctrlgen.errors import UsageError
+from ctrlgen.keys import keys_of
 from ctrlgen.training.denoising import DataConfig, Recipe
 from ctrlgen.training.recipe import make_recipe, read_recipe
-from ctrlgen.training.shipped import MEANINGS, commented, recipe_path, shipped_recipes, to_toml
+from ctrlgen.training.shipped import commented, recipe_path, shipped_recipes, to_toml
+
+TABLES = get_type_hints(Recipe)
 
 
-def test_every_key_has_a_meaning_and_nothing_else_has() -> None:
-    keys = {table: [f.name for f in dataclasses.fields(kind)] for table, kind in get_type_hints(Recipe).items()}
-    assert {table: sorted(meanings) for table, meanings in MEANINGS.items()} == {t: sorted(k) for t, k in keys.items()}
+def test_bounds_are_those_of_one_key_not_of_all_with_its_name() -> None:
+    keys = {table: keys_of(kind) for table, kind in TABLES.items()}
+    assert (keys["heads"]["judged"].least, keys["heads"]["steps"].least) == (0, 1)
+    assert keys["model"]["dropout"].most == 1
+    everything = [key for of_table in keys.values() for key in of_table.values()]
+    assert not any(key.allows(math.nan) for key in everything)
+    assert all(key.allows(value) for key in everything for value in ("text", True, None, []))
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -27,8 +34,7 @@ def test_a_printed_recipe_is_the_shipped_one(name: str) -> None:
 def test_a_printed_recipe_has_every_key_which_may_be_uncommented() -> None:
     lines = [line.removeprefix("# ") for line in commented("small").split("[data]", 1)[1].splitlines()]
     tables = tomllib.loads("[data]" + "\n".join(lines))
-    assert tables.keys() == MEANINGS.keys()
-    assert {table: set(values) for table, values in tables.items()} == {t: set(k) for t, k in MEANINGS.items()}
+    assert {table: list(values) for table, values in tables.items()} == {t: list(keys_of(k)) for t, k in TABLES.items()}
 
 
 def test_odd_values_are_read_back() -> None:
