@@ -27,7 +27,7 @@ from ctrlgen.diffusion.words import NO_ROW
 from ctrlgen.errors import CtrlgenError, did_you_mean, first_line, shown
 from ctrlgen.files import atomic_file, from_json, is_path, make_directory, write_text
 from ctrlgen.keys import Key
-from ctrlgen.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
+from ctrlgen.settings import MAX_TEMPERATURE, MIN_TEMPERATURE, Settings
 from ctrlgen.text.tokenizer import WordTokenizer
 
 if TYPE_CHECKING:
@@ -103,6 +103,10 @@ class DiffusionLM:
     def texts_follow(self) -> bool:
         """Whether other texts follow in a sample, instead of padding: checkpoints with the padding `block`."""
         return getattr(self.config, "padding", "pad") == "block"
+
+    def temperature(self, settings: Settings) -> float:
+        """The temperature at which it draws: its own unless another is asked for."""
+        return self.diffusion.temperature if settings.temperature is None else settings.temperature
 
     def rows(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Texts as a model of fixed length sees them, opened, closed and filled up to max_length.

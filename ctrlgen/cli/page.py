@@ -172,7 +172,7 @@ def build(generator: Generator) -> gradio.Blocks:
                     n = gradio.Slider(1, MOST_TEXTS, 4, step=1, label="Texts")
                     seed = gradio.Number(0, precision=0, label="Seed")
                 with gradio.Accordion("How to sample", open=False):
-                    usual = {"strength": Guidance().scale, "temperature": generator.model.diffusion.temperature}
+                    usual = {"strength": Guidance().scale, "temperature": generator.model.temperature(Settings())}
                     fields = [field_of(one, usual.get(one.name, one.default)) for one in SETTINGS.values()]
             with gradio.Column():
                 with gradio.Row():

@@ -206,8 +206,7 @@ class Confidence:
 
 def as_json(settings: Settings, model: DiffusionLM) -> dict[str, Any]:
     """The settings on which a model's texts depend, as JSON has them."""
-    if settings.temperature is None:
-        settings = replace(settings, temperature=model.diffusion.temperature)
+    settings = replace(settings, temperature=model.temperature(settings))
     of = {one.name: settings.guidance if one.of_guidance else settings for one in SETTINGS.values() if one.measured}
     values = {name: getattr(owner, SETTINGS[name].field) for name, owner in of.items()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

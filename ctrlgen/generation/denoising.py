@@ -44,8 +44,7 @@ class Predictor:
     def __init__(self, batch: Batch[J], settings: Settings, observe: Observe | None = None):
         self.reader, self.batch, self.settings, self.observe = batch.reader, batch, settings, observe
         self.model, self.guidance, self.noise = batch.model, settings.guidance, batch.noise()
-        own = self.model.diffusion.temperature
-        self.temperature = own if settings.temperature is None else settings.temperature
+        self.temperature = self.model.temperature(settings)
         reader = self.reader
         self.drafts = noise_levels(self.model, settings)
         self.log_snrs = torch.cat(self.drafts)
