@@ -1,5 +1,9 @@
-"""How `english` edits everyday sentences, each under one changed control: `python benchmarks/everyday_edits.py`."""
+"""How a model edits everyday sentences, each under one changed control.
 
+python benchmarks/everyday_edits.py [--model english]
+"""
+
+import argparse
 from statistics import mean
 
 from ctrlgen import Editor, Generator
@@ -39,7 +43,9 @@ SENTENCES = [
 
 
 def main() -> None:
-    editor = Editor(Generator("english"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="english")
+    editor = Editor(Generator(parser.parse_args().model))
     found = []
     for text, control in SENTENCES:
         (edited,) = editor.edit([editor.source(text, [control])])

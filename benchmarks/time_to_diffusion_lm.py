@@ -68,7 +68,7 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, float]:
     tests = [part for source in options.test for part in ("--data", source)]
     suites = [part for suite in PUBLISHED for part in ("--suite", suite)]
     lines = ctrlgen("eval", "--model", model, *suites, *tests, "--limit", options.limit, "--json").splitlines()
-    rows = {row["suite"]: row for row in map(json.loads, lines) if row["method"] == "ctrlgen"}
+    rows = {row["suite"]: row for row in map(json.loads, lines) if row["system"] == "ctrlgen"}
     of_suite = {
         "pos": rows["pos"]["parts"], "tree": rows["tree"]["parts"], "span": rows["span"]["success"],
         "field": rows["field"]["also"]["literal"],
