@@ -279,4 +279,8 @@ class Classifier(ABC):
 
     @abstractmethod
     def check(self, texts: Sequence[Sequence[str]], targets: Sequence[Any]) -> list[Verdict]:
-        """The oracle: whether each finished text has its target. Never used to guide or to choose."""
+        """The oracle: whether each finished text has its target.
+
+        It never guides. It chooses only where a user asks for it, and among the versions of an edit where it is a rule
+        (`trained` is false).
+        """

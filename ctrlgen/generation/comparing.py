@@ -1,4 +1,4 @@
-"""How good versions of a text are, by the model and the guides: never by an oracle."""
+"""How good versions of a text are, by the model and the guides; by an oracle only where it is a rule."""
 
 from __future__ import annotations
 
