@@ -41,7 +41,7 @@ def train_lm(
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
     from ctrlgen.errors import UsageError
-    from ctrlgen.evaluation.train_language_model import learn_slips, read_sentences
+    from ctrlgen.evaluation.train_language_model import learn_slips, split_ids
     from ctrlgen.evaluation.train_language_model import train_lm as run
     from ctrlgen.training.fit import RESUME, TrainingConfig
 
@@ -52,7 +52,7 @@ def train_lm(
             raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
         if resume or force:
             raise UsageError("--only-slips trains nothing: leave out --resume and --force")
-        training, held_out = read_sentences(loaded, data, validation, text_column)
+        training, held_out = split_ids(loaded, data, validation, text_column)
         bound = learn_slips(directory, loaded.tokenizer, training, held_out, loaded.device)
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)

@@ -101,7 +101,7 @@ def make(
     for label in recipe.data.labels:
         place = new_classifier_directory(model, label, kind_for_labels().kind)
         if not is_trained(place, model):
-            yield Part(label, train_head(recipe, model, label, rows, column, place), False)
+            yield Part(label, train_label(recipe, model, label, rows, column, place), False)
 
 
 def split_rows(data: DataConfig, held_out: bool) -> tuple[Dataset, str]:
@@ -119,7 +119,7 @@ def is_trained(place: Path, model: DiffusionLM) -> bool:
     return (place / CONFIG).exists() and read_config(place / CONFIG).get("trained_on") == weights_fingerprint(model)
 
 
-def train_head(
+def train_label(
     recipe: Recipe, model: DiffusionLM, label: str, rows: Dataset, column: str, place: Path
 ) -> Iterator[Progress]:
     heads, training = recipe.heads, recipe.training

@@ -136,7 +136,7 @@ def save_lm(lm: LlamaForCausalLM, directory: Path) -> None:
     write_text(directory / CONFIG, lm.config.to_json_string())
 
 
-def read_sentences(
+def split_ids(
     model: DiffusionLM, data: str, validation: str | None, text_column: str | None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """The texts to learn from and the held-out ones, as ids; a share of the former where there is no `validation`.
@@ -175,7 +175,7 @@ def train_lm(
     """
     from ctrlgen.training.fit import fit  # only training needs accelerate
 
-    training, held_out = read_sentences(model, data, validation, text_column)
+    training, held_out = split_ids(model, data, validation, text_column)
     config = replace(config, matrix_lr=0.0)
     torch.manual_seed(config.seed)
     task = LanguageModelTask(

@@ -137,7 +137,7 @@ def test_a_finished_head_is_not_trained_again(labelled: Path, tmp_path: Path, mo
     options = ["--data", str(labelled), "--label-column", "subject", "--minutes", "0.25", "--out", str(tmp_path / "o")]
     assert exit_code("train", *options) == 0
     made = weights(tmp_path / "o")
-    monkeypatch.setattr(making, "train_head", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(making, "train_label", lambda *_: pytest.fail("trained again"))
     assert exit_code("train", *options, "--resume") == 0
     assert weights(tmp_path / "o") == made
 

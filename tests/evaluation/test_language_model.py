@@ -25,7 +25,7 @@ from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
 from ctrlgen.evaluation.cost_models import cost_models_of
 from ctrlgen.evaluation.language_model import CausalLM, LanguageModel, new_lm, pick
-from ctrlgen.evaluation.train_language_model import read_sentences, save_lm, train_lm
+from ctrlgen.evaluation.train_language_model import save_lm, split_ids, train_lm
 from ctrlgen.files import atomic_file
 from ctrlgen.text.tokenizer import WordTokenizer
 from ctrlgen.training.fit import Progress, TrainingConfig
@@ -242,7 +242,7 @@ def test_validation_texts_are_used(toy_model: Path, toy_data: Path, tmp_path: Pa
 
 def test_no_held_out_text_is_learned_from(toy_model: Path, toy_data: Path) -> None:
     """Equal texts are on one side, of which the toy sentences have many."""
-    training, held_out = read_sentences(from_pretrained(str(toy_model)), str(toy_data), None, None)
+    training, held_out = split_ids(from_pretrained(str(toy_model)), str(toy_data), None, None)
     assert len(training) + len(held_out) == 600
     texts = {tuple(ids) for ids in held_out}
     assert len(texts) < len(held_out)

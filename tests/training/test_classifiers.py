@@ -47,7 +47,7 @@ def test_the_command_and_a_recipe_train_heads_alike(
     rows, column = load_data(str(toy_data))
     recipe = Recipe(DataConfig(str(toy_data)), heads=HeadsConfig(60, 300))
     place = model_copy / "classifiers" / "two"
-    assert list(making.train_head(recipe, from_pretrained(str(model_copy)), "two", rows, column, place)) == []
+    assert list(making.train_label(recipe, from_pretrained(str(model_copy)), "two", rows, column, place)) == []
     assert given[0] == given[1] == head_config(60, tokens_per_batch=300)
     for name in ("one", "two"):
         assert [path.name for path in (model_copy / "classifiers" / name).iterdir()] == ["config.json"]
