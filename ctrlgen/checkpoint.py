@@ -211,7 +211,7 @@ def is_hub_copy(directory: Path) -> bool:
     return directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--")
 
 
-def places(model: DiffusionLM, what: Literal["classifiers", "lm", "baselines"]) -> list[Path]:
+def directories_of(model: DiffusionLM, what: Literal["classifiers", "lm", "baselines"]) -> list[Path]:
     """Directories that may hold what is made for a model; new things are written to the first.
 
     That is the model's own directory, unless it is bundled or the hub's copy: then it is one in the user's data

@@ -37,7 +37,7 @@ def train_lm(
 
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """
-    from ctrlgen.checkpoint import CONFIG, from_pretrained, places
+    from ctrlgen.checkpoint import CONFIG, directories_of, from_pretrained
     from ctrlgen.cli.display import follow_training
     from ctrlgen.directories import replacing
     from ctrlgen.errors import UsageError
@@ -47,7 +47,7 @@ def train_lm(
 
     loaded = from_pretrained(model, find_device(device))
     if only_slips:
-        directory = out or places(loaded, "lm")[0]
+        directory = out or directories_of(loaded, "lm")[0]
         if not (directory / CONFIG).exists():
             raise UsageError(f"{directory} holds no language model of yours yet: leave out --only-slips")
         if resume or force:
@@ -57,7 +57,7 @@ def train_lm(
         usual = " more than usual" if bound.usual.any() else ""
         typer.echo(f"a slip costs over {bound.bound:.2f} nats{usual}; written to {directory}", err=True)
         return
-    directory = (out or places(loaded, "lm")[0]).resolve()
+    directory = (out or directories_of(loaded, "lm")[0]).resolve()
     check_place(directory, force, "language model", "vocabulary", "--out")
     config = TrainingConfig(steps=steps, tokens_per_batch=tokens_per_batch, lr=lr, seed=seed, ema=0.995)
     with naming_resume(), replacing(directory, resume=resume, keep=RESUME) as working:

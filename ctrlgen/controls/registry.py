@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, places, read_config
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, bundled_models, directories_of, read_config
 from ctrlgen.controls.classifier import Classifier
 from ctrlgen.controls.contract import shortcoming
 from ctrlgen.controls.language import Control, fold, make_control, parse_statement
@@ -76,7 +76,7 @@ def find_kind(name: str) -> type[Classifier]:
 def trained_classifiers(model: DiffusionLM) -> dict[str, Path]:
     """The classifiers trained on this model, by the control names they answer."""
     found: dict[str, Path] = {}
-    for root in reversed(places(model, "classifiers")):
+    for root in reversed(directories_of(model, "classifiers")):
         for path in sorted(root.glob(f"[!.]*/{CONFIG}")):
             found |= dict.fromkeys(answered_names(path), path.parent)
     return found
@@ -151,7 +151,7 @@ def check_new_name(name: str, kind: str) -> None:
 def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
     """Where a classifier called `name` is to be written. Raises UsageError for names it cannot have."""
     check_new_name(name, kind)
-    roots = places(model, "classifiers")
+    roots = directories_of(model, "classifiers")
     if not roots:
         raise CtrlgenError("the model must be saved before classifiers are trained on it")
     make_directory(roots[0])
@@ -160,7 +160,7 @@ def new_classifier_directory(model: DiffusionLM, name: str, kind: str) -> Path:
 
 def classifier_directory(model: DiffusionLM, name: str) -> Path:
     """Where the classifier that was trained as `name` lies. Raises CtrlgenError where there is none."""
-    for root in places(model, "classifiers"):
+    for root in directories_of(model, "classifiers"):
         if (root / name / CONFIG).exists():
             return root / name
     raise CtrlgenError(f"{model.directory}: holds no classifier trained as {name!r}")

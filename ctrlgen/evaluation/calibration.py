@@ -7,7 +7,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, places, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, directories_of, read_config
 from ctrlgen.controls.registry import SCORE_TEMPERATURE, trained_classifiers
 from ctrlgen.directories import replacing
 from ctrlgen.evaluation.metrics import Calibration, calibrate
@@ -59,7 +59,7 @@ def write_temperatures(fitted: dict[Path, Calibration], model: DiffusionLM) -> N
         config = read_config(directory / CONFIG)
         config[SCORE_TEMPERATURE] = round(config.get(SCORE_TEMPERATURE, 1.0) * found.temperature, 3)
         text = json.dumps(config, indent=2) + "\n"
-        own = places(model, "classifiers")[0] / directory.name
+        own = directories_of(model, "classifiers")[0] / directory.name
         if own == directory:
             write_text(own / CONFIG, text)
             continue

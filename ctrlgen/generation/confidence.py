@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctrlgen.checkpoint import CONFIG, DiffusionLM, places, read_config
+from ctrlgen.checkpoint import CONFIG, DiffusionLM, directories_of, read_config
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import (
     SCORE_TEMPERATURE,
@@ -133,7 +133,7 @@ class Confidence:
 
     def __init__(self, model: DiffusionLM):
         self.model = model
-        self.entries = [entry for root in places(model, "classifiers") for entry in read(root / FILE)]
+        self.entries = [entry for root in directories_of(model, "classifiers") for entry in read(root / FILE)]
 
     def threshold(self, request: Request, settings: Settings) -> Threshold:
         """The threshold of a request's kind. Raises UsageError without one that was learned, CtrlgenError where none
@@ -185,7 +185,7 @@ class Confidence:
 
     def keep(self, learned: dict[str, Scored], settings: Settings) -> Path:
         """Add what was learned of each kind, in place of what was known of it, and write it. -> the file"""
-        roots = places(self.model, "classifiers")
+        roots = directories_of(self.model, "classifiers")
         if not roots:
             raise CtrlgenError("the model must be saved before anything can be learned of it")
         made = {"settings": as_json(settings, self.model), "made_with": made_with(self.model)}

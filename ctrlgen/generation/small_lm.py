@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, places, read_config, read_weights
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, directories_of, read_config, read_weights
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.generation.slips import SlipBound
 from ctrlgen.text.tokenizer import WordTokenizer
@@ -112,7 +112,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 def lm_directory(model: DiffusionLM) -> Path | None:
     """Where this model's language model lies, None where it has none."""
-    return next((path for path in places(model, "lm") if (path / CONFIG).exists()), None)
+    return next((path for path in directories_of(model, "lm") if (path / CONFIG).exists()), None)
 
 
 def find_lm(model: DiffusionLM) -> Path:

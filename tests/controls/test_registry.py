@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctrlgen import checkpoint
-from ctrlgen.checkpoint import DiffusionLM, from_pretrained, places
+from ctrlgen.checkpoint import DiffusionLM, directories_of, from_pretrained
 from ctrlgen.controls import registry
 from ctrlgen.controls.classifier import Classifier, Verdict
 from ctrlgen.controls.registry import (
@@ -335,7 +335,7 @@ def test_classifiers_of_a_bundled_model_are_kept_at_home(
     assert new_classifier_directory(model, "food", "label") == model_copy / "classifiers" / "food"
     monkeypatch.setattr(checkpoint, "bundled_models", lambda: {"copy": model_copy})
     home = tmp_path / "home" / "ctrlgen" / "classifiers" / "copy"
-    assert places(model, "classifiers") == [home, model_copy / "classifiers"]
+    assert directories_of(model, "classifiers") == [home, model_copy / "classifiers"]
     assert trained_classifiers(model) == {"pos": model_copy / "classifiers" / "pos"}
     own = new_classifier_directory(model, "pos", "pos")
     assert own == home / "pos"

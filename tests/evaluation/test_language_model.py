@@ -19,7 +19,7 @@ from toy_grammar import WORDS, toy_sentences
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctrlgen import checkpoint
-from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, from_pretrained, places
+from ctrlgen.checkpoint import CONFIG, WEIGHTS, DiffusionLM, directories_of, from_pretrained
 from ctrlgen.cli import display
 from ctrlgen.errors import CtrlgenError
 from ctrlgen.evaluation import language_model
@@ -332,7 +332,7 @@ def test_a_bundled_model_has_its_language_model_in_the_users_directory_first(
     bundled = {"model": saved.directory}
     monkeypatch.setattr(checkpoint, "bundled_models", lambda: bundled)
     own = tmp_path / "home" / "ctrlgen" / "lm" / "model"
-    assert places(saved, "lm") == [own, saved.directory / "lm"]
+    assert directories_of(saved, "lm") == [own, saved.directory / "lm"]
     before = LanguageModel.load(saved).costs(TEXTS)
     own.mkdir(parents=True)
     save_lm(new_lm(saved.tokenizer, 12), own)

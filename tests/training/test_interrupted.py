@@ -16,7 +16,7 @@ import pytest
 import torch
 from make_toy_model import TOY_MODEL, TOY_TRAINING
 
-from ctrlgen.checkpoint import from_pretrained, places, save_tensors
+from ctrlgen.checkpoint import directories_of, from_pretrained, save_tensors
 from ctrlgen.controls.registry import find_trained, new_classifier_directory, trained_classifiers
 from ctrlgen.directories import claimed, replacing
 from ctrlgen.errors import CtrlgenError, UsageError
@@ -246,7 +246,7 @@ def test_k7_scores_are_calibrated_where_things_may_be_written(
     for temperature in (2.0, 4.0):
         model = from_pretrained(str(place))
         write_temperatures({trained_classifiers(model)["pos"]: Calibration(0.3, 2.0, 0.1, [])}, model)
-        own = places(model, "classifiers")[0] / "pos"
+        own = directories_of(model, "classifiers")[0] / "pos"
         assert trained_classifiers(model)["pos"] == own
         assert find_trained(model, "pos")[1]["score_temperature"] == temperature
         assert (own / "model.safetensors").read_bytes() == (place / "classifiers/pos/model.safetensors").read_bytes()
@@ -263,5 +263,5 @@ def test_k7_the_hubs_cache_is_not_written_to(toy_model: Path, tmp_path: Path, mo
     assert trained_classifiers(model)["pos"] == snapshot / "classifiers" / "pos"
     with pytest.raises(CtrlgenError, match="is the hub's copy; download"):
         card_path(model)
-    assert places(model, "lm")[0] == tmp_path / "own/ctrlgen/lm/models--some--model/0123"
-    assert places(model, "baselines")[0] == tmp_path / "own/ctrlgen/baselines/models--some--model/0123"
+    assert directories_of(model, "lm")[0] == tmp_path / "own/ctrlgen/lm/models--some--model/0123"
+    assert directories_of(model, "baselines")[0] == tmp_path / "own/ctrlgen/baselines/models--some--model/0123"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ctrlgen.checkpoint import CONFIG, places, read_config
+from ctrlgen.checkpoint import CONFIG, directories_of, read_config
 from ctrlgen.controls.classifier import Asks
 from ctrlgen.controls.language import Control
 from ctrlgen.controls.registry import trained_classifiers
@@ -94,7 +94,7 @@ def baseline_directory(lm: LanguageModel, name: str, corpus: Corpus, config: Any
         described = read_config(path / CONFIG)
         digest.update(json.dumps([described.get(key) for key in LEARNED_FROM], sort_keys=True).encode())
     digest.update(json.dumps([sorted(generator.controls.names()), corpus.texts]).encode())
-    return places(generator.model, "baselines")[0] / f"{name}-{digest.hexdigest()[:12]}"
+    return directories_of(generator.model, "baselines")[0] / f"{name}-{digest.hexdigest()[:12]}"
 
 
 def unwatched(events: Iterable[Progress]) -> None:
