@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from toy_grammar import toy_sentences
 
 from ctrlgen.checkpoint import DiffusionConfig, from_pretrained
+from ctrlgen.controls.registry import trained_classifiers
 from ctrlgen.diffusion.denoiser import ModelConfig
 from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.generation.generator import Generator, sample_texts
@@ -600,11 +601,28 @@ def test_a_model_opens_its_vocabulary_and_keeps_its_texts(toy_model: Path, toy_d
         before.request(["words: Zorblax"])
 
 
-def test_pieces_alone_need_a_tied_output(toy_model: Path, toy_data: Path) -> None:
+def test_the_network_alone_goes_on_and_its_classifiers_come_along(
+    toy_model: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    recipe = opened_recipe(toy_model, toy_data)
+    run(recipe, tmp_path / "open")
+    training = dataclasses.replace(recipe.training, init=str(tmp_path / "open"), learn="network", own_dropout=0.0)
+    run(dataclasses.replace(recipe, training=training), tmp_path / "on")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("open", "on"))
+    of_words = [name for name in before if name.endswith(("words.own", "words.pieces"))]
+    assert len(of_words) == 2
+    assert all(torch.equal(before[name], after[name]) for name in of_words)
+    assert any(not torch.equal(before[name], after[name]) for name in before if "blocks" in name)
+    assert trained_classifiers(from_pretrained(str(tmp_path / "on"))).keys() == {"pos"}
+
+
+def test_parts_of_a_model_alone_need_a_tied_output(toy_model: Path, toy_data: Path) -> None:
     recipe = opened_recipe(toy_model, toy_data)
     full = dataclasses.replace(recipe.model, output="full", output_dim=0, pieces=0)
-    with pytest.raises(UsageError, match="tied"):
-        DenoisingTask(dataclasses.replace(recipe, model=full))
+    for learn in ("pieces", "network"):
+        training = dataclasses.replace(recipe.training, learn=learn)
+        with pytest.raises(UsageError, match=f'learn = "{learn}" needs .* "tied"'):
+            DenoisingTask(dataclasses.replace(recipe, model=full, training=training))
 
 
 def test_a_run_that_learns_pieces_continues_bit_for_bit(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
