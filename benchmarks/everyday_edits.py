@@ -1,6 +1,8 @@
 """How a model edits everyday sentences, each under one changed control.
 
-python benchmarks/everyday_edits.py [--model english]
+    python benchmarks/everyday_edits.py [--model english]
+
+Prints each edit with the share of the words that it kept and whether it obeys, then the means.
 """
 
 import argparse

@@ -256,7 +256,8 @@ class Controls:
         names, (kinds, broken) = self._described, installed()
         name = name_of(written, names)
         if name is None:
-            known, hint = listed(sorted(self.names()), 30), did_you_mean(written, self.names())
+            usable = self.names()
+            known, hint = listed(sorted(usable), 30), did_you_mean(written, usable)
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)

@@ -49,9 +49,9 @@ class Batch(Generic[J]):
             impossible = self.impossible(controls) if negated else None
             automata = automata_of(controls)
             weight = said.weight * own
-            counts = [len(control.classifier.parts_of(target)) for target in targets]
-            parts = torch.tensor(counts, device=self.model.device)
-            terms.append(Term(control.classifier, encoded, weight, negated, said.window, impossible, automata, parts))
+            terms.append(
+                Term(control.classifier, encoded, weight, negated, said.window, impossible, automata, tuple(targets))
+            )
         return terms
 
     def impossible(self, controls: Sequence[Control]) -> Tensor | None:

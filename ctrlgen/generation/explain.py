@@ -106,7 +106,7 @@ def explain_batch(
     others = list(batch.terms)
     targets = [part.target for part in failed]
     encoded = encode(others[position].classifier, targets, batch.text_sizes, batch.model.device)
-    term = replace(others.pop(position), encoded=encoded)
+    term = replace(others.pop(position), encoded=encoded, targets=tuple(targets))
     clean = batch.reader.clean(batch.fill(texts), batch.lengths)
     explanations = [
         Explanation(part.detail, p, negated=part.controls[position].statement.negated)

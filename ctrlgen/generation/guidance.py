@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +46,19 @@ class Term:
     window: tuple[float, float] = (0.0, 1.0)
     impossible: Tensor | None = None  # bool (B,): rows whose length rules the control out; only of a negated one
     automata: tuple[Automaton, ...] | None = None  # one a row, where the control is a matter of the words alone
-    parts: Tensor | None = None  # (B,): of how many parts each target is; None where each is one
+    targets: tuple[Any, ...] = ()  # what is encoded, one a row
 
     def rows(self, rows: Tensor) -> Term:
         """The term of these rows (M,) of its batch."""
         impossible = None if self.impossible is None else self.impossible[rows]
         automata = None if self.automata is None else tuple(self.automata[row] for row in rows.tolist())
-        parts, encoded = None if self.parts is None else self.parts[rows], take_rows(self.encoded, rows)
-        return replace(self, encoded=encoded, impossible=impossible, automata=automata, parts=parts)
+        targets, encoded = tuple(self.targets[row] for row in rows.tolist()), take_rows(self.encoded, rows)
+        return replace(self, encoded=encoded, impossible=impossible, automata=automata, targets=targets)
+
+    @property
+    def parts(self) -> Tensor:
+        """Of how many parts each target is. (B,)"""
+        return torch.tensor([len(self.classifier.parts_of(target)) for target in self.targets])
 
     def log_prob(self, denoised: Denoised) -> Tensor:
         """log p(c | x_t), or log(1 - p) if negated, without the weight. -> (B,)"""
@@ -235,7 +241,7 @@ def published_loss(
     """
     control = torch.zeros_like(offset[:, 0, 0])  # (B,)
     for term in terms:
-        mean = term.log_prob(denoised) / (1 if term.parts is None else term.parts)
+        mean = term.log_prob(denoised) / term.parts.to(control.device)
         control = control + term.weight * mean
     fluency = max(term.classifier.published_fluency for term in terms)
     return fluency * offset.square().sum() / variance.sqrt() - control.sum()
