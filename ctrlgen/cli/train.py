@@ -38,7 +38,7 @@ def train(
     log_with: Annotated[str | None, typer.Option(help="A tracker that accelerate knows, e.g. tensorboard.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a diffusion language model on your texts.
+    """Train a language model on your texts.
 
     Without a recipe its sizes and steps follow from your data, or from --minutes; OUT/recipe.toml keeps them.
 

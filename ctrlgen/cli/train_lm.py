@@ -33,7 +33,10 @@ def train_lm(
     force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a small autoregressive language model of the model's words, which says what a text costs.
+    """Train the measure of a model's costs.
+
+    It is a small autoregressive language model of the model's words, which says what a text costs and which words are
+    slips.
 
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """
