@@ -40,7 +40,8 @@ def train(
 ) -> None:
     """Train a language model on your texts.
 
-    Without a recipe its sizes and steps follow from your data, or from --minutes; OUT/recipe.toml keeps them.
+    It is a Diffusion-LM. Without a recipe its sizes and steps follow from your data, or from --minutes;
+    OUT/recipe.toml keeps them.
 
     Example: ctrlgen train --data mine.csv --text-column text --label-column sentiment --minutes 20 --out mine
     """
