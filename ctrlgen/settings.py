@@ -26,6 +26,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1000.0
 MOST_SAMPLES = 1_000_000  # of one request
 REDRAWS_OF_EQUALS = 10  # of a text that an earlier one of its request equals
 MAX_SEED = 2**62  # a greater one would leave no room for the seeds of candidates
+KEEPING, STEERING, DENOISING = "Which texts to keep, and what to say of them", "How to steer", "How to denoise"
 STRENGTHS = {"gradient": 8.0, "exact": 1.0, "paper": 1.0, "published": 1.0}  # of guidance, unless another is given
 
 
@@ -39,13 +40,15 @@ def setting(
     measured: bool = True,
     edits: bool = True,
     rejects: str = "",
+    keeps: bool = False,
 ) -> Any:
     """A field that is a setting. `name` is what users call it, if not as the field. Not `measured`: no part of `eval`,
     since an oracle would choose the texts that it judges, or since it changes no text. `edits`: whether edits know it.
-    `rejects`: what the texts are that it leaves out, in words.
+    `rejects`: what the texts are that it leaves out, in words. `keeps`: it chooses among finished texts,
+    though `measured`.
     """
     extra = {"help": help, "least": least, "most": most, "name": name, "measured": measured, "edits": edits}
-    return field(default=default, metadata=extra | {"rejects": rejects})
+    return field(default=default, metadata=extra | {"rejects": rejects, "keeps": keeps})
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,12 @@ class Settings:
     )
     clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     guidance: Guidance = field(default_factory=Guidance)
-    candidates: int = setting(1, "Draw this many, keep the best by the model's score.", 1, 10_000)
-    select: Selection = setting("score", "How to choose among candidates.", edits=False)
+    candidates: int = setting(
+        1, "Write so many drafts of each text and keep the one with the best score.", 1, 10_000, keeps=True
+    )
+    select: Selection = setting(
+        "score", "How to choose among candidates: mbr is by likeness to the others.", edits=False, keeps=True
+    )
     scorer: Scorer | None = None  # of Python and `--scorer` alone, since it is code
     particles: int = setting(
         8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False, edits=False
@@ -174,7 +181,7 @@ class Settings:
     )
     confidence: float | None = setting(
         None,
-        "Return only texts whose score says that they obey: at least this share of those returned, 0.95 say.",
+        "Return only texts that score so high that at least this share of them obeys, such as 0.9.",
         0.01,
         0.999,
         measured=False,
@@ -182,7 +189,10 @@ class Settings:
         rejects="not sure enough",
     )
     explain: bool = setting(
-        False, "Of each part that failed: when it was lost, and to which other control.", measured=False, edits=False
+        False,
+        "Say when each part that failed was lost, and to which other control.",
+        measured=False,
+        edits=False,
     )
 
     def __post_init__(self) -> None:
@@ -221,6 +231,12 @@ class Setting:
     measured: bool
     edits: bool
     rejects: str
+    keeps: bool
+
+    @property
+    def heading(self) -> str:
+        """Under which heading of a list it stands."""
+        return STEERING if self.of_guidance else KEEPING if self.keeps or not self.measured else DENOISING
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -277,7 +293,7 @@ def settings_of(owner: type) -> dict[str, Setting]:
     found = [
         Setting(
             of.metadata["name"] or of.name, of.name, owner is Guidance, types[of.name], of.default,
-            *(of.metadata[key] for key in ("help", "least", "most", "measured", "edits", "rejects")),
+            *(of.metadata[key] for key in ("help", "least", "most", "measured", "edits", "rejects", "keeps")),
         )
         for of in dataclasses.fields(owner)
         if of.metadata

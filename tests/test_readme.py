@@ -1,4 +1,5 @@
-"""The commands of the README run as they stand, on data made here; only steps and samples are fewer."""
+"""The commands of the README, and of the pages that it leads to first, run as they stand, on data made here; only steps
+and samples are fewer."""
 
 from __future__ import annotations
 
@@ -14,14 +15,26 @@ import pytest
 
 from ctrlgen.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-COMMANDS = [re.sub(r"\s{2,}#.*", "", line.strip()) for line in re.findall(r"^    ctrlgen .*$", README, re.MULTILINE)]
+ROOT = Path(__file__).parents[1]
 SERVES = ("demo", "--ray")  # a page and a cluster have tests of their own
-OWN_MODEL = README.index("## Your own model")
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands(text: str) -> list[str]:
+    """The commands that stand in lines of their own, without comments."""
+    return [re.sub(r"\s{2,}#.*", "", line.strip()) for line in re.findall(r"^    ctrlgen .*$", text, re.MULTILINE)]
+
+
+ASKED, TRAINED = page("README.md").split("## Your own model")
 ASKING = [
-    command for command in COMMANDS if README.index(command) < OWN_MODEL and not any(s in command for s in SERVES)
+    command
+    for command in dict.fromkeys(commands(ASKED) + commands(page("docs/generating.md")))
+    if not any(one in command for one in SERVES)
 ]
-TRAINING = [c for c in COMMANDS if README.index(c) >= OWN_MODEL]
+OWN_DATA = page("docs/your-own-data.md").split("## More controls")[1].split("## More labelled texts")[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(
             {"human_reference": " ".join(words), "meaning_representation": meaning, "tree": tree, "price": price}
         )
-    shutil.copytree(Path(__file__).parents[1] / "examples", place / "examples")
+    shutil.copytree(ROOT / "examples", place / "examples")
     (place / "e2e" / "trees").mkdir(parents=True)
     for file in ("e2e/train.jsonl", "e2e/test.jsonl", "e2e/trees/test.jsonl", "trees.jsonl"):
         (place / file).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
@@ -71,14 +84,24 @@ def test_what_can_be_asked_for(
     assert capsys.readouterr().out.strip()
 
 
-def test_a_model_of_ones_own(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", [TRAINED, OWN_DATA], ids=["README.md", "your-own-data.md"])
+def test_a_model_of_ones_own(
+    text: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the order in which they stand, each with what those before have made."""
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
-    for command in TRAINING:
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for command in commands(text):
         if command.startswith("ctrlgen eval"):
             run(command, "--limit", "4", "--steps", "4")
         else:
-            run(re.sub(r" --steps \d+", "", command), "--steps", "4")
-    assert (place / "report" / "report.html").exists()
+            run(re.sub(r" --(steps|minutes) \d+", "", command), "--steps", "4")
+    assert (tmp_path / "report" / "report.html").exists() == ("ctrlgen eval" in text)
     assert capsys.readouterr().out.strip()
+
+
+def test_commands_are_read() -> None:
+    assert len(ASKING) > 20
+    assert len(commands(TRAINED)) > 4
+    assert len(commands(OWN_DATA)) > 7

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -37,28 +38,38 @@ OK, FAILURE, USAGE, UNSUCCESSFUL, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="ctrlgen",
-    help="Write text under control: a diffusion language model steered by attribute classifiers.",
+    help="Write text under control: a diffusion language model steered by attribute classifiers.\n\n"
+    'Begin with: ctrlgen generate -c "food: Italian" -n 3',
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate.generate)
-app.command("import")(import_.import_)
-app.command("infill")(infill.infill)
-app.command("edit")(edit.edit)
-app.command("write")(write.write)
-app.command("recipe")(recipe.recipe)
-app.command("similar")(similar.similar)
-app.command("train")(train.train)
-app.command("augment")(augment.augment)
-app.command("train-classifier")(train_classifier.train_classifier)
-app.command("train-lm")(train_lm.train_lm)
-app.command("eval")(evaluate.evaluate)
-app.command("controls")(controls.controls)
-app.command("validate")(validate.validate)
-app.command("demo")(demo.demo)
-for registered in app.registered_commands:
-    registered.cls = Command
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {  # by the headings of the help
+    "Write texts": {
+        "generate": generate.generate,
+        "infill": infill.infill,
+        "edit": edit.edit,
+        "write": write.write,
+        "demo": demo.demo,
+    },
+    "See what there is, and check": {
+        "controls": controls.controls,
+        "validate": validate.validate,
+        "eval": evaluate.evaluate,
+        "similar": similar.similar,
+    },
+    "Make a model of your own": {
+        "train": train.train,
+        "train-classifier": train_classifier.train_classifier,
+        "train-lm": train_lm.train_lm,
+        "augment": augment.augment,
+        "recipe": recipe.recipe,
+        "import": import_.import_,
+    },
+}
+for heading, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, cls=Command, rich_help_panel=heading)(command)
 
 
 def show_version(asked: bool) -> None:
@@ -117,7 +128,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def missing_option(message: str) -> str:
     """What to write where a control was given without its option."""
     found = re.search(r"unexpected extra argument\S* \((.*:.*)\)", message)
-    return f' Controls are given with -c: -c "{found[1]}"' if found else ""
+    return f'. Controls are given with -c: -c "{found[1]}"' if found else ""
 
 
 def end_as_interrupted() -> None:

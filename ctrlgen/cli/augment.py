@@ -32,7 +32,9 @@ def augment(
     seed: Annotated[int, typer.Option(help="Seed of the texts.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write new labelled texts: as many for each label, no copies of yours, the worst left out.
+    """Write more labelled texts.
+
+    There are as many for each label, and no copies of yours; the worst are left out.
 
     Twice as many are drawn as are kept. A run that was stopped goes on with the same command.
 

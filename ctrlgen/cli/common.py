@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A bundled model, a directory or a hub id.", show_default=True)
+    str, typer.Option("--model", "-m", help="e2e, english, a directory or a hub id.", show_default=True)
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

@@ -19,7 +19,9 @@ def controls(
     model: ModelOption = "e2e",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False,
 ) -> None:
-    """List the installed controls: syntax, an example, what checks it, and whether this model has it.
+    """List what a model can be asked for.
+
+    Each control has its syntax, an example and what checks it. With a name, the values of one control are listed.
 
     Example: ctrlgen controls food
     """

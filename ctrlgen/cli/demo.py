@@ -18,7 +18,9 @@ def demo(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: the first free one from 7860]")] = None,
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
 ) -> None:
-    """Try controls in a browser: the page is served from this machine. Needs the extra `demo`.
+    """Try controls in a browser.
+
+    The page is served from this machine. Needs the extra `demo`.
 
     Example: ctrlgen demo --port 8000 --no-browser
     """

@@ -37,7 +37,9 @@ def edit(
     text_column: Annotated[str | None, typer.Option(help="The column of --data that holds the texts.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Words that must stay as they are. Repeat for more.")] = None,
 ) -> None:
-    """Change a text as little as its controls ask. What already obeys is given back as it is.
+    """Change a text as little as its controls ask.
+
+    A text that already obeys is given back as it is.
 
     Example: ctrlgen edit "Cocum is a cheap pub by the river." -c "food: Italian"
     """

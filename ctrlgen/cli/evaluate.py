@@ -76,7 +76,9 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines, one row of figures each.")] = False,
 ) -> None:
-    """Measure a model: control success by oracles that guided nothing, and fluency, always beside human text.
+    """Measure control success and fluency.
+
+    Oracles that guided nothing judge the texts; human texts of the same targets stand beside them.
 
     Example: ctrlgen eval --model e2e --suite pos --data e2e/test.jsonl --limit 50
     """

@@ -45,9 +45,9 @@ def generate(
         typer.Option(help="CONTROL=PERCENT%: so many of the -n texts have it, the others not. Repeat for more."),
     ] = None,
 ) -> None:
-    """Sample texts that obey controls.
+    """Write texts that obey controls.
 
-    Example: ctrlgen generate --control "pos: DT NN VBZ DT JJ NN IN NNP NNP ." -n 4
+    Example: ctrlgen generate -c "pos: DET NOUN AUX ADJ PUNCT" -c "food: Italian" -n 4
     """
     if share:
         if batch is not None:

@@ -21,7 +21,9 @@ def import_(
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace a model in --out.")] = False,
 ) -> None:
-    """Read a published Diffusion-LM checkpoint into a model that every other command takes.
+    """Read a published Diffusion-LM checkpoint.
+
+    It becomes a model that every other command takes.
 
     Example: ctrlgen import diffusion_models/diff_e2e --out original
     """

@@ -26,7 +26,9 @@ def infill(
         str, typer.Argument(help="A text with blanks: ___ any number of words, ___{4} four, ___{3-6} three to six.")
     ],
 ) -> None:
-    """Fill the blanks of a text, under controls if you like. The words you give are never changed.
+    """Fill the blanks of a text.
+
+    The words that you give are never changed. Controls may ask for more.
 
     Example: ctrlgen infill "The Vaults ___ near Café Adriatic ." -n 4
     """

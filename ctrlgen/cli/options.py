@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ctrlgen.settings import SETTINGS, Setting, Settings, Window, change
+from ctrlgen.settings import DENOISING, KEEPING, SETTINGS, STEERING, Setting, Settings, Window, change
 
-PANEL = "How to sample"
+HEADINGS = (KEEPING, STEERING, DENOISING)  # in the order in which help shows them
 
 
 def with_settings(
     known: Callable[[Setting], bool] = lambda one: True,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Of a command whose first argument is `settings`, the command that has an option for each that it knows."""
-    chosen = [one for one in SETTINGS.values() if known(one)]
+    chosen = sorted(filter(known, SETTINGS.values()), key=lambda one: HEADINGS.index(one.heading))
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -64,5 +64,5 @@ def option(one: Setting) -> Any:
         min=one.least if one.number is not None else None,
         max=one.most if one.number is not None else None,
         help=one.help,
-        rich_help_panel=PANEL,
+        rich_help_panel=one.heading,
     )

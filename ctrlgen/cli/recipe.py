@@ -8,7 +8,9 @@ import typer
 
 
 def recipe(name: Annotated[str, typer.Argument(help="small, base, further, english, e2e, …")] = "small") -> None:
-    """Print a recipe with a word on every key, to edit.
+    """Print a recipe for training, to edit.
+
+    It says what every key is for.
 
     Example: ctrlgen recipe small > mine.toml
     """

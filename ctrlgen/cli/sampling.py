@@ -19,7 +19,7 @@ from ctrlgen.cli.options import with_settings
 from ctrlgen.cli.telling import Forecast, waiting
 from ctrlgen.controls.oracles import start_oracles
 from ctrlgen.files import to_json
-from ctrlgen.settings import MAX_SEED, MOST_SAMPLES, SETTINGS, Setting, Settings
+from ctrlgen.settings import MOST_SAMPLES, SETTINGS, Setting, Settings, check_counts
 
 if TYPE_CHECKING:
     from ctrlgen.generation.generator import Generator
@@ -29,25 +29,37 @@ BATCH_WINDOW = 64  # requests answered at a time, so that long inputs stream
 UNSUCCESSFUL = 3
 
 
+def check_seed(seed: int) -> int:
+    """The seed, where it is not too large: its bounds would fill a page of help."""
+    check_counts(1, seed)
+    return seed
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """The options of every command that samples."""
 
     control: Annotated[
         list[str] | None,
-        typer.Option("--control", "-c", help='What to ask for, e.g. "pos: DET NOUN VERB ...". Repeat for more.'),
+        typer.Option(
+            "--control",
+            "-c",
+            help='What to ask for, e.g. "food: Italian"; `ctrlgen controls` lists all. Repeat for more.',
+        ),
     ] = None
-    n: Annotated[int, typer.Option("-n", "--number", min=1, max=MOST_SAMPLES, help="How many samples.")] = 1
+    n: Annotated[int, typer.Option("-n", "--number", min=1, max=MOST_SAMPLES, help="How many texts.")] = 1
     model: ModelOption = "e2e"
-    seed: Annotated[int, typer.Option(min=-MAX_SEED, max=MAX_SEED, help="Sample i has seed SEED + i.")] = 0
+    seed: Annotated[int, typer.Option(callback=check_seed, help="Text i has seed SEED + i.")] = 0
     device: DeviceOption = "auto"
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False
     out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None
-    require_success: Annotated[bool, typer.Option(help="Exit with 3 if any control failed.")] = False
+    require_success: Annotated[bool, typer.Option("--require-success", help="Exit with 3 if any control failed.")] = (
+        False
+    )
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="MODULE:FUNCTION (texts to numbers) or hf:MODEL=LABEL: by what texts should score high. Runs its code."
+            help="Steer by any function: MODULE:FUNCTION (texts to numbers) or hf:MODEL=LABEL. Runs its code."
         ),
     ] = None
 

@@ -24,11 +24,13 @@ def similar(
     out: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Search texts by what they say: the nearest first, with the cosine of their codes. Every text is compared.
+    """Search texts by what they say.
+
+    Every text is compared; the nearest come first, with the cosine of their codes.
 
     The codes are those of a `means` classifier, which no bundled model has: run `ctrlgen train-classifier means` first.
 
-    Example: ctrlgen similar "A cheap pub by the river." --data e2e/test.jsonl
+    Example: ctrlgen similar "A cheap pub by the river." --model my-model --data texts.jsonl
     """
     from ctrlgen.checkpoint import from_pretrained
     from ctrlgen.controls.registry import Controls

@@ -38,9 +38,10 @@ def train(
     log_with: Annotated[str | None, typer.Option(help="A tracker that accelerate knows, e.g. tensorboard.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a diffusion language model on your texts.
+    """Train a language model on your texts.
 
-    Without a recipe its sizes and steps follow from your data, or from --minutes; OUT/recipe.toml keeps them.
+    It is a Diffusion-LM. Without a recipe its sizes and steps follow from your data, or from --minutes;
+    OUT/recipe.toml keeps them.
 
     Example: ctrlgen train --data mine.csv --text-column text --label-column sentiment --minutes 20 --out mine
     """

@@ -37,7 +37,9 @@ def train_classifier(
     force: Annotated[bool, typer.Option(help="Replace a classifier of that name.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train an attribute classifier on noised texts over the frozen denoiser, and print its accuracy by noise level.
+    """Train a control for a model.
+
+    It is an attribute classifier of noised texts over the frozen denoiser; its accuracy by noise level is printed.
 
     Example: ctrlgen train-classifier pos --model my-model --data train.jsonl
     """

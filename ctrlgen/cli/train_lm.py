@@ -33,7 +33,9 @@ def train_lm(
     force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a small autoregressive language model of the model's words, which says what a text costs.
+    """Train a language model to measure costs.
+
+    It is small and autoregressive, knows the model's words, and says what a text costs and which words are slips.
 
     Example: ctrlgen train-lm --model my-model --data train.jsonl
     """

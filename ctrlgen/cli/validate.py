@@ -34,7 +34,9 @@ def validate(
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Of data: the column that holds the text.")] = None,
 ) -> None:
-    """Check a file before it costs hours: every mistake is named, and nothing is trained or sampled.
+    """Check a file before it costs hours.
+
+    Every mistake is named, and nothing is trained or sampled.
 
     Example: ctrlgen validate requests.jsonl --model e2e
     """

@@ -36,7 +36,9 @@ def write(
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="The column of --corpus that holds the texts.")] = None,
 ) -> None:
-    """Write a text to a plan: each sentence under its own controls, after the ones before it.
+    """Write several sentences to a plan.
+
+    Each sentence has its own controls, and is written after the ones before it.
 
     The text goes to standard output, a table of its sentences with their verdicts to standard error.
 

@@ -90,6 +90,15 @@ def answered_names(path: Path) -> list[str]:
     return names
 
 
+def known_elsewhere(model: DiffusionLM, written: str) -> str:
+    """Which bundled model has a control of this name, for an error of one that lacks it; nothing where none has."""
+    for name, directory in bundled_models().items():
+        configs = directory.glob(f"classifiers/[!.]*/{CONFIG}") if directory != model.directory else ()
+        if any(fold(written) == fold(known) for path in configs for known in answered_names(path)):
+            return f" The bundled model {name} knows it: -m {name}"
+    return ""
+
+
 def weights_fingerprint(model: DiffusionLM) -> str:
     """Identifies the weights that a classifier was trained on."""
     if model.directory is None:
@@ -257,7 +266,10 @@ class Controls:
         name = name_of(written, names)
         if name is None:
             usable = self.names()
-            known, hint = listed(sorted(usable), 30), did_you_mean(written, usable)
+            known, hint = (
+                listed(sorted(usable), 30),
+                known_elsewhere(self.model, written) or did_you_mean(written, usable),
+            )
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)

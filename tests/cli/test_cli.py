@@ -110,13 +110,28 @@ def test_what_import_offers() -> None:
         _ = ctrlgen.nothing
 
 
-@pytest.mark.parametrize(
-    "command", ["generate", "infill", "import", "train", "train-classifier", "train-lm", "eval", "controls", "demo"]
+COMMANDS = set(
+    "generate infill edit write demo controls validate eval similar train train-classifier train-lm augment recipe "
+    "import".split()
 )
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_help(ctrlgen: Run, command: str) -> None:
     outcome = ctrlgen(command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert f"ctrlgen {command}" in outcome.out
+
+
+def test_help_lists_every_command_with_a_whole_sentence(ctrlgen: Run) -> None:
+    """And `generate --help` what a newcomer needs before how x_t is denoised."""
+    lines = [line.strip("│ ") for line in ctrlgen("--help").out.splitlines() if line.startswith("│")]
+    said = {line.split()[0]: line for line in lines if line.split() and line.split()[0] in COMMANDS}
+    assert set(said) == COMMANDS
+    assert all(line.endswith(".") for line in said.values())
+    shown = ctrlgen("generate", "--help").out
+    places = [shown.index(option) for option in ("--control", "--until-success", "--strength", "--steps")]
+    assert places == sorted(places)
 
 
 def test_without_arguments_there_is_help(ctrlgen: Run) -> None:
@@ -569,7 +584,8 @@ TEACH = "train-classifier pos -m $place/model --force --data"
         ("infill -m $place/model -c", "pos: DET", 2, ["template"]),
         ("controls -m", "$place/nowhere", 1, ["$place/nowhere"]),
         ("generat", "-n", 2, ["generat"]),
-        (GENERATE, "food: Italian", 2, ['Controls are given with -c: -c "food: Italian"']),
+        (GENERATE, "food: Italian", 2, ['(food: Italian). Controls are given with -c: -c "food: Italian"']),
+        (GENERATE, "--seed=-9999999999999999999", 2, ["the seed must be at most 4611686018427387904"]),
         ("train --out", "$place/new", 2, ["recipe", "--data"]),
         ("train", "$place/good.toml", 2, ["--out"]),
         ("train $place/key.toml --out", "$place/new", 2, ["[training]", "'step'", "Did you mean steps?"]),

@@ -205,6 +205,13 @@ def test_unknown_controls_suggest_the_nearest(generator: Generator, written: str
     assert str(raised.value).endswith("Did you mean pos?")
 
 
+def test_a_control_of_another_bundled_model_is_told(generator: Generator) -> None:
+    with pytest.raises(UsageError, match=r"unknown control 'Mood': .* The bundled model english knows it: -m english$"):
+        generator.request(["Mood: question"])
+    with pytest.raises(UsageError, match=r"The bundled model e2e knows it: -m e2e$"):
+        generator.request(["customer-rating: high"])
+
+
 def test_each_classifier_is_loaded_once(toy_model: Path) -> None:
     controls = Controls(from_pretrained(str(toy_model)))
     assert controls.classifier("pos") is controls.classifier("POS")
