@@ -183,12 +183,12 @@ class Pos(TrainedClassifier):
         return " ".join(str(line["pos"][place]) for place in inside) if "pos" in line else None
 
     def parts_of(self, target: Pattern) -> list[Pattern]:
-        """A pattern for each tag."""
+        """A pattern for each tag; the whole where every tag is open."""
         return [
             Pattern((*(ANY,) * place, tag), target.tagset, open_end=True)
             for place, tag in enumerate(target.tags)
             if tag != ANY
-        ]
+        ] or [target]
 
     def contradiction(self, target: Pattern, other: Classifier, others_target: Any) -> str | None:
         return target.clash(others_target) if isinstance(other, Pos) else None
