@@ -170,6 +170,16 @@ def test_a_label_that_its_text_contradicts_is_forgotten(toy: DiffusionLM) -> Non
     assert targets == expected
 
 
+def test_a_text_without_a_label_that_is_left_is_no_example(toy: DiffusionLM) -> None:
+    """A field alone, as `train-classifier field --label-column subject`."""
+    texts = ("the cat sees a dog .", "the cat finds a house .", "the dog finds a house .", "a cat runs .")
+    ids = (1, 1, 2, ABSENT_ID)
+    examples = [Example(toy.tokenizer.encode(text), (id,)) for text, id in zip(texts, ids, strict=True)]
+    left = forget_contradicted(examples, {"subject": [ABSENT, "cat", "dog"]}, toy.tokenizer)
+    assert left == examples[:3]
+    LabelHead([3], len(toy.tokenizer), 1, 4, 8).count(left)
+
+
 def test_a_counterfactual_has_other_values_and_their_labels(toy: DiffusionLM) -> None:
     examples = tied_examples(toy.tokenizer)
     phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)
