@@ -125,7 +125,9 @@ class DenoisingTask:
 
     def __init__(self, recipe: Recipe, show: Show | None = None):
         self.recipe, self.show = recipe, show
-        data, model = recipe.data, recipe.model
+        data, model, learn = recipe.data, recipe.model, recipe.training.learn
+        if learn != "all" and not (self.tied and recipe.training.init):
+            raise UsageError(f'training.learn = "{learn}" needs model.output = "tied" and training.init, to go on from')
         texts, held_out = read_split(data.train, data.validation, data.held_out, data.text_column, data.leave_out)
         sources = data.documents if model.context else []
         documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
@@ -179,8 +181,6 @@ class DenoisingTask:
                 start_from_neighbours(denoiser.words, self.sentences)
         if start is not None:
             take_weights(denoiser, start)
-        if training.learn != "all" and not self.tied:
-            raise UsageError(f'training.learn = "{training.learn}" needs model.output = "tied"')
         if training.learn == "pieces":
             denoiser.requires_grad_(False).words.pieces.requires_grad_(True)
             denoiser.words.fix()

@@ -616,13 +616,16 @@ def test_the_network_alone_goes_on_and_its_classifiers_come_along(
     assert trained_classifiers(from_pretrained(str(tmp_path / "on"))).keys() == {"pos"}
 
 
-def test_parts_of_a_model_alone_need_a_tied_output(toy_model: Path, toy_data: Path) -> None:
-    recipe = opened_recipe(toy_model, toy_data)
+def test_parts_of_a_model_alone_need_a_tied_output_and_a_start(toy_model: Path, tmp_path: Path) -> None:
+    recipe = opened_recipe(toy_model, tmp_path / "never read.jsonl")
     full = dataclasses.replace(recipe.model, output="full", output_dim=0, pieces=0)
     for learn in ("pieces", "network"):
         training = dataclasses.replace(recipe.training, learn=learn)
         with pytest.raises(UsageError, match=f'learn = "{learn}" needs .* "tied"'):
             DenoisingTask(dataclasses.replace(recipe, model=full, training=training))
+        alone = dataclasses.replace(training, init=None)
+        with pytest.raises(UsageError, match=f'learn = "{learn}" needs .* training.init'):
+            DenoisingTask(dataclasses.replace(recipe, training=alone))
 
 
 def test_a_run_that_learns_pieces_continues_bit_for_bit(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
