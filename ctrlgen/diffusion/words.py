@@ -5,9 +5,9 @@
     b_w = log prior_w + own_w + pieces_w              its log-probability before anything is read
 
 pieces_w is the sum over the pieces of the spelling (prefixes, suffixes, three letters in a row, the shape), as in
-Bojanowski et al. 2017, eq. 1. A word without an own vector has pieces_w alone, so a word that no training text had
-is of the right kind (Pinter et al. 2017, "Mimicking word embeddings", learn such a vector afterwards; here own_w is
-left out at random in training).
+Bojanowski et al. 2017, section 3.2, divided by the root of their number, so that long words weigh no more than short
+ones. A word without an own vector has pieces_w alone, so a word that no training text had is of the right kind (Pinter
+et al. 2017, "Mimicking word embeddings", learn such a vector afterwards; here own_w is left out at random in training).
 """
 
 from __future__ import annotations
