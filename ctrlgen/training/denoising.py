@@ -132,13 +132,15 @@ class DenoisingTask:
         sources = data.documents if model.context else []
         documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
         start = starting_model(recipe.training.init, asdict(model), recipe.diffusion)
+        everything = [*texts, *chain.from_iterable(documents)]
         if start is None:
-            everything = [*texts, *chain.from_iterable(documents)]
             self.tokenizer = WordTokenizer.train(everything, data.min_count, data.max_vocab)
             if len(self.tokenizer) == len(SPECIAL):
                 raise CtrlgenError(f"{data.train}: no word is seen {data.min_count} times")
         elif self.tied:
-            self.tokenizer = start.tokenizer.grown(texts, data.min_count, max(data.max_vocab, len(start.tokenizer)))
+            self.tokenizer = start.tokenizer.grown(
+                everything, data.min_count, max(data.max_vocab, len(start.tokenizer))
+            )
         else:
             self.tokenizer = start.tokenizer
         self.rare: dict[str, int] = {}  # ids of words that are too rare for the vocabulary, from its size on
