@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctrlgen.diffusion.precision import precise
+
 AFFIX = 4  # letters of the longest prefix and suffix
 MOST_PIECES = 24  # of one word; a longer word keeps its affixes and its first inner pieces
 NO_PIECE = 0  # bucket that fills up a spelling; its vector is zero
@@ -94,7 +96,7 @@ class WordTable(nn.Module):
 
     def log_prior(self) -> Tensor:
         """log p(w) of the vocabulary, as counted. (V,)"""
-        return (self.counts.double() / self.counts.sum()).log().float()
+        return (precise(self.counts) / self.counts.sum()).log().float()
 
     def log_prior_of_new(self) -> float:
         """log p(w) of a word that no training text had: as if seen once."""
