@@ -266,8 +266,10 @@ class Label(TrainedClassifier):
         value = self.written(target)
         if value == ABSENT:
             return []
-        itself = tuple(self.tokenizer.split(value))
-        strongest = self.speaking(target).topk(MOST_TELLING).indices.tolist()
+        itself, speaking = tuple(self.tokenizer.split(value)), self.speaking(target).clone()
+        no_words = [self.tokenizer.pad_id, self.tokenizer.unk_id, *self.tokenizer.opening, *self.tokenizer.closing]
+        speaking[no_words] = -math.inf
+        strongest = speaking.topk(MOST_TELLING).indices.tolist()
         single = [(self.tokenizer.words[id],) for id in strongest]
         return [*([itself] if self.is_said(target) else []), *(word for word in single if word[0] not in itself)]
 

@@ -183,12 +183,12 @@ class Pos(TrainedClassifier):
         return " ".join(str(line["pos"][place]) for place in inside) if "pos" in line else None
 
     def parts_of(self, target: Pattern) -> list[Pattern]:
-        """A pattern for each tag."""
+        """A pattern for each tag; the whole where every tag is open."""
         return [
             Pattern((*(ANY,) * place, tag), target.tagset, open_end=True)
             for place, tag in enumerate(target.tags)
             if tag != ANY
-        ]
+        ] or [target]
 
     def contradiction(self, target: Pattern, other: Classifier, others_target: Any) -> str | None:
         return target.clash(others_target) if isinstance(other, Pos) else None
@@ -233,7 +233,7 @@ def judge(words: Sequence[str], tags: tuple[list[str], list[str]], pattern: Patt
     wrong_length = len(got) < len(pattern.tags) or (len(got) > len(pattern.tags) and not pattern.open_end)
     failed = tuple(i for i, (want, have) in enumerate(zip(pattern.tags, got, strict=False)) if want not in (ANY, have))
     asked = max(1, sum(want != ANY for want in pattern.tags))
-    missing = max(0, len(pattern.tags) - len(got))
+    missing = sum(want != ANY for want in pattern.tags[len(got) :])
     details = [f"position {i + 1} {words[i]!r}: wanted {pattern.tags[i]}, got {got[i]}" for i in failed]
     if wrong_length:
         details.insert(0, f"{len(got)} words instead of {len(pattern.tags)}{' or more' if pattern.open_end else ''}")
@@ -271,7 +271,7 @@ def training_examples(
 def tagged_row(model: DiffusionLM, row: dict[str, Any], text_column: str, column: str) -> Example[Pattern]:
     """A row whose tags are given: a list, or a string of tags separated by spaces, one for each word."""
     words = str(row[text_column]).split()
-    tags = row[column] if isinstance(row[column], list) else str(row[column] or "").split()
+    tags = list(map(str, row[column])) if isinstance(row[column], list) else str(row[column] or "").split()
     if len(tags) != len(words):
         raise CtrlgenError(f"{len(words)} words but {len(tags)} tags in {' '.join(words)[:60]!r}")
     return Example(model.tokenizer.ids(words), parse_pattern(" ".join(tags)))

@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctrlgen.checkpoint import CONFIG, WEIGHTS, read_config, read_weights, write_weights
-from ctrlgen.data.texts import load_data
+from ctrlgen.data.texts import load_rows
 from ctrlgen.directories import replacing
-from ctrlgen.errors import CtrlgenError
+from ctrlgen.errors import CtrlgenError, UsageError
 from ctrlgen.files import write_text
 from ctrlgen.training.batches import LengthBatches
-from ctrlgen.training.heads import Example, hold_out
+from ctrlgen.training.heads import FEWEST_TEXTS, Example, hold_out
 from ctrlgen.training.small import train_small
-from ctrlgen_classifiers.brackets import Bracketing, Constituent, frequent_chains, labelled_f1, read_tree
+from ctrlgen_classifiers.brackets import Bracketing, Constituent, frequent_chains, labelled_f1
 from ctrlgen_classifiers.chart import Labels
 from ctrlgen_classifiers.tetra_tags import Tag, best_sides, constituents_of, tags_of
-from ctrlgen_classifiers.treebank import TREE_COLUMNS
+from ctrlgen_classifiers.treebank import TREE_COLUMNS, trees_in
 
 KIND = "second parser"
 UNKNOWN = 0  # the id of a word that the training trees have once at most
@@ -193,15 +193,20 @@ def agreement(parser: SecondParser, trees: Sequence[Bracketing]) -> float:
 
 
 def read_trees(sources: Sequence[str]) -> list[Bracketing]:
-    """The trees of files or hub ids, once each."""
-    texts: dict[str, None] = {}
+    """The trees of files or hub ids, once each. Raises CtrlgenError where they cannot be read, or are too few."""
+    trees: dict[Bracketing, None] = {}
     for source in sources:
-        data, _ = load_data(source)
+        data = load_rows(source)
         column = next((name for name in TREE_COLUMNS if name in data.column_names), None)
         if column is None:
             raise CtrlgenError(f"{source}: has no column {', '.join(TREE_COLUMNS)}")
-        texts |= dict.fromkeys(filter(None, data[column]))
-    return [read_tree(text) for text in texts]
+        try:
+            trees |= dict.fromkeys(trees_in(data, column))
+        except CtrlgenError as error:
+            raise CtrlgenError(f"{source}: {error}") from error
+    if len(trees) < FEWEST_TEXTS:
+        raise CtrlgenError(f"only {len(trees)} different trees: at least {FEWEST_TEXTS} are needed")
+    return list(trees)
 
 
 def main() -> None:
@@ -211,8 +216,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    trained, measured = train(read_trees(given.trees), given.steps, given.seed)
-    trained.save(given.out, measured)
+    if given.steps < 1:
+        parser.error(f"--steps {given.steps}: must be at least 1")
+    try:
+        trained, measured = train(read_trees(given.trees), given.steps, given.seed)
+        trained.save(given.out, measured)
+    except CtrlgenError as error:
+        parser.exit(2 if isinstance(error, UsageError) else 1, f"{parser.prog}: {error}\n")
     print(f"labelled F1 {measured['f1']:.3f} on {measured['trees']} trees held out; written to {given.out}")
 
 

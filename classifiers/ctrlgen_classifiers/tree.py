@@ -231,14 +231,13 @@ class Tree(TrainedClassifier):
         return open_leaves(str(line["tree"])) if "tree" in line else None
 
     def parts_of(self, target: Syntax) -> list[Syntax]:
-        """Each constituent, each word and each tag alone."""
+        """Each constituent, each word and each tag alone; the whole where a tree has none."""
         constituents = [Syntax((c,)) for c in target.constituents]
         words = [
             Syntax((), words=(*(None,) * place, word)) for place, word in enumerate(target.words) if word is not None
         ]
-        if target.tags is None:
-            return constituents + words
-        return constituents + words + [Syntax((), tags=part) for part in self.tagger().parts_of(target.tags)]
+        tags = [] if target.tags is None else self.tagger().parts_of(target.tags)
+        return [*constituents, *words, *(Syntax((), tags=part) for part in tags)] or [target]
 
     def contradiction(self, target: Syntax, other: Classifier, others_target: Any) -> str | None:
         if isinstance(other, Pos):

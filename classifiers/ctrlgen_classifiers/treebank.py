@@ -22,9 +22,9 @@ NEWLINE = re.compile(r"\([^\s()]+\s*\\?n?\s*\)")
 
 
 def tree_of(row: Mapping[str, Any], words: Sequence[str]) -> tuple[Constituent, ...] | None:
-    """The constituents of the tree that a row of data brings, if it is of these words."""
+    """The constituents of the tree that a row of data brings, if it has a leaf for each of these words."""
     text = next((row[name] for name in TREE_COLUMNS if row.get(name)), None)
-    if text is None:
+    if not isinstance(text, str):
         return None
     tree = read_tree(text)
     return tree.constituents if len(tree.leaves) == len(words) else None
@@ -40,19 +40,23 @@ def training_examples(
     """
     column = column or next((name for name in TREE_COLUMNS if name in data.column_names), TREE_COLUMNS[0])
     find_text_column(data.column_names, column, "the data")
-    trees = []
-    for number, text in enumerate(data[column], start=1):
-        if not isinstance(text, str) or not text.strip():
-            continue
-        try:
-            tree = read_tree(text)
-        except UsageError as error:
-            raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
-        trees.append(tree)
+    trees = trees_in(data, column)
     leaves = [[leaf.word for leaf in tree.leaves] for tree in trees]
     encoded, new_words = training_ids(leaves, model, f"the data, trees of column {column!r}")
     examples = [Example(ids, tree) for ids, tree in zip(encoded, trees, strict=True)]
     return [example for example in examples if len(example.tokens) <= model.config.max_length], new_words
+
+
+def trees_in(data: Dataset, column: str) -> list[Bracketing]:
+    """The trees of a column; rows without one are left out. Raises CtrlgenError, with its row, for a wrong one."""
+    trees = []
+    for number, text in enumerate(data[column], start=1):
+        if isinstance(text, str) and text.strip():
+            try:
+                trees.append(read_tree(text))
+            except UsageError as error:
+                raise CtrlgenError(f"row {number}, column {column!r}: {error}") from error
+    return trees
 
 
 def open_leaves(tree: str) -> str:

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ctrlgen.automata.automaton import MAX_STATES, Automaton, intersect
+from ctrlgen.automata.automaton import MAX_STATES, Automaton, TooLargeError, intersect
 from ctrlgen.checkpoint import DiffusionLM
 from ctrlgen.controls.classifier import Classifier, Verdict
+from ctrlgen.errors import UsageError, shown
 from ctrlgen.text.joining import detokenize
 from ctrlgen_classifiers.patterns.compiling import compile_pattern
 from ctrlgen_classifiers.patterns.syntax import Choice, Node, Parser, Pattern, escape, without_quotes
@@ -53,17 +54,25 @@ class UnseenValue(Words):
 
     def compile(self, target: Wanted) -> Automaton:
         (pattern,) = target.patterns
-        there = compile_pattern(self.around(pattern.node), self.words)
-        if target.avoided:
-            return there.complement()
-        others = self.others(pattern.text)
-        if not others:
-            return there
-        elsewhere = compile_pattern(self.around(Choice(tuple(others.values()))), self.words)
-        return intersect([there, elsewhere.complement()], MAX_STATES)
+        others = {} if target.avoided else self.others(pattern.text)
+        try:
+            there = compile_pattern(self.around(pattern.node), self.words)
+            if target.avoided:
+                return there.complement()
+            if not others:
+                return there
+            elsewhere = compile_pattern(self.around(Choice(tuple(others.values()))), self.words)
+            return intersect([there, elsewhere.complement()], MAX_STATES)
+        except TooLargeError as error:
+            raise UsageError(
+                f"{self.field}: {shown(pattern.text)} is new, and to rule out the {len(others)} values that are known "
+                f"is too much ({error})"
+            ) from None
 
     def contradiction(self, target: Wanted, other: Classifier, others_target: Any) -> str | None:
-        if getattr(other, "name", getattr(other, "field", None)) == self.field and target != others_target:
+        same_field = getattr(other, "name", getattr(other, "field", None)) == self.field
+        avoided = target.avoided or getattr(others_target, "avoided", False)
+        if same_field and not avoided and target != others_target:
             return f"a text has one {self.field}"
         return super().contradiction(target, other, others_target)
 

@@ -42,7 +42,7 @@ def draw_path(logits: Tensor, automaton: Automaton, temperature: float, rng: tor
 
 def read_off(logits: Tensor, automaton: Automaton, join: np.ufunc, choose: Callable[[Floats], int]) -> list[int] | None:
     """`join` makes one value of those of all ways on; `choose` takes one of them, given their values."""
-    x = logits.double().cpu().numpy()
+    x = logits.cpu().numpy().astype(np.float64)  # on the CPU, for not every device has them
     scores = of_letters(x, automaton, join)
     ahead = values_ahead(scores, automaton, join)
     if ahead[0][0] == -np.inf:

@@ -176,7 +176,7 @@ def classifier_directory(model: DiffusionLM, name: str) -> Path:
 
 
 def take_over_classifiers(earlier: DiffusionLM, directory: Path) -> None:
-    """Copy the classifiers of a model to one in `directory` that is the same function of the words that both know."""
+    """Copy the classifiers of a model to one in `directory` that has the same vectors of the words that both know."""
     fingerprints = weights_fingerprint(earlier), weights_fingerprint(replace(earlier, directory=directory))
     for source in dict.fromkeys(trained_classifiers(earlier).values()):
         config = read_config(source / CONFIG)

@@ -16,7 +16,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctrlgen.data.labels import read_labels
+from ctrlgen.data.labels import label_key, read_labels
 from ctrlgen.data.tables import COMPRESSIONS, STANDARD_INPUT, kind_of, read_table
 from ctrlgen.errors import CtrlgenError, UsageError, did_you_mean, listed
 from ctrlgen.files import is_path
@@ -137,8 +137,8 @@ def remaining(data: Dataset, leave_out: Mapping[str, Sequence[str]] | None) -> D
     for column, values in (leave_out or {}).items():
         if column not in data.column_names:
             raise UsageError(f"leave_out: the data has no column {column!r}; columns: {listed(data.column_names)}")
-        kept = [index for index, value in enumerate(read_labels(data, column)) if value not in values]
-        data = data.select(kept)
+        named = {label_key(value) for value in values}
+        data = data.select([i for i, value in enumerate(read_labels(data, column)) if label_key(value) not in named])
     return data
 
 

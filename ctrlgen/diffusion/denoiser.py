@@ -141,7 +141,7 @@ class Context(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """p(w | x_t) for every position. Called as denoiser(x_t, log_snr, self_condition, clean)."""
+    """p(w | x_t) for every position. Called as denoiser(x_t, log_snr, self_condition, clean, lengths, context)."""
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()

@@ -16,7 +16,7 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
     if torch.device(device).type == "cpu":
         return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device) -> torch.autocast:

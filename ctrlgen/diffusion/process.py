@@ -48,7 +48,7 @@ def gaussian_kl(mean_1: Tensor, variance_1: Tensor, mean_2: Tensor, variance_2: 
 class Noise:
     """All that is random in one training batch, drawn for the whole batch so that shards agree."""
 
-    t: Tensor  # (B,) in [0, 1)
+    t: Tensor  # (B,) in [0, 1), of discrete times in (0, 1]
     eps: Tensor  # (B, n, d)
     eps_0: Tensor  # (B, n, d), the embedding step's own noise (mse objective)
     clean: Tensor  # (B, n) positions given without noise

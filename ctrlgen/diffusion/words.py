@@ -5,9 +5,9 @@
     b_w = log prior_w + own_w + pieces_w              its log-probability before anything is read
 
 pieces_w is the sum over the pieces of the spelling (prefixes, suffixes, three letters in a row, the shape), as in
-Bojanowski et al. 2017, eq. 1. A word without an own vector has pieces_w alone, so a word that no training text had
-is of the right kind (Pinter et al. 2017, "Mimicking word embeddings", learn such a vector afterwards; here own_w is
-left out at random in training).
+Bojanowski et al. 2017, section 3.2, divided by the root of their number, so that long words weigh no more than short
+ones. A word without an own vector has pieces_w alone, so a word that no training text had is of the right kind (Pinter
+et al. 2017, "Mimicking word embeddings", learn such a vector afterwards; here own_w is left out at random in training).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ctrlgen.diffusion.precision import precise
 
 AFFIX = 4  # letters of the longest prefix and suffix
 MOST_PIECES = 24  # of one word; a longer word keeps its affixes and its first inner pieces
@@ -94,7 +96,7 @@ class WordTable(nn.Module):
 
     def log_prior(self) -> Tensor:
         """log p(w) of the vocabulary, as counted. (V,)"""
-        return (self.counts.double() / self.counts.sum()).log().float()
+        return (precise(self.counts) / self.counts.sum()).log().float()
 
     def log_prior_of_new(self) -> float:
         """log p(w) of a word that no training text had: as if seen once."""

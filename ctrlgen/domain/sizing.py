@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ctrlgen.data.texts import read_split
+from ctrlgen.data.texts import read_texts
 from ctrlgen.errors import UsageError
 from ctrlgen.training.denoising import DenoisingTask, HeadsConfig, Recipe
 from ctrlgen.training.fit import fit
@@ -110,7 +110,7 @@ def quietly() -> Iterator[None]:
 
 
 def extent_of(given: Mapping[str, Any]) -> Extent:
-    texts, _ = read_split(given["data.train"], None, 0.0, given.get("data.text_column"))
+    texts = read_texts(given["data.train"], given.get("data.text_column"))
     return Extent(len(texts), sum(len(text.split()) for text in texts))
 
 

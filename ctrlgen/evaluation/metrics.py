@@ -127,14 +127,14 @@ def share(sums: Sequence[float], weights: Sequence[float]) -> Estimate | None:
 class Calibration:
     """The guide's probability against the oracle's verdict."""
 
-    error: float  # expected calibration error on the second half of the targets
-    temperature: float  # of the log-odds, fitted on the first half
+    error: float  # expected calibration error on every second score
+    temperature: float  # of the log-odds, fitted to the other half
     error_after: float
     bins: list[tuple[float, float, int]]  # mean probability, share of successes, how many
 
 
 def calibrate(scores: Sequence[float], successes: Sequence[bool]) -> Calibration | None:
-    """Guo et al. 2017: expected calibration error, and the temperature that makes the first half likeliest."""
+    """Guo et al. 2017: expected calibration error, and the temperature that makes every other verdict likeliest."""
     p, right = np.clip(np.asarray(scores, dtype=float), 1e-6, 1 - 1e-6), np.asarray(successes, dtype=float)
     if len(p) < 2 * BINS:
         return None

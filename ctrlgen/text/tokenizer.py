@@ -13,7 +13,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -41,6 +41,7 @@ PAD, UNK, END = "<pad>", "<unk>", "<end>"
 SPECIAL = (PAD, UNK, END)
 START = "<start>"  # in front of the texts of imported models
 NEWLINE = "\n"  # imported models may have it as a word, between a text and <end>
+RESERVED = (*SPECIAL, START)  # never learned from texts
 
 SAMPLE = 1000  # texts looked at to see whether they are already split
 GLUED_END = re.compile(r"\w[.,!?](\s|$)")
@@ -109,20 +110,12 @@ class WordTokenizer:
         if truecase is None:
             truecase = not apart and begin_with_capitals(texts)
         find = None if apart else splitter(PATTERN)
-        inside, first = Counter[str](), Counter[str]()  # how often words stand inside a sentence, and first in one
-        for text in texts:
-            words = composed_words(text) if find is None else [plain(word) for word, _ in find.pre_tokenize_str(text)]
-            starts = sentence_starts(words) if truecase else [False] * len(words)
-            first.update(word for word, start in zip(words, starts, strict=True) if start)
-            inside.update(word for word, start in zip(words, starts, strict=True) if not start)
-        counts = inside.copy()
-        for word, count in first.items():
-            low = lowered(word)
-            counts[low if inside[low] and inside[low] >= inside[word] else word] += count
-        common = sorted(
-            (-count, word) for word, count in counts.items() if count >= min_count and word not in (*SPECIAL, START)
-        )
-        words = [*SPECIAL, *(word for _, word in common[: max(0, max_size - len(SPECIAL))])]
+
+        def words_of(text: str) -> list[str]:
+            return composed_words(text) if find is None else [plain(word) for word, _ in find.pre_tokenize_str(text)]
+
+        counts = word_counts(occurrence for text in texts for occurrence in placed(words_of(text), truecase))
+        words = [*SPECIAL, *most_common(counts, min_count)[: max(0, max_size - len(SPECIAL))]]
         tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token=UNK))
         tokenizer.normalizer = NFC()
         tokenizer.pre_tokenizer = WhitespaceSplit() if apart else Split(Regex(PATTERN), "removed", invert=True)
@@ -159,12 +152,14 @@ class WordTokenizer:
 
         Words that it has keep their ids; it has `max_size` words at most.
         """
-        counts = Counter[str]()
-        for text in texts:
-            words = self.split_training(text)
-            counts.update(word for word, id in zip(words, self.ids(words), strict=True) if id == self.unk_id)
-        common = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
-        new = [word for _, word in common[: max(0, max_size - len(self))]]
+        split = map(self.split_training, texts)
+        counts = word_counts(
+            occurrence
+            for words in split
+            for occurrence, id in zip(placed(words, self.truecase), self.ids(words), strict=True)
+            if id == self.unk_id
+        )
+        new = most_common(counts, min_count)[: max(0, max_size - len(self))]
         file = json.loads(self.to_json())
         file["model"]["vocab"] |= {word: id for id, word in enumerate(new, len(self))}
         return WordTokenizer(Tokenizer.from_str(json.dumps(file)), self.truecase)
@@ -183,7 +178,7 @@ class WordTokenizer:
     def __contains__(self, word: str) -> bool:
         """Whether the model can write the word, if only with a capital at a sentence's start."""
         known = word in self._vocabulary or (self.truecase and lowered(word) in self._vocabulary)
-        return known and word not in (*SPECIAL, START, NEWLINE)
+        return known and word not in (*RESERVED, NEWLINE)
 
     def split(self, text: str) -> list[str]:
         """The words of a text, in the case that they are written in."""
@@ -291,3 +286,26 @@ class WordTokenizer:
 def composed_words(text: str) -> list[str]:
     """The words of a text that is split by spaces."""
     return unicodedata.normalize("NFC", text).split()
+
+
+def placed(words: Sequence[str], truecase: bool) -> Iterator[tuple[str, bool]]:
+    """Each word, and whether it begins a sentence, where that is a matter of its case."""
+    return zip(words, sentence_starts(words) if truecase else [False] * len(words), strict=True)
+
+
+def word_counts(occurrences: Iterable[tuple[str, bool]]) -> Counter[str]:
+    """How often each word occurs. One that begins a sentence counts in the case that is commoner inside one."""
+    inside, first = Counter[str](), Counter[str]()
+    for word, starts in occurrences:
+        (first if starts else inside)[word] += 1
+    counts = inside.copy()
+    for word, count in first.items():
+        low = lowered(word)
+        counts[low if inside[low] and inside[low] >= inside[word] else word] += count
+    return counts
+
+
+def most_common(counts: Mapping[str, int], least: int) -> list[str]:
+    """The words that may be learned, seen at least so often, the most frequent first."""
+    common = sorted((-count, word) for word, count in counts.items() if count >= least and word not in RESERVED)
+    return [word for _, word in common]

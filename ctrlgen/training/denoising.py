@@ -125,18 +125,22 @@ class DenoisingTask:
 
     def __init__(self, recipe: Recipe, show: Show | None = None):
         self.recipe, self.show = recipe, show
-        data, model = recipe.data, recipe.model
+        data, model, learn = recipe.data, recipe.model, recipe.training.learn
+        if learn != "all" and not (self.tied and recipe.training.init):
+            raise UsageError(f'training.learn = "{learn}" needs model.output = "tied" and training.init, to go on from')
         texts, held_out = read_split(data.train, data.validation, data.held_out, data.text_column, data.leave_out)
         sources = data.documents if model.context else []
         documents = [text for source in sources for text in read_sentences(source, leave_out=data.leave_out)]
         start = starting_model(recipe.training.init, asdict(model), recipe.diffusion)
+        everything = [*texts, *chain.from_iterable(documents)]
         if start is None:
-            everything = [*texts, *chain.from_iterable(documents)]
             self.tokenizer = WordTokenizer.train(everything, data.min_count, data.max_vocab)
             if len(self.tokenizer) == len(SPECIAL):
                 raise CtrlgenError(f"{data.train}: no word is seen {data.min_count} times")
         elif self.tied:
-            self.tokenizer = start.tokenizer.grown(texts, data.min_count, max(data.max_vocab, len(start.tokenizer)))
+            self.tokenizer = start.tokenizer.grown(
+                everything, data.min_count, max(data.max_vocab, len(start.tokenizer))
+            )
         else:
             self.tokenizer = start.tokenizer
         self.rare: dict[str, int] = {}  # ids of words that are too rare for the vocabulary, from its size on
@@ -179,8 +183,6 @@ class DenoisingTask:
                 start_from_neighbours(denoiser.words, self.sentences)
         if start is not None:
             take_weights(denoiser, start)
-        if training.learn != "all" and not self.tied:
-            raise UsageError(f'training.learn = "{training.learn}" needs model.output = "tied"')
         if training.learn == "pieces":
             denoiser.requires_grad_(False).words.pieces.requires_grad_(True)
             denoiser.words.fix()

@@ -87,7 +87,7 @@ class Head(nn.Module, ABC):
         """Targets with first dimension B, see `Classifier.encode`."""
 
     def count(self, examples: Sequence[Example[Any]]) -> None:
-        """Take in, before training, what can be counted in the training texts."""
+        """Take in, before training, what can be counted in the texts that are learned from."""
 
 
 class HeadLoss(nn.Module):
@@ -124,15 +124,19 @@ class HeadTask:
         examples: Sequence[Example[Any]],
         config: TrainingConfig,
         augment: Augment | None = None,
+        counts: bool = False,
     ):
+        """counts: whether the head first takes in what can be counted (`Head.count`), as a new one does."""
         self.model, self.offsets = model, TimeOffsets()
         examples = [e for e in examples if len(e.tokens) <= model.longest]
         if len({tuple(e.tokens) for e in examples}) < FEWEST_TEXTS:
             raise CtrlgenError(f"fewer than {FEWEST_TEXTS} different usable texts: too few to train a classifier")
-        self.examples, self.held_out = hold_out(examples)
+        learned, held_out = hold_out(examples)
         if augment is not None:  # never of what is held out
-            self.examples = [*self.examples, *(e for e in augment(self.examples) if len(e.tokens) <= model.longest)]
-        self.examples, self.held_out = self.framed(self.examples), self.framed(self.held_out)
+            learned = [*learned, *(e for e in augment(learned) if len(e.tokens) <= model.longest)]
+        if counts:
+            head.count(learned)
+        self.examples, self.held_out = self.framed(learned), self.framed(held_out)
         self.module = HeadLoss(head, model)
         self.best: dict[str, Any] | None = None  # validation, that of the head which is saved
         self.batches = LengthBatches([e.tokens for e in self.examples], config.tokens_per_batch, config.seed)
@@ -247,7 +251,7 @@ def train_head(
     if start is not None:
         fill(head, start.directory)
         description = description | {"started_from": {key: start.said(key) for key in ("trained_on", "training")}}
-    task = HeadTask(model, head, examples, config, augment)
+    task = HeadTask(model, head, examples, config, augment, counts=start is None)
     description = description | {"time_offsets": asdict(task.offsets)}
     for progress in fit(task, config, directory, device=model.device):
         if progress.validation and progress.validation is task.best:

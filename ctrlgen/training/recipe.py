@@ -98,6 +98,10 @@ def check_sizes(recipe: Recipe, source: str) -> None:
         make_schedule(diffusion.schedule, diffusion.min_noise, diffusion.max_noise)
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
+    if recipe.model.context and recipe.model.output != "tied":
+        raise UsageError(f'{source}: [model]: context = {recipe.model.context} needs output = "tied"')
+    if recipe.data.documents and not recipe.model.context:
+        raise UsageError(f"{source}: [data]: documents are for a model with a context: give model.context")
     if recipe.training.context_share == 1:
         raise UsageError(f"{source}: [training]: context_share must be below 1, for texts also begin without a context")
 

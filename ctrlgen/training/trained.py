@@ -177,8 +177,6 @@ class TrainedClassifier(Classifier, base=True):
             if start is None:
                 raise
             raise CtrlgenError(f"{start.directory}: {error}; train without --init") from error
-        if start is None:
-            head.count([*lessons.guide, *(lessons.augment(lessons.guide) if lessons.augment else ())])
         same_model = start is not None and start.config.get("trained_on") == trained_on
         if oracle is not None and start is not None and (same_model or not getattr(oracle, "reads_model", False)):
             load_head(oracle, start.directory, ORACLE)

@@ -170,6 +170,27 @@ def test_a_label_that_its_text_contradicts_is_forgotten(toy: DiffusionLM) -> Non
     assert targets == expected
 
 
+def test_a_text_without_a_label_that_is_left_is_no_example(toy: DiffusionLM) -> None:
+    """A field alone, as `train-classifier field --label-column subject`."""
+    texts = ("the cat sees a dog .", "the cat finds a house .", "the dog finds a house .", "a cat runs .")
+    ids = (1, 1, 2, ABSENT_ID)
+    examples = [Example(toy.tokenizer.encode(text), (id,)) for text, id in zip(texts, ids, strict=True)]
+    left = forget_contradicted(examples, {"subject": [ABSENT, "cat", "dog"]}, toy.tokenizer)
+    assert left == examples[:3]
+    LabelHead([3], len(toy.tokenizer), 1, 4, 8).count(left)
+
+
+def test_what_an_edit_may_put_in_is_words(toy: DiffusionLM) -> None:
+    """Unknown words may speak for a value more than any other, as where it goes together with names."""
+    sizes = {"head": {"width": 8}, "oracle": {"size": {"dim": 4, "width": 8}}}
+    of_subjects = Label.untrained(toy, "subject", {"values": {"subject": ["cat", "dog"]}, **sizes})
+    target, tokenizer = of_subjects.parse("cat"), toy.tokenizer
+    for strength, word in enumerate(("house", "river", "cat"), 1):
+        of_subjects.head.lexicon.data[tokenizer.ids([word])[0], target.value] = float(strength)
+    of_subjects.head.lexicon.data[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.end_id], target.value] = 9.0
+    assert of_subjects.wordings(target) == [("cat",), ("river",)]
+
+
 def test_a_counterfactual_has_other_values_and_their_labels(toy: DiffusionLM) -> None:
     examples = tied_examples(toy.tokenizer)
     phrases = literal_phrases(examples, TIED_VALUES, toy.tokenizer)

@@ -106,6 +106,7 @@ WORDS = ["The", "cat", "sleeps", "."]
         ("DET NOUN VERB ADV PUNCT", Verdict(
             False, "4 words instead of 5; position 4 '.': wanted ADV, got PUNCT", (3,), 0.6)),
         ("DET NOUN VERB PUNCT X ...", Verdict(False, "4 words instead of 5 or more", (), 0.8)),
+        ("DET * * * * *", Verdict(False, "4 words instead of 6", (), 1.0)),
     ],
 )  # fmt: skip
 def test_judge(pattern: str, expected: Verdict) -> None:
@@ -319,6 +320,8 @@ def test_data_that_cannot_be_learned_from(toy: DiffusionLM, tmp_path: Path) -> N
         brief_training(toy, [{"text": "the cat sees", "tags": "DET NOUN"}], tmp_path / "pos")
     with pytest.raises(UsageError, match="unknown tag 'NUON'"):
         brief_training(toy, [{"text": "the cat", "tags": "DET NUON"}], tmp_path / "pos")
+    with pytest.raises(UsageError, match="unknown tag '7'"):  # numbers, as some data sets of the hub have them
+        brief_training(toy, [{"text": "the cat", "tags": [7, 3]}], tmp_path / "pos")
     with pytest.raises(CtrlgenError, match="fewer than 20 different usable texts"):
         brief_training(toy, [{"text": "the cat", "tags": "DET NOUN"}] * 3, tmp_path / "pos")
     too_long: dict[str, object] = {"text": "the " * 13, "tags": "DET " * 13}

@@ -144,6 +144,29 @@ def wrong(texts: list[list[str]]) -> list[str]:
     return ["(S a)"] * len(texts)
 
 
+@pytest.mark.parametrize(
+    ("rows", "steps", "code", "message"),
+    [
+        ([{"tree": "(S a b)"}, {"tree": "(S a"}], 5, 1, "row 2, column 'tree': tree: this bracket is never closed"),
+        ([{"tree": "(S a b)"}, {"tree": " "}, {"tree": None}], 5, 1, "only 1 different trees: at least 20 are needed"),
+        ([{"text": "a b"}], 5, 1, "has no column tree, trees, parse"),
+        ([{"tree": "(S a b)"}], 0, 2, "--steps 0: must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    rows: list[dict[str, str]], steps: int, code: int, message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "trees.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["second_parser", str(tmp_path / "trees.jsonl"), "--out", str(tmp_path / "out"), "--steps", str(steps)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        second_parser.main()
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 def test_any_function_may_parse() -> None:
     assert load_parser("test_second_parser:flat")([["a", "b"]]) == [(Constituent(0, 2, ("S",)),)]
     with pytest.raises(CtrlgenError, match="a leaf for each word"):

@@ -35,6 +35,7 @@ from ctrlgen_classifiers.parser import CleanParser, agreement
 from ctrlgen_classifiers.pos import parse_pattern
 from ctrlgen_classifiers.tree import Span, Syntax, Tree
 from ctrlgen_classifiers.tree_head import TreeHead
+from ctrlgen_classifiers.treebank import tree_of
 from ctrlgen_classifiers.word_vectors import OwnVectors
 
 MakeModel = Callable[..., Denoiser]
@@ -746,3 +747,19 @@ def test_from_trees_to_samples(
         names = {row["kind"]: row["names"] for row in ctrlgen("controls", "-m", model_copy, "--json").answers}
         assert (names["tree"], names["span"]) == (["tree"], ["span"])
         shutil.rmtree(model_copy / "classifiers" / kind)
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"tree": "(S (NP a b) c)"}, 2),
+        ({"parse": "(S (NP a b) c)", "tree": None}, 2),
+        ({"tree": "(S (NP a b))"}, None),  # of other words
+        ({"parse": [1, 2, 3]}, None),  # a column of that name that holds no trees
+        ({"parse": True}, None),
+        ({}, None),
+    ],
+)
+def test_the_tree_that_a_row_brings(row: dict[str, Any], found: int | None) -> None:
+    tree = tree_of(row, ["a", "b", "c"])
+    assert (None if tree is None else len(tree)) == found

@@ -5,7 +5,7 @@ import pytest
 from ctrlgen.errors import UsageError
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
-from ctrlgen_classifiers.unseen import stand_in
+from ctrlgen_classifiers.unseen import UnseenValue, stand_in
 
 BRIEF = Settings(steps=8)
 
@@ -58,6 +58,25 @@ def test_a_field_has_one_value(e2e: Generator) -> None:
     for pair in (["name: The Green House", "name: Zizzi"], ["name: The Green House", "name: The Blue House"]):
         with pytest.raises(UsageError):
             e2e.request(pair)
+
+
+@pytest.mark.parametrize(
+    "other", ["name: Zizzi", "not name: Zizzi", 'not name: "The Blue House"', 'name: "The Blue House"']
+)
+def test_a_value_that_is_avoided_contradicts_no_other(e2e: Generator, other: str) -> None:
+    for pair in (["not name: The Green House", other], [other, "not name: The Green House"]):
+        e2e.request(pair)
+    with pytest.raises(UsageError, match="contradict"):
+        e2e.request(["not name: The Green House", "name: The Green House"])
+
+
+def test_too_many_known_values_are_one_line_of_error(e2e: Generator) -> None:
+    names = UnseenValue(e2e.model, "name", [f"The {word} pub" for word in e2e.model.tokenizer.words[10:800]])
+    with pytest.raises(
+        UsageError, match=r"^name: 'Cocum' is new, and to rule out the \d+ values that are known is too"
+    ):
+        names.automaton(names.parse("Cocum"))
+    assert not names.automaton(names.negate(names.parse("Cocum"))).is_empty  # which rules out nothing else
 
 
 def test_a_new_value_stands_for_a_known_one_of_as_many_words() -> None:

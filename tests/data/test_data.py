@@ -321,3 +321,4 @@ def test_rows_are_left_out_by_their_labels_whatever_their_type(tmp_path: Path) -
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"text": f"text {n}", "part": n % 3}) + "\n" for n in range(6)))
     assert read_texts(str(path), leave_out={"part": ["1", "2"]}) == ["text 0", "text 3"]
+    assert read_texts(str(path), leave_out={"part": ["1.0", "2"]}) == ["text 0", "text 3"]  # as labels are the same

@@ -215,6 +215,8 @@ def test_published_updates_are_steps_of_the_learning_rate_along_the_sign(kind: s
     ("control", "parts"),
     [
         ("pos: DT NN VBZ *", 3),
+        ("pos: * * * *", 1),  # nothing but the length
+        ("tree: (TOP * * *)", 1),
         ("span: NP 1-2, VP 3-7", 2),
         ("tree: (S (NP * *) (VP serves (NP * *)) .)", 6),  # constituents and words
         ("words: cheap", 1),

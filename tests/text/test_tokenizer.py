@@ -275,6 +275,24 @@ def test_the_first_word_of_a_sentence_has_the_id_that_it_has_inside_one() -> Non
     assert tokenizer.ids(["Tom", "I"]) == [tokenizer.words.index("Tom"), tokenizer.words.index("I")]
 
 
+def test_a_grown_vocabulary_has_new_words_in_the_case_that_they_have_inside_a_sentence() -> None:
+    tokenizer = train(TRUECASED)
+    texts = ["Sushi is cheap.", "Sushi is dear.", "I saw sushi.", "Hope saw Hope."]
+    grown = tokenizer.grown(texts, 1, 100)
+    assert grown.words[: len(tokenizer)] == tokenizer.words
+    assert "sushi" in grown.words
+    assert "Sushi" not in grown.words
+    assert grown.encode("Sushi is cheap.")[0] == grown.encode("I saw sushi.")[2]
+    assert "Hope" in grown.words
+    assert grown.grown([*TRUECASED, *texts], 1, 100).words == grown.words
+
+
+def test_no_text_makes_a_grown_vocabulary_that_of_an_imported_model() -> None:
+    grown = train(SPLIT).grown(["<start> is a word <start> , <pad> <unk>"], 1, 100)
+    assert "word" in grown.words
+    assert grown.opening == []
+
+
 def test_sentences_start_after_their_ends_and_opening_quotes() -> None:
     words = '" The dog ? " he said . ( It was . ) No ! ... and Mr. so'.split()
     starts = [word for word, start in zip(words, sentence_starts(words), strict=True) if start and word.isalpha()]

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_what_is_held_out_is_never_augmented(task: HeadTask) -> None:
     more = HeadTask(task.model, task.module.head, examples, TrainingConfig(tokens_per_batch=24), lambda given: given)
     assert [id(e) for e in more.examples] == 2 * [id(e) for e in task.examples]
     assert [id(e) for e in more.held_out] == [id(e) for e in task.held_out]
+
+
+def test_what_is_held_out_is_never_counted(task: HeadTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Example[Any]] = []
+    head, examples = task.module.head, [*task.examples, *task.held_out]
+    monkeypatch.setattr(head, "count", counted.extend)
+    more = HeadTask(task.model, head, examples, TrainingConfig(tokens_per_batch=24), lambda given: given, counts=True)
+    assert [id(e) for e in counted] == [id(e) for e in more.examples]
+    counted.clear()
+    HeadTask(task.model, head, examples, TrainingConfig(tokens_per_batch=24))  # one that goes on from earlier weights
+    assert counted == []
 
 
 def test_what_is_held_out_shares_no_text_with_the_rest() -> None:

@@ -105,6 +105,8 @@ def test_each_mistake_is_named(tables: dict[str, object], parts: list[str]) -> N
         (data(model={"dropout": 1.5}), "dropout = 1.5 must be from 0 to 1"),
         (data(training={"ema": -0.5}), "ema = -0.5 must be from 0 to 1"),
         (data(training={"context_share": 1.0}), "context_share must be below 1"),
+        (data(model={"context": 8}), 'context = 8 needs output = "tied"'),
+        ({"data": {"train": "x.txt", "documents": ["y.jsonl"]}}, "documents are for a model with a context"),
         (data(training={"lr": -1.0}), "lr = -1.0 must be from 0 to 1000000000"),
         (data(training={"lr": math.nan}), "lr = nan must be from 0 to 1000000000"),
         (data(training={"lr": 1e308}), "lr = 1e.308 must be from 0 to 1000000000"),

@@ -616,13 +616,24 @@ def test_the_network_alone_goes_on_and_its_classifiers_come_along(
     assert trained_classifiers(from_pretrained(str(tmp_path / "on"))).keys() == {"pos"}
 
 
-def test_parts_of_a_model_alone_need_a_tied_output(toy_model: Path, toy_data: Path) -> None:
+def test_a_model_that_goes_on_learns_the_words_of_documents(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text(json.dumps({"sentences": ["the zorblax sees a cat .", "the zorblax likes a zorblax ."]}) + "\n")
     recipe = opened_recipe(toy_model, toy_data)
+    data, model = dataclasses.replace(recipe.data, documents=[str(path)]), dataclasses.replace(recipe.model, context=12)
+    assert "zorblax" in DenoisingTask(dataclasses.replace(recipe, data=data, model=model)).tokenizer
+
+
+def test_parts_of_a_model_alone_need_a_tied_output_and_a_start(toy_model: Path, tmp_path: Path) -> None:
+    recipe = opened_recipe(toy_model, tmp_path / "never read.jsonl")
     full = dataclasses.replace(recipe.model, output="full", output_dim=0, pieces=0)
     for learn in ("pieces", "network"):
         training = dataclasses.replace(recipe.training, learn=learn)
         with pytest.raises(UsageError, match=f'learn = "{learn}" needs .* "tied"'):
             DenoisingTask(dataclasses.replace(recipe, model=full, training=training))
+        alone = dataclasses.replace(training, init=None)
+        with pytest.raises(UsageError, match=f'learn = "{learn}" needs .* training.init'):
+            DenoisingTask(dataclasses.replace(recipe, training=alone))
 
 
 def test_a_run_that_learns_pieces_continues_bit_for_bit(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
