@@ -60,17 +60,20 @@ def evaluate(
         typer.Option(help="Temperatures of further unguided texts, such as 0.8,1,1.2: cost against variety."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Directory for the report; an interrupted run continues.")] = None,
-    update_card: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Write the figures into the model's card.")
+    ] = False,
     comparison: Annotated[
         Path | None, typer.Option("--results", help="Write a Markdown page with published figures beside these.")
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option(help="Fit the classifiers' `score` to the verdicts; not on test texts.")
+        bool, typer.Option("--calibrate", help="Fit the classifiers' `score` to the verdicts; not on test texts.")
     ] = False,
     learn_confidence: Annotated[
         bool,
         typer.Option(
-            help="Keep what `generate --confidence` learns from: 500 targets a suite, neither training nor test texts."
+            "--learn-confidence",
+            help="Keep what `generate --confidence` learns from: 500 targets a suite, neither training nor test texts.",
         ),
     ] = False,
     device: DeviceOption = "auto",

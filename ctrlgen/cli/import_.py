@@ -19,7 +19,7 @@ def import_(
     weights: Annotated[
         str | None, typer.Option(help="One of the folder's weight files; the last step's EMA if not given.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace a model in --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model in --out.")] = False,
 ) -> None:
     """Read a published Diffusion-LM checkpoint.
 

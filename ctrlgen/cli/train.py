@@ -34,7 +34,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the recipe's, or by the data.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and noise.")] = None,
     init: Annotated[str | None, typer.Option(help="Start from this model's weights and words.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     log_with: Annotated[str | None, typer.Option(help="A tracker that accelerate knows, e.g. tensorboard.")] = None,
     device: DeviceOption = "auto",
 ) -> None:

@@ -34,7 +34,7 @@ def train_classifier(
         typer.Option(help="Start from this model's classifier; its oracle stays unless it reads the model's vectors."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace a classifier of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a classifier of that name.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a control for a model.

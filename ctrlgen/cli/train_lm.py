@@ -22,15 +22,16 @@ def train_lm(
     lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 0.002,
     seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Directory instead of the model's own.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     only_slips: Annotated[
         bool,
         typer.Option(
+            "--only-slips",
             help="Only learn which words are slips, for the language model that is there. It must not have read the "
-            "held-out texts."
+            "held-out texts.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option(help="Replace the model's language model.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model's language model.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a language model to measure costs.
