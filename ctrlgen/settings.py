@@ -121,8 +121,8 @@ class Settings:
     )
     redrafts: int = setting(
         2,
-        "Write a text anew, in half the steps, where two of its words are too unlikely beside the others, at most so "
-        "often; the better is kept.",
+        "Write a text anew where two of its words are too unlikely beside the others, at most so often; the better is "
+        "kept.",
         0,
         10,
         edits=False,
@@ -209,11 +209,6 @@ class Settings:
             raise UsageError("a scorer chooses among ancestral draws: leave out --sampler, and the paper's guidance")
         if self.scorer is not None and (self.candidates > 1 or self.explain):
             raise UsageError("a scorer chooses among particles: leave out candidates and explanations")
-
-    @property
-    def of_redrafts(self) -> Settings:
-        """How a text is written anew: half the steps and no restart, since the better of the drafts is kept anyway."""
-        return dataclasses.replace(self, steps=(self.steps + 1) // 2, restart=0.0)
 
 
 @dataclass(frozen=True)

@@ -250,5 +250,4 @@ def evaluations(settings: Settings, fixed_length: bool) -> int:
     redrafts = 0 if paper or fixed_length else settings.redrafts
     reading = STRIDE if redrafts else 0
     once = settings.steps + moving + correcting
-    anew = settings.of_redrafts.steps + correcting
-    return settings.candidates * (once + scoring) + reading + redrafts * (anew + reading)
+    return settings.candidates * (once + scoring) + reading + redrafts * (once + reading)

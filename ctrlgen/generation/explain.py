@@ -44,7 +44,7 @@ class FailedPart(Job):
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
-        return (*super().batch_key, self.position, self.redrafted)
+        return (*super().batch_key, self.position)
 
 
 def explain(
@@ -100,7 +100,7 @@ def explain_batch(
     failed: Sequence[FailedPart],
     stopped: Event,
 ) -> list[Explanation]:
-    """Draw the texts once more and watch. The parts are of controls at the same position, in texts drawn alike."""
+    """Draw the texts once more and watch. The parts are of controls at the same position."""
     batch = Batch(reader, failed)
     position = failed[0].position
     others = list(batch.terms)
@@ -116,8 +116,7 @@ def explain_batch(
         return explanations
     opposition = Opposition(term, others, settings.guidance)
     steps = []
-    drawn = settings.of_redrafts if failed[0].redrafted else settings
-    for ids in drafts(batch, drawn, opposition if others else None):
+    for ids in drafts(batch, settings, opposition if others else None):
         if stopped.is_set():
             return explanations
         steps.append(batch.cut(ids))

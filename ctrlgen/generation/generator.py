@@ -129,8 +129,7 @@ class Generator:
         write = partial(self.draw, settings=settings, watch=watch)
         texts = choose(self.reader, self.workers, write(jobs), settings)
         if settings.redrafts and settings.scorer is None and not published(self.model, settings):
-            anew = partial(self.draw, settings=settings.of_redrafts, watch=watch)
-            texts = redraft(self.reader, self.workers, texts, anew, settings.redrafts)
+            texts = redraft(self.reader, self.workers, texts, write, settings.redrafts)
         return texts, self.judge(texts, settings)
 
     def judge(

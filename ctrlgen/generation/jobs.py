@@ -56,10 +56,6 @@ class Job:
         return replace(self, candidate=self.candidate + number * REDRAFT)
 
     @property
-    def redrafted(self) -> bool:
-        return self.candidate >= REDRAFT
-
-    @property
     def sample(self) -> tuple[int, int]:
         """Identifies the sample that this is a candidate of; samples are answered in this order."""
         return self.place, self.index

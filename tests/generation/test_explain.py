@@ -12,7 +12,6 @@ from toy_grammar import TAG_OF
 from ctrlgen.controls.classifier import Verdict
 from ctrlgen.controls.language import Control, make_control, parse_statement
 from ctrlgen.generation import drawing, explain, jobs
-from ctrlgen.generation import generator as engine
 from ctrlgen.generation.denoising import drafts
 from ctrlgen.generation.explain import Opposition, missing_parts
 from ctrlgen.generation.generator import Generator
@@ -114,18 +113,6 @@ def test_the_step_is_the_last_whose_words_had_the_part(
             held = [step for step, words in enumerate(shown, start=1) if TAG_OF.get(words[place]) == wanted[place]]
             assert (part.last_held, part.steps) == (max(held, default=None), SETTINGS.steps)
             assert part.last_held != SETTINGS.steps
-
-
-def test_a_redraft_is_drawn_again_as_it_was(
-    generator: Generator, request_at_odds: Request, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def take_redrafts(reader: Any, workers: Any, texts: Any, draw: Any, most: int) -> Any:
-        return draw([job.redraft(most) for job in texts])
-
-    monkeypatch.setattr(engine, "redraft", take_redrafts)
-    settings = dataclasses.replace(EXPLAINED, redrafts=2)
-    parts = [part for sample in generator.generate([request_at_odds], settings) for part in explanations(sample)]
-    assert {part.steps for part in parts} == {settings.of_redrafts.steps} != {settings.steps}
 
 
 def test_company_changes_no_explanation(generator: Generator, request_at_odds: Request) -> None:

@@ -29,19 +29,13 @@ def test_of_what_is_doubted_the_better_draft_is_kept(generator: Generator, monke
     request = generator.request([SIMPLE], n=6, seed=3)
     first = Draws(generator.model, [request]).first()
     second = [job.redraft(1) for job in first]
-    ids = generator.draw(first, QUICK, None) | generator.draw(second, QUICK.of_redrafts, None)
+    ids = generator.draw([*first, *second], QUICK, None)
     read = readings(generator.reader, generator.workers, ids)
     better = [max(pair, key=lambda job: read[job].score) for pair in zip(first, second, strict=True)]
     assert set(first) & set(better)
     assert set(second) & set(better)
     samples = generator.generate([request], replace(QUICK, redrafts=1))
     assert [generator.model.tokenizer.ids(sample.tokens) for sample in samples] == [ids[job] for job in better]
-
-
-def test_a_redraft_takes_half_the_steps_and_no_restart() -> None:
-    settings = Settings(steps=24, restart=0.5, temperature=0.7)
-    assert settings.of_redrafts == replace(settings, steps=12, restart=0.0)
-    assert replace(settings, steps=1).of_redrafts.steps == 1
 
 
 @pytest.mark.slow
