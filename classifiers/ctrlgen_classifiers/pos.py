@@ -175,6 +175,9 @@ class Pos(TrainedClassifier):
         except ImportError as error:
             raise CtrlgenError(f"pos: spaCy is not installed to tag the texts: {INSTALL_SPACY}") from error
 
+    def symbols(self) -> Mapping[str, Sequence[str]]:
+        return {f"{name} tags": tags for name, tags in TAGSETS.items()}
+
     def asks(self, target: Pattern) -> Asks:
         return Asks(tags={place: tag for place, tag in enumerate(target.tags) if tag != ANY})
 

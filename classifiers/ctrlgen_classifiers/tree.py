@@ -166,6 +166,9 @@ class Tree(TrainedClassifier):
         constituents = tuple(Constituent(*span, self.known_chain(chain)) for span, chain in sorted(chains.items()))
         return Syntax(constituents, len(words), tuple(words), self.pattern(tags))
 
+    def symbols(self) -> Mapping[str, Sequence[str]]:
+        return {"labels": sorted(self.labels.names.values())}
+
     def is_tag(self, label: str) -> bool:
         """Whether the label of a bracket around one word is its tag, not a constituent."""
         return label.upper() in TAGS and label.casefold() not in self.labels.names

@@ -76,13 +76,14 @@ def controls(
 
 def list_values(classifier: Classifier, as_json: bool) -> None:
     """Every value of a control, one a line, as it is asked for; how it is written, where there are too many to list."""
+    values, symbols = list(classifier.choices()), classifier.symbols()
     if as_json:
-        print(to_json({"kind": classifier.kind, "values": list(classifier.choices())}, sys.stdout))
+        print(to_json({"kind": classifier.kind, "values": values, "symbols": symbols}, sys.stdout))
         return
-    for value in classifier.choices():
-        print(value)
-    if not classifier.choices():
-        print(f"{classifier.syntax}\nexample: {classifier.example}")
+    if not values:
+        values = [classifier.syntax, f"example: {classifier.example}"]
+        values += [f"{name}: {' '.join(known)}" for name, known in symbols.items()]
+    print("\n".join(values))
 
 
 def in_words(measured: dict[str, Any] | None) -> str:

@@ -160,6 +160,10 @@ class Classifier(ABC):
         """All values of an `enumerable` kind; of other kinds none."""
         return ()
 
+    def symbols(self) -> Mapping[str, Sequence[str]]:
+        """What values are written with where they are too many to list, by kind: tags, labels of constituents."""
+        return {}
+
     def asks(self, target: Any) -> Asks | None:
         """The target part by part, or None where it cannot be said so: then a baseline cannot be asked for it."""
         return None

@@ -13,7 +13,9 @@ def test_the_values_of_a_control(ctrlgen: Run) -> None:
     assert listed.code == 0
     assert {"Italian", "Japanese", "absent"} <= set(listed.out.splitlines())
     (answer,) = ctrlgen("controls", "food", "--json").answers
-    assert answer == {"kind": "field", "values": listed.out.splitlines()}
+    assert answer == {"kind": "field", "values": listed.out.splitlines(), "symbols": {}}
+    assert "\nUniversal tags: ADJ ADP ADV AUX " in ctrlgen("controls", "pos").out
+    assert "\nlabels: ADJP ADVP " in ctrlgen("controls", "span").out
     assert "\nexample: length: " in ctrlgen("controls", "length").out
     outcome = ctrlgen("controls", "fod")
     assert (outcome.code, outcome.out) == (2, "")
