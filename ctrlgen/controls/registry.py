@@ -209,11 +209,13 @@ class Controls:
         self.model, self.narrower = model, narrower
         self._loaded: dict[str, Classifier] = {}
         self._described: dict[str, str] | None = None  # as it was last read
+        self.typed = True  # whether people write what is asked for: then a new word may be a mistake
         self._hinted = set[str]()
 
     def with_words(self, words: Mapping[str, str | None]) -> Controls:
         """The controls of the same model with words that its vocabulary lacks."""
-        self.hint_at_misspelled(words)
+        if self.typed:
+            self.hint_at_misspelled(words)
         return Controls(self.model.with_words(words), self) if words else self
 
     def hint_at_misspelled(self, words: Iterable[str]) -> None:

@@ -81,6 +81,7 @@ class Evaluation:
         check_systems([name for name, _ in plan.systems])
         self.plan = plan
         self.generator = generator or Generator(plan.model, find_device(plan.device))
+        self.generator.controls.typed = False
         for control, oracle in plan.oracles:
             self.generator.controls.judge_by(control, oracle)
         self.refuse_to_write()

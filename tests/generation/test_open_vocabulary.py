@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from toy_grammar import toy_sentences
 
-from ctrlgen.checkpoint import DiffusionLM
+from ctrlgen.checkpoint import DiffusionLM, save_pretrained
 from ctrlgen.controls.registry import MOST_HINTS
 from ctrlgen.diffusion.denoiser import Denoiser, DenoiserConfig
 from ctrlgen.diffusion.schedule import make_schedule
 from ctrlgen.errors import UsageError
+from ctrlgen.evaluation.evaluation import Evaluation
+from ctrlgen.evaluation.plan import Plan
 from ctrlgen.generation.generator import Generator
 from ctrlgen.settings import Settings
 from ctrlgen.text.tokenizer import WordTokenizer
@@ -63,6 +67,15 @@ def test_a_word_that_is_nearly_a_known_one_is_told_once(caplog: pytest.LogCaptur
     assert told[1] == "smll: a new word. Did you mean small?"
     assert len(told) == 3
     assert told[2].count("a new word") == MOST_HINTS
+
+
+def test_words_of_data_are_no_mistakes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory, targets = tmp_path / "model", tmp_path / "targets.jsonl"
+    save_pretrained(make_generator(output="tied", output_dim=4, pieces=99).model, directory)
+    targets.write_text('{"controls": ["words: hause"], "reference": "a hause ."}\n')
+    with caplog.at_level("INFO"):
+        Evaluation(Plan(str(directory), targets=targets, settings=BRIEF), cost_models=[]).run()
+    assert "a new word" not in caplog.text
 
 
 @pytest.mark.parametrize(
