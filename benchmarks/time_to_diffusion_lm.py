@@ -5,13 +5,14 @@
 
 For each budget a model is trained from scratch by `ctrlgen train`, as many steps as three quarters of it hold, then its
 classifiers by `ctrlgen train-classifier`; `ctrlgen eval` measures it. The first budget that passes ends the run. Prints
-a JSON object a line, with the minutes that all of this took, which may be more than the budget. Passed means, on
-held-out targets (Li et al. 2022, Table 2):
+a JSON object a line, with the minutes that training took, classifiers and oracles included, which may be more than the
+budget. Passed means, on held-out targets (Li et al. 2022, Table 2):
 
     parts of speech 90.0% of words, syntax tree F1 86.0%, syntax spans 93.8%, semantic content (literal) 81.2%,
     at a mean cost under the domain's language model not above that of human texts of the same targets
 
-Evaluation and the language model that judges are not counted. Use two cores as they are, nothing else running.
+The probe of the speed, evaluation and the language model that judges are not counted. Use two cores as
+they are, nothing else running.
 """
 
 from __future__ import annotations

@@ -40,15 +40,15 @@ def setting(
     measured: bool = True,
     edits: bool = True,
     rejects: str = "",
-    keeps: bool = False,
+    heading: str = DENOISING,
 ) -> Any:
     """A field that is a setting. `name` is what users call it, if not as the field. Not `measured`: no part of `eval`,
     since an oracle would choose the texts that it judges, or since it changes no text. `edits`: whether edits know it.
-    `rejects`: what the texts are that it leaves out, in words. `keeps`: it chooses among finished texts,
-    though `measured`.
+    `rejects`: what the texts are that it leaves out, in words. `heading`: where a list of all shows it;
+    what is of guidance stands under STEERING.
     """
     extra = {"help": help, "least": least, "most": most, "name": name, "measured": measured, "edits": edits}
-    return field(default=default, metadata=extra | {"rejects": rejects, "keeps": keeps})
+    return field(default=default, metadata=extra | {"rejects": rejects, "heading": heading})
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ class Settings:
     clamp: bool = setting(False, "Round every step's estimate to words' embeddings, as Diffusion-LM does.")
     guidance: Guidance = field(default_factory=Guidance)
     candidates: int = setting(
-        1, "Write so many drafts of each text and keep the one with the best score.", 1, 10_000, keeps=True
+        1, "Write so many drafts of each text and keep the one with the best score.", 1, 10_000, heading=KEEPING
     )
     select: Selection = setting(
-        "score", "How to choose among candidates: mbr is by likeness to the others.", edits=False, keeps=True
+        "score", "How to choose among candidates: mbr is by likeness to the others.", edits=False, heading=KEEPING
     )
     scorer: Scorer | None = None  # of Python and `--scorer` alone, since it is code
     particles: int = setting(
-        8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False, edits=False
+        8, "Drafts of each text that a scorer chooses among.", 2, 10_000, measured=False, edits=False, heading=STEERING
     )
     until_success: int = setting(
         0,
@@ -150,11 +150,13 @@ class Settings:
         0,
         10_000,
         measured=False,
+        heading=KEEPING,
     )
     cost: bool = setting(
         False,
         "Say what texts cost also where the model has no language model: by its bound, which takes as long as writing.",
         measured=False,
+        heading=KEEPING,
     )
     max_cost: float | None = setting(
         None,
@@ -164,6 +166,7 @@ class Settings:
         measured=False,
         edits=False,
         rejects="too costly",
+        heading=KEEPING,
     )
     no_slips: bool = setting(
         False,
@@ -171,6 +174,7 @@ class Settings:
         measured=False,
         edits=False,
         rejects="with a slip",
+        heading=KEEPING,
     )
     distinct: bool = setting(
         False,
@@ -178,6 +182,7 @@ class Settings:
         measured=False,
         edits=False,
         rejects="equal to another",
+        heading=KEEPING,
     )
     confidence: float | None = setting(
         None,
@@ -187,12 +192,14 @@ class Settings:
         measured=False,
         edits=False,
         rejects="not sure enough",
+        heading=KEEPING,
     )
     explain: bool = setting(
         False,
         "Say when each part that failed was lost, and to which other control.",
         measured=False,
         edits=False,
+        heading=KEEPING,
     )
 
     def __post_init__(self) -> None:
@@ -218,6 +225,7 @@ class Setting:
     name: str
     field: str
     of_guidance: bool
+    heading: str  # where a list of all shows it
     type: Any  # of its values
     default: Any
     help: str
@@ -226,12 +234,6 @@ class Setting:
     measured: bool
     edits: bool
     rejects: str
-    keeps: bool
-
-    @property
-    def heading(self) -> str:
-        """Under which heading of a list it stands."""
-        return STEERING if self.of_guidance else KEEPING if self.keeps or not self.measured else DENOISING
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -287,8 +289,9 @@ def settings_of(owner: type) -> dict[str, Setting]:
     types = get_type_hints(owner)
     found = [
         Setting(
-            of.metadata["name"] or of.name, of.name, owner is Guidance, types[of.name], of.default,
-            *(of.metadata[key] for key in ("help", "least", "most", "measured", "edits", "rejects", "keeps")),
+            of.metadata["name"] or of.name, of.name, owner is Guidance,
+            STEERING if owner is Guidance else of.metadata["heading"], types[of.name], of.default,
+            *(of.metadata[key] for key in ("help", "least", "most", "measured", "edits", "rejects")),
         )
         for of in dataclasses.fields(owner)
         if of.metadata

@@ -167,7 +167,7 @@ class Tree(TrainedClassifier):
         return Syntax(constituents, len(words), tuple(words), self.pattern(tags))
 
     def symbols(self) -> Mapping[str, Sequence[str]]:
-        return {"labels": sorted(self.labels.names.values())}
+        return {"labels": sorted(self.labels.names.values()), "Universal tags": UNIVERSAL, "Penn tags": PENN}
 
     def is_tag(self, label: str) -> bool:
         """Whether the label of a bracket around one word is its tag, not a constituent."""
@@ -326,6 +326,9 @@ class Span(Tree):
     published_fluency: ClassVar[float] = 0.1
     composed_with: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str | None] = "syntax spans"
+
+    def symbols(self) -> Mapping[str, Sequence[str]]:
+        return {"labels": super().symbols()["labels"]}
 
     @classmethod
     def published_value(cls, line: Mapping[str, Any], inside: Sequence[int]) -> str | None:

@@ -64,9 +64,9 @@ class UnseenValue(Words):
             elsewhere = compile_pattern(self.around(Choice(tuple(others.values()))), self.words)
             return intersect([there, elsewhere.complement()], MAX_STATES)
         except TooLargeError as error:
+            besides = f", and the {len(others)} values that are known are too many to rule out" if others else ""
             raise UsageError(
-                f"{self.field}: {shown(pattern.text)} is new, and to rule out the {len(others)} values that are known "
-                f"is too much ({error})"
+                f"{self.field}: {shown(pattern.text)} is new{besides} ({error}); ask for it with `words:`"
             ) from None
 
     def contradiction(self, target: Wanted, other: Classifier, others_target: Any) -> str | None:

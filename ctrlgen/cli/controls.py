@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def controls(
-    name: Annotated[str | None, typer.Argument(help="A control of the model, to list every value that it has.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A control of the model, to list its values, or what they are written with.")
+    ] = None,
     model: ModelOption = "e2e",
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines instead of a table.")] = False,
 ) -> None:

@@ -176,7 +176,10 @@ def classifier_directory(model: DiffusionLM, name: str) -> Path:
 
 
 def take_over_classifiers(earlier: DiffusionLM, directory: Path) -> None:
-    """Copy the classifiers of a model to one in `directory` that has the same vectors of the words that both know."""
+    """Copy the classifiers of a model to one in `directory` that has the same vectors of the words that both know.
+
+    Oracles read nothing else of a model.
+    """
     fingerprints = weights_fingerprint(earlier), weights_fingerprint(replace(earlier, directory=directory))
     for source in dict.fromkeys(trained_classifiers(earlier).values()):
         config = read_config(source / CONFIG)
@@ -268,10 +271,9 @@ class Controls:
         name = name_of(written, names)
         if name is None:
             usable = self.names()
-            known, hint = (
-                listed(sorted(usable), 30),
-                known_elsewhere(self.model, written) or did_you_mean(written, usable),
-            )
+            known = listed(sorted(usable), 30)
+            mistyped = did_you_mean(written, usable, near=MISSPELLED)
+            hint = mistyped or known_elsewhere(self.model, written) or did_you_mean(written, usable)
             raise UsageError(f"unknown control {shown(written)}: this model knows {known}.{hint}")
         if name not in self._loaded:
             kind = names.get(name, name)

@@ -80,8 +80,10 @@ class Evaluation:
         check_baselines(plan.baselines, plan.training_data)
         check_systems([name for name, _ in plan.systems])
         self.plan = plan
-        self.generator = generator or Generator(plan.model, find_device(plan.device))
-        self.generator.controls.typed = False
+        if generator is None:
+            generator = Generator(plan.model, find_device(plan.device))
+            generator.controls.typed = False
+        self.generator = generator
         for control, oracle in plan.oracles:
             self.generator.controls.judge_by(control, oracle)
         self.refuse_to_write()
