@@ -73,7 +73,7 @@ def test_a_value_that_is_avoided_contradicts_no_other(e2e: Generator, other: str
 def test_too_many_known_values_are_one_line_of_error(e2e: Generator) -> None:
     names = UnseenValue(e2e.model, "name", [f"The {word} pub" for word in e2e.model.tokenizer.words[10:800]])
     with pytest.raises(
-        UsageError, match=r"^name: 'Cocum' is new, and to rule out the \d+ values that are known is too"
+        UsageError, match=r"^name: 'Cocum' is new, and the \d+ values that are known are too many to rule out"
     ):
         names.automaton(names.parse("Cocum"))
     assert not names.automaton(names.negate(names.parse("Cocum"))).is_empty  # which rules out nothing else
